@@ -1,0 +1,1 @@
+//! The registrar on site, and the commands of headquarters.

@@ -1,0 +1,2 @@
+//! The registrar on site, and the commands of headquarters.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The chores of the project: assets, tests, demo, bench.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Towards Kubernetes: attach, certificates, Nodes.

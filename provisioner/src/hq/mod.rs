@@ -1,0 +1,3 @@
+//! What headquarters does: keys, registrations, sites, bundles, reports.
+
+pub mod cli;

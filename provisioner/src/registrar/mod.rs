@@ -1,0 +1,1 @@
+//! Towards a pledge: TLS, messages, limits, EST, discovery.

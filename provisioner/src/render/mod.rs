@@ -1,0 +1,1 @@
+//! From template, profile, site and slot to the configuration of one machine.

@@ -1,0 +1,3 @@
+//! The site: store, admission, controller, clock, admin interface.
+
+pub mod cli;

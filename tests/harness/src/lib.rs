@@ -1,1 +1,40 @@
 //! A site for tests: a LAN with its switch, a control plane, and machines, each in namespaces of its own.
+//!
+//! Nothing outlives its owner. Each room hangs on a pipe that the test process holds: when that closes, for
+//! whatever reason, the kernel ends every process of the room and with them go its mounts and interfaces.
+
+pub mod assets;
+mod cgroup;
+mod control;
+mod error;
+mod folder;
+mod lan;
+mod machine;
+mod process;
+mod room;
+mod tpm;
+pub mod wait;
+
+pub use assets::Assets;
+pub use control::{ControlPlane, Options};
+pub use error::{Error, Result};
+pub use lan::{Lan, Port};
+pub use machine::{Hardware, Machine};
+pub use process::Process;
+pub use tpm::Tpm;
+
+/// Why this machine cannot run the site tier, in one line, or `None` when it can.
+pub fn missing() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("network namespaces need root: run as root".into());
+    }
+    ["ip", "nsenter", "unshare", "swtpm", "swtpm_setup"]
+        .into_iter()
+        .find(|program| !assets::on_path(program))
+        .map(|program| format!("`{program}` is not installed: run `cargo xtask kube`"))
+}
+
+/// Why this machine cannot run the cluster tier, in one line, or `None` when it can.
+pub fn missing_for_cluster() -> Option<String> {
+    missing().or_else(|| Assets::find().err().map(|error| error.to_string()))
+}

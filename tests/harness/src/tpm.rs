@@ -1,0 +1,81 @@
+//! A software TPM 2.0 of one machine: its seeds survive power cuts, its volatile state does not.
+
+use crate::error::{Result, io, run};
+use crate::process::Process;
+use crate::room::Room;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The TPM on a machine's board.
+#[derive(Debug)]
+pub struct Tpm {
+    folder: PathBuf,
+    running: Option<Process>,
+}
+
+impl Tpm {
+    /// Manufactures a TPM with RSA-2048 and ECC P-384 endorsement keys, each with a certificate.
+    pub(crate) fn manufacture(folder: PathBuf) -> Result<Self> {
+        let state = folder.join("state");
+        fs::create_dir_all(&state).map_err(io("create", state.display()))?;
+        let config = authority(&folder)?;
+        let mut setup = Command::new("swtpm_setup");
+        setup.args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--not-overwrite", "--runas", "root"]);
+        setup.arg("--tpmstate").arg(&state).arg("--config").arg(config);
+        setup.arg("--logfile").arg(folder.join("setup.log"));
+        run(&mut setup)?;
+        Ok(Self { folder, running: None })
+    }
+
+    /// The socket on which it takes TPM commands as they are, one client at a time; answers come back likewise.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("sock")
+    }
+
+    /// The certificate (PEM) of the authority that signed its endorsement certificates.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.join("issuercert.pem")
+    }
+
+    pub(crate) fn power_on(&mut self, room: &Room) -> Result<()> {
+        let _ = fs::remove_file(self.socket());
+        let mut swtpm = room.command("swtpm");
+        swtpm.args(["socket", "--tpm2", "--flags", "startup-clear"]);
+        swtpm.arg("--tpmstate").arg(format!("dir={}", self.folder.join("state").display()));
+        swtpm.arg("--server").arg(format!("type=unixio,path={}", self.socket().display()));
+        let ctrl = self.folder.join("ctrl");
+        let _ = fs::remove_file(&ctrl);
+        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", ctrl.display()));
+        let mut process = Process::start("swtpm", swtpm, &self.folder.join("swtpm.log"))?;
+        crate::wait::until("the TPM's socket", Duration::from_secs(10), || {
+            let there = self.socket().exists() && process.running();
+            there.then_some(()).ok_or_else(|| process.last_words())
+        })?;
+        self.running = Some(process);
+        Ok(())
+    }
+
+    pub(crate) fn power_off(&mut self) {
+        self.running = None;
+    }
+}
+
+/// Writes the configuration of a certificate authority whose files are all in `folder`.
+fn authority(folder: &Path) -> Result<PathBuf> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let write = |name: &str, text: String| fs::write(folder.join(name), text).map_err(io("write", at(name)));
+    let (key, issuer, serial) = (at("signkey.pem"), at("issuercert.pem"), at("certserial"));
+    let files = format!("signingkey = {key}\nissuercert = {issuer}\ncertserial = {serial}\n");
+    write("localca.conf", format!("statedir = {}\n{files}", folder.display()))?;
+    write(
+        "localca.options",
+        "--platform-manufacturer Harness\n--platform-version 1\n--platform-model Test\n".into(),
+    )?;
+    let tool = "create_certs_tool = /usr/bin/swtpm_localca\nactive_pcr_banks = sha256\n";
+    let (config, options) = (at("localca.conf"), at("localca.options"));
+    let own = format!("create_certs_tool_config = {config}\ncreate_certs_tool_options = {options}\n");
+    write("setup.conf", format!("{tool}{own}"))?;
+    Ok(folder.join("setup.conf"))
+}

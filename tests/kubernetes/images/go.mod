@@ -1,0 +1,3 @@
+module nodeboot.test/images
+
+go 1.26.0

@@ -93,8 +93,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !self.running() {
-            return;
+        if self.running() {
+            // The program first: were `nsenter` to die before it, nobody in the room would ever collect it.
+            self.kill();
         }
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);

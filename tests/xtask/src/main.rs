@@ -1,9 +1,11 @@
 //! The chores of the project: assets, tests, demo, bench.
 
+mod deny;
 mod go;
 mod image;
 mod kube;
 mod need;
+mod test;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -20,11 +22,17 @@ struct Arguments {
 enum Chore {
     /// Make sure that everything the tests and the demo need is on this computer.
     Kube,
+    /// Run every tier of tests, or those whose name contains a word.
+    Test {
+        /// Part of a tier's name: style, unit, site, cluster, …
+        only: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Kube => need::need(),
+        Chore::Test { only } => test::test(only.as_deref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

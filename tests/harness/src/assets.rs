@@ -114,11 +114,14 @@ pub fn on_path(program: &str) -> bool {
 
 fn pins() -> String {
     let mut context = Context::new(&SHA256);
-    PINS.iter().for_each(|pin| context.update(pin));
+    for pin in PINS {
+        context.update(pin);
+    }
     hex(&context.finish().as_ref()[..8])
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Bytes as small hexadecimal letters.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

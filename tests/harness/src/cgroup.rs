@@ -44,8 +44,8 @@ impl Cgroup {
 
     /// Shell lines by which a process joins the branch before its namespaces are made.
     pub(crate) fn join(&self) -> String {
-        let files = self.mounts.iter().map(|mount| mount.path.join(&self.name).join("cgroup.procs"));
-        files.map(|file| format!("echo $$ > '{}'\n", file.display())).collect()
+        let line = |mount: &Mount| format!("echo $$ > '{}/{}/cgroup.procs'", mount.path.display(), self.name);
+        lines(self.mounts.iter().map(line))
     }
 
     /// Shell lines that mount the branch as the whole tree, inside of the new namespaces.
@@ -54,15 +54,16 @@ impl Cgroup {
         let tree = if flat { String::new() } else { format!("mount -t tmpfs -o mode=755 tmpfs {TREE}\n") };
         let each = self.mounts.iter().map(|mount| {
             let path = mount.path.display();
-            format!("mkdir -p '{path}'; mount -t {} -o '{}' cgroup '{path}'\n", mount.kind, mount.options)
+            format!("mkdir -p '{path}'; mount -t {} -o '{}' cgroup '{path}'", mount.kind, mount.options)
         });
-        tree + &each.collect::<String>()
+        tree + &lines(each)
     }
 
     /// Shell lines by which a process inside of the namespaces enters the leaf of the machine's own programs.
     pub(crate) fn enter(&self) -> String {
-        let files = self.mounts.iter().map(|mount| mount.path.join("init/cgroup.procs"));
-        files.map(|file| format!("echo 0 > '{}'\n", file.display())).collect()
+        lines(
+            self.mounts.iter().map(|mount| format!("echo 0 > '{}/init/cgroup.procs'", mount.path.display())),
+        )
     }
 
     /// Moves a process, seen from outside, to the leaf: version 2 wants the branch itself empty of processes.
@@ -92,6 +93,10 @@ pub(crate) fn sweep() {
             remove(&entry.path());
         }
     }
+}
+
+fn lines(all: impl Iterator<Item = String>) -> String {
+    all.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 fn mounts(table: &str) -> Vec<Mount> {
@@ -141,7 +146,7 @@ fn remove(branch: &Path) {
     for _ in 0..40 {
         match fs::remove_dir(branch) {
             Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
-                sleep(Duration::from_millis(25))
+                sleep(Duration::from_millis(25));
             }
             _ => return,
         }

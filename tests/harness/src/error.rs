@@ -54,7 +54,7 @@ pub enum Error {
 }
 
 /// Turns an I/O error into one that names the operation and its object.
-pub(crate) fn io(doing: &'static str, object: impl ToString) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn io(doing: &'static str, object: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Error {
     let object = object.to_string();
     move |source| Error::Io { doing, object, source }
 }

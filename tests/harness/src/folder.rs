@@ -9,7 +9,7 @@ use std::{env, fs, process};
 
 const PREFIX: &str = "nbt-";
 
-/// A folder that is removed with its value.
+/// A folder that is removed with its value, unless a test fails: then its logs are wanted.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
 
@@ -31,6 +31,10 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("logs and disks are kept until the next run: {}", self.0.display());
+            return;
+        }
         // A last mount may still be going away; the next run's sweep is the second chance.
         let _ = fs::remove_dir_all(&self.0);
     }

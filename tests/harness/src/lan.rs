@@ -1,9 +1,11 @@
 //! The network of a site: one switch, and a cable to each machine that can be pulled.
 
 use crate::error::Result;
+use crate::folder::Folder;
 use crate::room::{Plan, Room};
 use ring::digest::{SHA256, digest};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,6 +18,7 @@ struct Switch {
     name: String,
     room: Room,
     ports: AtomicU32,
+    folder: Folder,
 }
 
 impl Lan {
@@ -26,7 +29,12 @@ impl Lan {
         let setup =
             "ip link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0; ip link set br0 up";
         let room = Room::open(Plan { name, setup, path, ..Plan::default() })?;
-        Ok(Self(Arc::new(Switch { name: name.to_owned(), room, ports: AtomicU32::new(0) })))
+        Ok(Self(Arc::new(Switch {
+            name: name.to_owned(),
+            room,
+            ports: AtomicU32::new(0),
+            folder: Folder::new(name)?,
+        })))
     }
 
     /// The name it was made with.
@@ -37,6 +45,11 @@ impl Lan {
     /// The address `10.77.0.<host>` that a thing on this LAN may be given.
     pub fn address(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, 0, host)
+    }
+
+    /// The folder of the authority that certifies the TPMs on this LAN.
+    pub(crate) fn tpm_authority(&self) -> &Path {
+        self.0.folder.path()
     }
 
     /// Plugs a room in as its interface `eth0`, with an IPv6 link-local address and, if asked for, an IPv4 one.
@@ -51,7 +64,7 @@ impl Lan {
             room.ip(&["address", "add", &format!("{address}/24"), "dev", "eth0"])?;
         }
         room.ip(&["link", "set", "eth0", "up"])?;
-        Ok(Port { lan: self.clone(), port, mac })
+        Ok(Port { lan: self.clone(), socket: port, mac })
     }
 }
 
@@ -59,19 +72,19 @@ impl Lan {
 #[derive(Debug)]
 pub struct Port {
     lan: Lan,
-    port: String,
+    socket: String,
     mac: String,
 }
 
 impl Port {
     /// Pulls the cable: the other end sees that the carrier is gone.
     pub fn unplug(&self) -> Result<()> {
-        self.lan.0.room.ip(&["link", "set", &self.port, "down"]).map(drop)
+        self.lan.0.room.ip(&["link", "set", &self.socket, "down"]).map(drop)
     }
 
     /// Puts the cable back.
     pub fn plug(&self) -> Result<()> {
-        self.lan.0.room.ip(&["link", "set", &self.port, "up"]).map(drop)
+        self.lan.0.room.ip(&["link", "set", &self.socket, "up"]).map(drop)
     }
 
     /// The hardware address of the interface at the other end, as `02:...`; the same at every power-on.
@@ -82,6 +95,6 @@ impl Port {
 
 fn mac(name: &str) -> String {
     let hash = digest(&SHA256, name.as_bytes());
-    let tail: String = hash.as_ref().iter().take(5).map(|byte| format!(":{byte:02x}")).collect();
-    format!("02{tail}")
+    let bytes: Vec<_> = hash.as_ref().iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    format!("02:{}", bytes.join(":"))
 }

@@ -8,12 +8,14 @@ use crate::lan::{Lan, Port};
 use crate::process::Process;
 use crate::room::{Plan, Room};
 use crate::tpm::Tpm;
+use crate::wait::until;
 use ring::digest::{SHA256, digest};
 use std::ffi::OsStr;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Shell lines of every power-on. Mount points that the computer lacks are made on overlays, never on the
 /// computer; what is mounted on them is the machine's disk, so nothing of the computer's own Kubernetes shows.
@@ -98,7 +100,8 @@ impl Machine {
         write_dmi(&disk.path().join("dmi"), &hardware)?;
         let logs = disk.path().join("logs");
         fs::create_dir_all(&logs).map_err(io("create", logs.display()))?;
-        let tpm = if hardware.tpm { Some(Tpm::manufacture(disk.path().join("tpm"))?) } else { None };
+        let manufacture = || Tpm::manufacture(disk.path().join("tpm"), lan.tpm_authority());
+        let tpm = hardware.tpm.then(manufacture).transpose()?;
         let mut machine = Self { name: name.into(), hardware, lan: lan.clone(), tpm, power: None, disk };
         machine.power_on()?;
         Ok(machine)
@@ -173,6 +176,17 @@ impl Machine {
     /// The hardware address of its `eth0`, in small letters with colons.
     pub fn mac(&self) -> Result<&str> {
         Ok(self.power()?.port.mac())
+    }
+
+    /// The IPv6 link-local address of its `eth0`; from another machine its scope is `%eth0` as well.
+    pub fn link_local(&self) -> Result<Ipv6Addr> {
+        let room = &self.power()?.room;
+        until("a link-local address", Duration::from_secs(5), || {
+            let said = room.ip(&["-6", "-o", "address", "show", "dev", "eth0", "scope", "link"]);
+            let said = said.map_err(|error| error.to_string())?;
+            let address = said.split_whitespace().find_map(|word| word.strip_suffix("/64")?.parse().ok());
+            address.ok_or(said)
+        })
     }
 
     /// Its TPM, where it has one.

@@ -171,7 +171,10 @@ mod tests {
     #[test]
     fn nothing_in_a_room_outlives_it() {
         let Some(room) = room() else { return };
-        let mut sleeper = room.command("sleep").arg("1000").spawn().unwrap();
+        let mut sleeper = room.command("sh");
+        let mut sleeper =
+            sleeper.args(["-c", "echo up; exec sleep 1000"]).stdout(Stdio::piped()).spawn().unwrap();
+        sleeper.stdout.take().unwrap().read_exact(&mut [0; 3]).unwrap();
         drop(room);
         crate::wait::until("the end of the sleeper", Duration::from_secs(5), || match sleeper.try_wait() {
             Ok(None) => Err("it sleeps".to_owned()),

@@ -12,21 +12,23 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Tpm {
     folder: PathBuf,
+    authority: PathBuf,
     running: Option<Process>,
 }
 
 impl Tpm {
-    /// Manufactures a TPM with RSA-2048 and ECC P-384 endorsement keys, each with a certificate.
-    pub(crate) fn manufacture(folder: PathBuf) -> Result<Self> {
+    /// Manufactures a TPM with RSA-2048 and ECC P-384 endorsement keys, each with a certificate by the
+    /// authority whose files are in the folder `authority`; the first to ask creates it.
+    pub(crate) fn manufacture(folder: PathBuf, authority: &Path) -> Result<Self> {
         let state = folder.join("state");
         fs::create_dir_all(&state).map_err(io("create", state.display()))?;
-        let config = authority(&folder)?;
+        let config = configure(authority)?;
         let mut setup = Command::new("swtpm_setup");
         setup.args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--not-overwrite", "--runas", "root"]);
         setup.arg("--tpmstate").arg(&state).arg("--config").arg(config);
         setup.arg("--logfile").arg(folder.join("setup.log"));
         run(&mut setup)?;
-        Ok(Self { folder, running: None })
+        Ok(Self { folder, authority: authority.to_owned(), running: None })
     }
 
     /// The socket on which it takes TPM commands as they are, one client at a time; answers come back likewise.
@@ -34,9 +36,9 @@ impl Tpm {
         self.folder.join("sock")
     }
 
-    /// The certificate (PEM) of the authority that signed its endorsement certificates.
+    /// The certificate (PEM) of the authority that signed its endorsement certificates; one per LAN.
     pub fn authority(&self) -> PathBuf {
-        self.folder.join("issuercert.pem")
+        self.authority.join("issuercert.pem")
     }
 
     pub(crate) fn power_on(&mut self, room: &Room) -> Result<()> {
@@ -63,7 +65,7 @@ impl Tpm {
 }
 
 /// Writes the configuration of a certificate authority whose files are all in `folder`.
-fn authority(folder: &Path) -> Result<PathBuf> {
+fn configure(folder: &Path) -> Result<PathBuf> {
     let at = |name: &str| folder.join(name).display().to_string();
     let write = |name: &str, text: String| fs::write(folder.join(name), text).map_err(io("write", at(name)));
     let (key, issuer, serial) = (at("signkey.pem"), at("issuercert.pem"), at("certserial"));

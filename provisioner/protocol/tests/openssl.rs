@@ -1,0 +1,89 @@
+//! A program nobody here wrote accepts every certificate and request we make.
+
+use std::path::Path;
+use std::process::Command;
+
+use protocol::cert::Cert;
+use protocol::clock::Time;
+use protocol::crypto::{Alg, Signer, SoftKey};
+use protocol::est;
+use protocol::issue::{Role, issue, pledge, request, self_signed};
+
+fn now() -> Time {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Time(i64::try_from(since.as_secs()).unwrap())
+}
+
+fn pem(kind: &str, der: &[u8]) -> String {
+    let text = protocol::bytes::b64(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n"))
+}
+
+fn openssl(dir: &Path, words: &str) -> Result<String, String> {
+    let output = Command::new("openssl").args(words.split(' ')).current_dir(dir).output().unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(said) } else { Err(said) }
+}
+
+#[test]
+fn openssl_accepts_every_certificate_of_the_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let put =
+        |name: &str, der: &[u8]| std::fs::write(dir.path().join(name), pem("CERTIFICATE", der)).unwrap();
+    let key = |alg| SoftKey::generate(alg).unwrap().0;
+    let (anchor_key, signer_key) = (key(Alg::Es384), key(Alg::Es256));
+    let (site_key, issuing_key, leaf_key) = (key(Alg::Es256), key(Alg::Es256), key(Alg::Es256));
+    let read = |der: Vec<u8>| Cert::parse(&der).unwrap();
+    let anchor = read(self_signed(&Role::Anchor { name: "Site anchor A" }, &anchor_key, now()).unwrap());
+    let signer =
+        issue(&Role::Signer { name: "Signer 1" }, signer_key.spki(), &anchor, &anchor_key, now()).unwrap();
+    let role = Role::SiteCa { site: "ship-7", generation: 1 };
+    let site = read(issue(&role, site_key.spki(), &anchor, &anchor_key, now()).unwrap());
+    let role = Role::IssuingCa { site: "ship-7", generation: 1, number: 1 };
+    let issuing = read(issue(&role, issuing_key.spki(), &site, &site_key, now()).unwrap());
+    let role = Role::Leaf { site: "ship-7", number: 1 };
+    let leaf = issue(&role, leaf_key.spki(), &issuing, &issuing_key, now()).unwrap();
+    let role = Role::Node { machine: "mc_1", life: 86_400 };
+    let node = issue(&role, leaf_key.spki(), &issuing, &issuing_key, now()).unwrap();
+    for (name, der) in [
+        ("anchor", &anchor.der),
+        ("signer", &signer),
+        ("site", &site.der),
+        ("issuing", &issuing.der),
+        ("leaf", &leaf),
+        ("node", &node),
+    ] {
+        put(name, der);
+    }
+    let chain = "verify -x509_strict -CAfile anchor -untrusted site -untrusted issuing";
+    openssl(dir.path(), &format!("{chain} -purpose sslserver leaf")).unwrap();
+    openssl(dir.path(), &format!("{chain} -purpose sslclient node")).unwrap();
+    openssl(dir.path(), "verify -x509_strict -CAfile anchor signer").unwrap();
+    assert!(
+        openssl(dir.path(), &format!("{chain} -purpose sslserver node")).is_err(),
+        "a node must not serve"
+    );
+    let shown = openssl(dir.path(), "x509 -in leaf -noout -ext extendedKeyUsage,subjectAltName").unwrap();
+    assert!(shown.contains("urn:nodeboot:site:ship-7"), "{shown}");
+}
+
+#[test]
+fn openssl_reads_pledges_requests_and_est_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, pkcs8) = SoftKey::generate(Alg::Es256).unwrap();
+    let certificate = pledge(&key).unwrap();
+    std::fs::write(dir.path().join("pledge"), pem("CERTIFICATE", &certificate)).unwrap();
+    openssl(dir.path(), "verify -CAfile pledge pledge").unwrap();
+    let der = request("system:node:node-3-abcdef", Some("system:nodes"), &key).unwrap();
+    std::fs::write(dir.path().join("request"), pem("CERTIFICATE REQUEST", &der)).unwrap();
+    let shown = openssl(dir.path(), "req -in request -noout -verify -subject").unwrap();
+    assert!(shown.contains("system:node:node-3-abcdef"), "{shown}");
+    let p7 = protocol::bytes::from_b64(&est::certs_only(&[&certificate, &certificate])).unwrap();
+    std::fs::write(dir.path().join("p7"), p7).unwrap();
+    let shown = openssl(dir.path(), "pkcs7 -inform DER -in p7 -print_certs").unwrap();
+    assert_eq!(shown.matches("BEGIN CERTIFICATE").count(), 2, "{shown}");
+    std::fs::write(dir.path().join("key"), pem("PRIVATE KEY", &pkcs8)).unwrap();
+    openssl(dir.path(), "pkey -in key -noout -check").unwrap();
+}

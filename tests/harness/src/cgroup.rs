@@ -44,7 +44,18 @@ impl Cgroup {
 
     /// Shell lines by which a process joins the branch before its namespaces are made.
     pub(crate) fn join(&self) -> String {
-        let line = |mount: &Mount| format!("echo $$ > '{}/{}/cgroup.procs'", mount.path.display(), self.name);
+        self.move_self("")
+    }
+
+    /// Shell lines by which a process enters the leaf of the machine's own programs. It does so before it enters
+    /// the namespace: from within, version 2 lets nobody in.
+    pub(crate) fn enter_leaf(&self) -> String {
+        self.move_self("/init")
+    }
+
+    fn move_self(&self, to: &str) -> String {
+        let line =
+            |mount: &Mount| format!("echo $$ > '{}/{}{to}/cgroup.procs'", mount.path.display(), self.name);
         lines(self.mounts.iter().map(line))
     }
 
@@ -59,8 +70,8 @@ impl Cgroup {
         tree + &lines(each)
     }
 
-    /// Shell lines by which a process inside of the namespaces enters the leaf of the machine's own programs.
-    pub(crate) fn enter(&self) -> String {
+    /// Shell lines by which the first process inside moves from the branch to its leaf.
+    pub(crate) fn step_aside(&self) -> String {
         lines(
             self.mounts.iter().map(|mount| format!("echo 0 > '{}/init/cgroup.procs'", mount.path.display())),
         )

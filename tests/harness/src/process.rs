@@ -1,6 +1,7 @@
 //! A program that runs beside the test, with its own log file, and ends with its value.
 
 use crate::error::{Result, io, tail};
+use crate::wait::until;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -14,6 +15,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    enters: bool,
 }
 
 impl Process {
@@ -22,8 +24,10 @@ impl Process {
         let out = File::options().create(true).append(true).open(log).map_err(io("open", log.display()))?;
         let err = out.try_clone().map_err(io("open", log.display()))?;
         command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let enters = words.take(5).any(|word| word == "nsenter");
         let child = command.spawn().map_err(io("start", name))?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), enters })
     }
 
     /// How it was called when it was started.
@@ -46,14 +50,20 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// The program's own process id as this process sees it, behind the `nsenter` that brought it there.
+    /// The program's own process id as this process sees it, behind the `nsenter` that brings it there.
     pub fn pid(&self) -> u32 {
         let outer = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap_or_default();
-        let entered =
-            fs::read_to_string(format!("/proc/{outer}/comm")).is_ok_and(|comm| comm.trim() == "nsenter");
-        let inner = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
-        inner.filter(|_| entered).unwrap_or(outer)
+        if !self.enters {
+            return outer;
+        }
+        let inner = until("the program behind nsenter", Duration::from_secs(2), || {
+            let children =
+                fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap_or_default();
+            let inner = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+            let gone = fs::read_to_string(format!("/proc/{outer}/cmdline")).is_ok_and(|line| line.is_empty());
+            inner.or(gone.then_some(outer)).ok_or_else(|| "nsenter is on its way".to_owned())
+        });
+        inner.unwrap_or(outer)
     }
 
     /// Asks it to end (SIGTERM) and waits.
@@ -76,7 +86,7 @@ impl Process {
     /// Waits for its end.
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let start = Instant::now();
-        crate::wait::until(&format!("the end of {}", self.name), deadline, || match self.child.try_wait() {
+        until(&format!("the end of {}", self.name), deadline, || match self.child.try_wait() {
             Ok(Some(status)) => Ok(status),
             Ok(None) => Err(format!("it runs since {:?}", start.elapsed())),
             Err(error) => Err(error.to_string()),
@@ -115,7 +125,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 1000 & echo $!; wait"]);
         let process = Process::start("parent", command, &folder.path().join("log")).unwrap();
-        let child = crate::wait::until("the child's id", Duration::from_secs(5), || {
+        let child = until("the child's id", Duration::from_secs(5), || {
             process.log().trim().parse::<u32>().map_err(|error| error.to_string())
         })
         .unwrap();
@@ -124,7 +134,6 @@ mod tests {
             Ok(stat) if !stat.contains(") Z ") => Err(stat),
             _ => Ok(()),
         };
-        crate::wait::until("the child's end", Duration::from_secs(5), || gone(format!("/proc/{child}/stat")))
-            .unwrap();
+        until("the child's end", Duration::from_secs(5), || gone(format!("/proc/{child}/stat"))).unwrap();
     }
 }

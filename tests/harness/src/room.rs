@@ -52,7 +52,8 @@ pub(crate) struct Plan<'a> {
 impl Room {
     pub(crate) fn open(plan: Plan) -> Result<Self> {
         let own = plan.cgroup.as_ref();
-        let (join, mount, enter) = own.map(|own| (own.join(), own.mount(), own.enter())).unwrap_or_default();
+        let (join, mount, enter) =
+            own.map(|own| (own.join(), own.mount(), own.step_aside())).unwrap_or_default();
         // A fresh sysfs shows the interfaces of this room instead of the computer's.
         let sysfs = if own.is_some() { "mount -t sysfs sysfs /sys\n" } else { "" };
         let inside = format!("{BASE}{sysfs}{mount}{enter}{}\n{HOLD}", plan.setup);
@@ -100,16 +101,19 @@ impl Room {
     /// A command that runs inside.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let spaces = format!("/proc/{}/ns", self.pid());
-        let mut command = Command::new("nsenter");
+        let mut command = match &self.cgroup {
+            None => Command::new("nsenter"),
+            Some(cgroup) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("set -e\n{}exec nsenter \"$@\"", cgroup.enter_leaf()), "nsenter"]);
+                shell.arg(format!("--cgroup={spaces}/cgroup"));
+                shell
+            }
+        };
         for (flag, file) in [("net", "net"), ("mount", "mnt"), ("uts", "uts"), ("ipc", "ipc")] {
             command.arg(format!("--{flag}={spaces}/{file}"));
         }
-        command.arg(format!("--pid={spaces}/pid_for_children")).env("PATH", &self.path);
-        if let Some(cgroup) = &self.cgroup {
-            command.arg(format!("--cgroup={spaces}/cgroup"));
-            command.args(["sh", "-c", &format!("{}exec \"$@\"", cgroup.enter()), "sh"]);
-        }
-        command.arg(program);
+        command.arg(format!("--pid={spaces}/pid_for_children")).arg(program).env("PATH", &self.path);
         command
     }
 

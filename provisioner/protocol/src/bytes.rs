@@ -47,7 +47,9 @@ impl Digest {
     /// SHA-256 over the concatenation of `parts`.
     pub fn of_parts(parts: &[&[u8]]) -> Self {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-        parts.iter().for_each(|part| context.update(part));
+        for part in parts {
+            context.update(part);
+        }
         let mut out = [0; 32];
         out.copy_from_slice(context.finish().as_ref());
         Self(out)

@@ -15,6 +15,12 @@ const SYMBOLS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 pub struct Code(pub [u8; 5]);
 
 impl Code {
+    fn first_of(hash: &[u8; 32]) -> Self {
+        let mut code = [0; 5];
+        code.copy_from_slice(&hash[..5]);
+        Self(code)
+    }
+
     fn number(self) -> u64 {
         self.0.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
@@ -79,15 +85,12 @@ pub fn commit(s: &Digest, proven: &[Id], nb: &[u8; 16]) -> Digest {
 /// The code that machine and provisioner both know once both nonces are out. `p` is the hash of the provisioner's
 /// leaf key.
 pub fn sas(s: &Digest, p: &Digest, nb: &[u8; 16], ns: &[u8; 16]) -> Code {
-    let digest = Digest::of_parts(&[b"nodeboot-sas-v1\0", &s.0, &p.0, nb, ns]);
-    let [a, b, c, d, e, ..] = digest.0;
-    Code([a, b, c, d, e])
+    Code::first_of(&Digest::of_parts(&[b"nodeboot-sas-v1\0", &s.0, &p.0, nb, ns]).0)
 }
 
 /// The code of anything else that a person compares, such as a provisioner's certificate request.
 pub fn code_of(bytes: &[u8]) -> Code {
-    let [a, b, c, d, e, ..] = Digest::of(bytes).0;
-    Code([a, b, c, d, e])
+    Code::first_of(&Digest::of(bytes).0)
 }
 
 /// The key that HQ and a site share for answers by voice: ECDH (SP 800-56A) of one's private and the other's
@@ -103,8 +106,7 @@ pub fn approve_key(private: &[u8], public: &[u8]) -> Result<Zeroizing<[u8; 32]>,
 /// HQ's answer by voice to the code `sas` for `slot` at `site`.
 pub fn voice_code(key: &[u8; 32], site: &str, sas: Code, slot: &str) -> Code {
     let mac = hmac_sha256(key, &[b"approve\0", site.as_bytes(), b"\0", &sas.0, b"\0", slot.as_bytes()]);
-    let [a, b, c, d, e, ..] = mac;
-    Code([a, b, c, d, e])
+    Code::first_of(&mac)
 }
 
 /// A claim token: 16 bytes on a stick or a sealed label, from which a machine without TPM makes its device key.

@@ -192,7 +192,9 @@ pub fn der_signature(fixed: &[u8]) -> Vec<u8> {
 /// HMAC-SHA256 (RFC 2104) over the concatenation of `parts`.
 pub fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
-    parts.iter().for_each(|part| context.update(part));
+    for part in parts {
+        context.update(part);
+    }
     let mut out = [0; 32];
     out.copy_from_slice(context.sign().as_ref());
     out

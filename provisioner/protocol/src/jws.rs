@@ -77,7 +77,8 @@ struct General {
 #[derive(Serialize, Deserialize)]
 struct Signature {
     protected: String,
-    signature: String,
+    #[serde(rename = "signature")]
+    value: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     header: Option<serde_json::Value>,
 }
@@ -99,11 +100,11 @@ pub struct Unverified {
     /// The certificate it names as its signer's.
     pub signer: Cert,
     payload: Vec<u8>,
-    signed: Vec<u8>,
+    input: Vec<u8>,
     signature: Vec<u8>,
 }
 
-fn shape(error: json::JsonError) -> JwsError {
+fn shape(error: &json::JsonError) -> JwsError {
     if error.is_duplicate() { JwsError::Duplicate } else { JwsError::Shape(error.to_string()) }
 }
 
@@ -114,12 +115,12 @@ fn decoded(text: &str) -> Result<Vec<u8>, JwsError> {
 impl Unverified {
     /// Reads a document that must be of type `typ`.
     pub fn read(text: &[u8], typ: &str) -> Result<Self, JwsError> {
-        let General { payload, signatures } = json::parse(text).map_err(shape)?;
+        let General { payload, signatures } = json::parse(text).map_err(|error| shape(&error))?;
         let [signature] = signatures.as_slice() else { return Err(JwsError::Signatures(signatures.len())) };
         if signature.header.is_some() {
             return Err(JwsError::Unprotected);
         }
-        let header: Header = json::parse(&decoded(&signature.protected)?).map_err(shape)?;
+        let header: Header = json::parse(&decoded(&signature.protected)?).map_err(|error| shape(&error))?;
         if header.crit.is_some() {
             return Err(JwsError::Crit);
         }
@@ -137,14 +138,14 @@ impl Unverified {
         }
         let bytes = decoded(&payload)?;
         // A duplicate member inside the payload is as much a second meaning as one outside.
-        json::parse::<serde::de::IgnoredAny>(&bytes).map_err(shape)?;
-        let signed = format!("{}.{payload}", signature.protected).into_bytes();
-        Ok(Self { signer, payload: bytes, signed, signature: decoded(&signature.signature)? })
+        json::parse::<serde::de::IgnoredAny>(&bytes).map_err(|error| shape(&error))?;
+        let input = format!("{}.{payload}", signature.protected).into_bytes();
+        Ok(Self { signer, payload: bytes, input, signature: decoded(&signature.value)? })
     }
 
     /// The payload, once its signature is found to be the certificate's.
     pub fn verified(&self) -> Option<&[u8]> {
-        verify(&self.signer.spki, &self.signed, &self.signature).then_some(self.payload.as_slice())
+        verify(&self.signer.spki, &self.input, &self.signature).then_some(self.payload.as_slice())
     }
 }
 
@@ -158,7 +159,7 @@ pub fn sign(payload: &[u8], typ: &str, certificate: &[u8], key: &dyn Signer) -> 
     };
     let protected = b64u(&json::to_vec(&header));
     let payload = b64u(payload);
-    let signature = b64u(&key.sign(format!("{protected}.{payload}").as_bytes())?);
-    let document = General { payload, signatures: vec![Signature { protected, signature, header: None }] };
+    let value = b64u(&key.sign(format!("{protected}.{payload}").as_bytes())?);
+    let document = General { payload, signatures: vec![Signature { protected, value, header: None }] };
     Ok(String::from_utf8_lossy(&json::to_vec(&document)).into_owned())
 }

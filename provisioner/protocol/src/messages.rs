@@ -141,7 +141,7 @@ impl Message {
         Self::ALL.iter().find_map(|message| {
             let (its_method, its_path) = message.path();
             let rest = (its_method == method).then(|| path.strip_prefix(its_path)).flatten()?;
-            (its_path.ends_with('/') == !rest.is_empty()).then_some((*message, rest))
+            (its_path.ends_with('/') != rest.is_empty()).then_some((*message, rest))
         })
     }
 }

@@ -1,6 +1,8 @@
 //! The protocol's test vectors, made independently of any Rust: each is checked by our code, both ways where that
 //! is possible.
 
+#![allow(clippy::unwrap_used)] // The lint exempts test functions and not what they call.
+
 use protocol::anchors::{Kept, Trust};
 use protocol::attest::Binding;
 use protocol::bytes::{B64u, Digest, from_b64, hex};

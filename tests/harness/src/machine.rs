@@ -199,7 +199,9 @@ impl Machine {
         self.disk.path().join("dmi")
     }
 
-    /// Where a path on the machine's disk is on this computer: `/etc/kubernetes`, `/var/lib/kubelet` and such.
+    /// Where a path on the machine's disk is on this computer. Good for what is under `/etc/kubernetes`,
+    /// `/etc/containerd`, `/etc/cni`, `/etc/node-boot`, `/etc/provisioner`, `/var/log` and, under `/var/lib`,
+    /// `kubelet`, `containerd`, `etcd`, `cni`, `node-boot` and `provisioner`; for other paths use [`Machine::run`].
     pub fn on_disk(&self, path: &str) -> PathBuf {
         self.disk.path().join("root").join(path.trim_start_matches('/'))
     }

@@ -1,0 +1,339 @@
+//! What we ask of a TPM: its endorsement keys, a key of ours, signatures by it, and activated credentials.
+
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+use super::command::{Answer, Command, ENDORSEMENT, NULL, OWNER, PASSWORD, Verb, no_sensitive};
+use super::error::Error;
+use super::key::KeyBlob;
+use super::link::Link;
+use super::public::{Ek, EkKind, Public, Template};
+use super::transport::{Line, Spec, Transport};
+use super::wire::{Reader, padded, sized};
+use crate::bytes::{B64u, Digest};
+
+/// Where the TCG's provisioning guidance keeps an endorsement key that the maker or an installer made.
+const PERSISTENT_EK: u32 = 0x8101_0001;
+/// Non-volatile indices of endorsement certificates (TCG EK Credential Profile), without the intermediates' range.
+const CERTIFICATES: std::ops::Range<u32> = 0x01c0_0000..0x01c0_8000;
+const INTERMEDIATES: std::ops::Range<u32> = 0x01c0_0100..0x01c0_0200;
+/// Bytes that every PC Client TPM gives out by one `TPM2_NV_Read`.
+const NV_CHUNK: u16 = 512;
+/// `TPMA_NV_OWNERREAD`, `TPMA_NV_AUTHREAD`.
+const NV_OWNER_READ: u32 = 1 << 17;
+const NV_AUTH_READ: u32 = 1 << 18;
+/// `TPM_ALG_ECDSA`, `TPM_ALG_SHA256`: what our keys sign by.
+const ECDSA_SHA256: [u8; 4] = [0x00, 0x18, 0x00, 0x0b];
+
+/// A TPM 2.0. With a resource manager, what is loaded stays loaded from one operation to the next; without one, each
+/// operation cleans up behind itself and lets other programs use the TPM.
+pub struct Tpm {
+    link: Link,
+    key: Option<(KeyBlob, u32)>,
+    ek: Option<(Ek, u32)>,
+}
+
+impl Tpm {
+    /// Opens the TPM at `spec` and makes sure that it answers.
+    pub fn open(spec: &Spec) -> Result<Self, Error> {
+        let mut tpm = Self::over(spec.to_string(), Box::new(Line::new(spec)));
+        let answer = tpm.operation(|tpm| tpm.link.handles(PERSISTENT_EK));
+        answer.map_err(|error| match error {
+            Error::Silent { tpm, source, .. } => Error::Absent { tpm, source },
+            other => other,
+        })?;
+        Ok(tpm)
+    }
+
+    /// A TPM reached in a way of the caller's; `name` is how errors call it.
+    pub fn over(name: String, transport: Box<dyn Transport>) -> Self {
+        Self { link: Link::new(name, transport), key: None, ek: None }
+    }
+
+    /// All endorsement keys, most canonical first. RSA takes seconds on many TPMs: keep the answer.
+    pub fn eks(&mut self) -> Result<Vec<Ek>, Error> {
+        self.operation(|tpm| {
+            let mut eks = Vec::new();
+            // The canonical one last: it stays loaded, and is the one that is asked for next.
+            for kind in [EkKind::Rsa2048, EkKind::P384, EkKind::P256] {
+                match tpm.endorsement(kind) {
+                    Ok((ek, _)) => eks.insert(0, ek),
+                    Err(error) if error.unsupported() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if eks.is_empty() { Err(Error::NoEk) } else { Ok(eks) }
+        })
+    }
+
+    /// The certificates (DER) that the maker stored for `eks`, in their order. Many TPMs have none.
+    pub fn ek_certificates(&mut self, eks: &[Ek]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.operation(|tpm| {
+            let mut found = vec![None; eks.len()];
+            for index in tpm.link.handles(CERTIFICATES.start)? {
+                if !CERTIFICATES.contains(&index) || INTERMEDIATES.contains(&index) {
+                    continue;
+                }
+                let Some(der) = tpm.certificate(index)? else { continue };
+                for (place, _) in eks.iter().enumerate().filter(|(_, ek)| certifies(&der, ek)) {
+                    found[place] = Some(der.clone());
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// Makes a P-256 key that never leaves this TPM. Keep the blob: the TPM does not.
+    pub fn create_key(&mut self) -> Result<KeyBlob, Error> {
+        self.operation(|tpm| {
+            // TPM2_Create needs a free place of its own beside the storage key.
+            tpm.forget();
+            let storage = tpm.storage()?;
+            let created = tpm.created_under(storage);
+            let blob = created.and_then(|blob| tpm.loaded_under(storage, &blob).map(|_| blob));
+            tpm.link.flush(storage);
+            blob
+        })
+    }
+
+    /// Loads a key, so that a blob that this TPM cannot use is noticed ([`Error::foreign`]).
+    pub fn load(&mut self, blob: &KeyBlob) -> Result<(), Error> {
+        self.operation(|tpm| tpm.loaded(blob).map(drop))
+    }
+
+    /// ES256 signature `r || s` over a SHA-256 digest.
+    pub fn sign(&mut self, blob: &KeyBlob, digest: &Digest) -> Result<[u8; 64], Error> {
+        self.operation(|tpm| {
+            let key = tpm.loaded(blob)?;
+            // TPMT_TK_HASHCHECK for a digest that was not made by the TPM.
+            let ticket = [&[0x80, 0x24][..], &NULL.to_be_bytes(), &[0, 0]].concat();
+            let parameters: &[&[u8]] = &[&sized(&digest.0), &ECDSA_SHA256, &ticket];
+            let answer = tpm.call(Verb::Sign, &[key], &[PASSWORD], parameters)?;
+            answer.read(read_signature).ok_or(Error::Garbled(Verb::Sign.name()))
+        })
+    }
+
+    /// Opens a credential that was made for `ek` and the key in `blob`: `credential` and `secret` are the bodies of
+    /// `TPM2B_ID_OBJECT` and `TPM2B_ENCRYPTED_SECRET`.
+    pub fn activate(
+        &mut self,
+        ek: &Ek,
+        blob: &KeyBlob,
+        credential: &[u8],
+        secret: &[u8],
+    ) -> Result<Zeroizing<[u8; 32]>, Error> {
+        self.operation(|tpm| {
+            let key = tpm.loaded(blob)?;
+            let (own, handle) = tpm.endorsement(ek.kind())?;
+            if own != *ek {
+                return Err(Error::OtherEk);
+            }
+            let session = tpm.ek_session(ek.kind())?;
+            let parameters: &[&[u8]] = &[&sized(credential), &sized(secret)];
+            let answer =
+                tpm.call(Verb::ActivateCredential, &[key, handle], &[PASSWORD, session], parameters)?;
+            tpm.link.used_up(session);
+            let opened = answer.read(|reader| reader.sized()?.try_into().ok().map(Zeroizing::new));
+            opened.ok_or(Error::Garbled(Verb::ActivateCredential.name()))
+        })
+    }
+
+    /// Runs `work`, and leaves nothing behind where that would be in anyone's way, or after a failure.
+    fn operation<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        let done = work(self);
+        if done.is_err() || !self.link.keeps_objects() {
+            (self.key, self.ek) = (None, None);
+            self.link.rest();
+        }
+        done
+    }
+
+    fn call(
+        &mut self,
+        verb: Verb,
+        handles: &[u32],
+        sessions: &[u32],
+        parameters: &[&[u8]],
+    ) -> Result<Answer, Error> {
+        self.link.call(&Command { verb, handles, sessions, parameters })
+    }
+
+    fn forget(&mut self) {
+        self.forget_ek();
+        if let Some((_, handle)) = self.key.take() {
+            self.link.flush(handle);
+        }
+    }
+
+    fn forget_ek(&mut self) {
+        if let Some((_, handle)) = self.ek.take() {
+            self.link.flush(handle);
+        }
+    }
+
+    /// The storage key under which ours are kept: always made anew from its seed, since a persistent one may be gone
+    /// or replaced after the next installation of some other system.
+    fn storage(&mut self) -> Result<u32, Error> {
+        self.primary(OWNER, Template::Storage).map(|(_, handle)| handle)
+    }
+
+    fn primary(&mut self, hierarchy: u32, template: Template) -> Result<(Public, u32), Error> {
+        // Neither outside information nor PCRs in the creation data, which nobody reads.
+        let parameters: &[&[u8]] = &[&no_sensitive(), &sized(&template.to_create()), &[0; 6]];
+        let answer = self.call(Verb::CreatePrimary, &[hierarchy], &[PASSWORD], parameters)?;
+        let public = Reader(&answer.parameters).sized().and_then(|public| Public::parse(public).ok());
+        let public = public.filter(|public| public.template() == template);
+        Ok((public.ok_or(Error::Garbled(Verb::CreatePrimary.name()))?, answer.handle))
+    }
+
+    fn created_under(&mut self, storage: u32) -> Result<KeyBlob, Error> {
+        let parameters: &[&[u8]] = &[&no_sensitive(), &sized(&Template::NodeKey.to_create()), &[0; 6]];
+        let answer = self.call(Verb::Create, &[storage], &[PASSWORD], parameters)?;
+        let mut reader = Reader(&answer.parameters);
+        let private = reader.sized().map(|private| B64u(private.to_vec()));
+        let public = reader.sized().and_then(|public| Public::node_key(public).ok());
+        let blob = private.zip(public).map(|(private, public)| KeyBlob { private, public });
+        blob.ok_or(Error::Garbled(Verb::Create.name()))
+    }
+
+    fn loaded_under(&mut self, storage: u32, blob: &KeyBlob) -> Result<u32, Error> {
+        let parameters: &[&[u8]] = &[&sized(&blob.private.0), &sized(blob.public.as_bytes())];
+        let handle = self.call(Verb::Load, &[storage], &[PASSWORD], parameters)?.handle;
+        self.key = Some((blob.clone(), handle));
+        Ok(handle)
+    }
+
+    fn loaded(&mut self, blob: &KeyBlob) -> Result<u32, Error> {
+        match &self.key {
+            Some((loaded, handle)) if loaded == blob => return Ok(*handle),
+            Some(_) => self.forget(),
+            None => {}
+        }
+        let storage = self.storage()?;
+        let handle = self.loaded_under(storage, blob);
+        self.link.flush(storage);
+        handle
+    }
+
+    /// The endorsement key of `kind`: the one at hand, the persistent one, or made anew from its seed.
+    fn endorsement(&mut self, kind: EkKind) -> Result<(Ek, u32), Error> {
+        if let Some((ek, handle)) = self.ek.as_ref().filter(|(ek, _)| ek.kind() == kind) {
+            return Ok((ek.clone(), *handle));
+        }
+        self.forget_ek();
+        let found = match self.persistent()?.filter(|ek| ek.kind() == kind) {
+            Some(ek) => (ek, PERSISTENT_EK),
+            None => {
+                let (public, handle) = self.primary(ENDORSEMENT, Template::Endorsement(kind))?;
+                let garbled = |_| Error::Garbled(Verb::CreatePrimary.name());
+                (Ek::try_from(public).map_err(garbled)?, handle)
+            }
+        };
+        self.ek = Some(found.clone());
+        Ok(found)
+    }
+
+    fn persistent(&mut self) -> Result<Option<Ek>, Error> {
+        match self.call(Verb::ReadPublic, &[PERSISTENT_EK], &[], &[]) {
+            // A key of any other kind there is none of ours.
+            Ok(answer) => Ok(Reader(&answer.parameters).sized().and_then(|public| Ek::parse(public).ok())),
+            Err(Error::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The authorisation to use an endorsement key: a policy session for the low-range templates, whose policy asks
+    /// for the endorsement hierarchy's password; the empty password for the high range.
+    fn ek_session(&mut self, kind: EkKind) -> Result<u32, Error> {
+        if kind == EkKind::P384 {
+            return Ok(PASSWORD);
+        }
+        // Nothing is authenticated or encrypted by this session: the nonce may be any 16 bytes. No salt;
+        // TPM_SE_POLICY; TPM_ALG_NULL; TPM_ALG_SHA256.
+        let rest = [0, 0, 1, 0, 0x10, 0, 0x0b];
+        let parameters: &[&[u8]] = &[&sized(&[0; 16]), &rest];
+        let session = self.call(Verb::StartAuthSession, &[NULL, NULL], &[], parameters)?.handle;
+        // No nonce, parameter hash, reference or expiration.
+        self.call(Verb::PolicySecret, &[ENDORSEMENT, session], &[PASSWORD], &[&[0; 10]])?;
+        Ok(session)
+    }
+
+    fn certificate(&mut self, index: u32) -> Result<Option<Vec<u8>>, Error> {
+        let answer = self.call(Verb::NvReadPublic, &[index], &[], &[])?;
+        let public = Reader(&answer.parameters).sized().and_then(read_nv_public);
+        let (attributes, size) = public.ok_or(Error::Garbled(Verb::NvReadPublic.name()))?;
+        let authority = match attributes {
+            bits if bits & NV_AUTH_READ != 0 => index,
+            bits if bits & NV_OWNER_READ != 0 => OWNER,
+            _ => return Ok(None),
+        };
+        let mut content = Vec::new();
+        while content.len() < size.into() {
+            let place = u16::try_from(content.len()).unwrap_or(u16::MAX);
+            let wanted = (size - place).min(NV_CHUNK);
+            let parameters: &[&[u8]] = &[&wanted.to_be_bytes(), &place.to_be_bytes()];
+            let answer = match self.call(Verb::NvRead, &[authority, index], &[PASSWORD], parameters) {
+                Ok(answer) => answer,
+                // Never written, or not for us: no certificate to be had.
+                Err(Error::Refused { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let chunk = answer.read(|reader| reader.sized().filter(|chunk| !chunk.is_empty()));
+            content.extend(chunk.ok_or(Error::Garbled(Verb::NvRead.name()))?);
+        }
+        Ok(der_prefix(&content).map(<[u8]>::to_vec))
+    }
+}
+
+fn read_signature(reader: &mut Reader<'_>) -> Option<[u8; 64]> {
+    if reader.take(4)? != ECDSA_SHA256 {
+        return None;
+    }
+    let (r, s) = (padded(reader.sized()?, 32)?, padded(reader.sized()?, 32)?);
+    [r, s].concat().try_into().ok()
+}
+
+/// Attributes and size of a `TPMS_NV_PUBLIC`.
+fn read_nv_public(bytes: &[u8]) -> Option<(u32, u16)> {
+    let mut reader = Reader(bytes);
+    let (_index, _name_alg, attributes) = (reader.u32()?, reader.u16()?, reader.u32()?);
+    let _policy = reader.sized()?;
+    Some((attributes, reader.u16()?))
+}
+
+/// The DER SEQUENCE at the front of a padded buffer.
+fn der_prefix(bytes: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader(bytes.strip_prefix(&[0x30, 0x82])?);
+    let len = usize::from(reader.u16()?);
+    bytes.get(..len + 4)
+}
+
+/// Whether the certificate is of this very key. Compared without the algorithm, which some makers write as
+/// RSAES-OAEP.
+fn certifies(der: &[u8], ek: &Ek) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+    ek.spki().ends_with(&certificate.public_key().subject_public_key.data)
+        && !certificate.public_key().subject_public_key.data.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_behind_a_certificate_is_cut_off() {
+        let padded = [&[0x30, 0x82, 0, 2, 5, 0][..], &[0xff; 40]].concat();
+        assert_eq!(der_prefix(&padded), Some(&padded[..6]));
+        assert_eq!(der_prefix(&padded[..5]), None);
+        assert_eq!(der_prefix(&[0xff; 9]), None);
+    }
+
+    #[test]
+    fn short_halves_of_a_signature_are_padded() {
+        let bytes = [&ECDSA_SHA256[..], &sized(&[1; 31]), &sized(&[2; 32])].concat();
+        let signature = read_signature(&mut Reader(&bytes)).unwrap();
+        assert_eq!((signature[0], signature[1], signature[32]), (0, 1, 2));
+        let long = [&ECDSA_SHA256[..], &sized(&[1; 33]), &sized(&[2; 32])].concat();
+        assert!(read_signature(&mut Reader(&long)).is_none());
+    }
+}

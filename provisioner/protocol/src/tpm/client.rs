@@ -221,13 +221,11 @@ impl Tpm {
             return Ok((ek.clone(), *handle));
         }
         self.forget_ek();
-        let found = match self.persistent()?.filter(|ek| ek.kind() == kind) {
-            Some(ek) => (ek, PERSISTENT_EK),
-            None => {
-                let (public, handle) = self.primary(ENDORSEMENT, Template::Endorsement(kind))?;
-                let garbled = |_| Error::Garbled(Verb::CreatePrimary.name());
-                (Ek::try_from(public).map_err(garbled)?, handle)
-            }
+        let found = if let Some(ek) = self.persistent()?.filter(|ek| ek.kind() == kind) {
+            (ek, PERSISTENT_EK)
+        } else {
+            let (public, handle) = self.primary(ENDORSEMENT, Template::Endorsement(kind))?;
+            (Ek::try_from(public).map_err(|_| Error::Garbled(Verb::CreatePrimary.name()))?, handle)
         };
         self.ek = Some(found.clone());
         Ok(found)
@@ -312,8 +310,9 @@ fn der_prefix(bytes: &[u8]) -> Option<&[u8]> {
 /// RSAES-OAEP.
 fn certifies(der: &[u8], ek: &Ek) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
-    ek.spki().ends_with(&certificate.public_key().subject_public_key.data)
-        && !certificate.public_key().subject_public_key.data.is_empty()
+    let key = &certificate.public_key().subject_public_key.data;
+    // No shorter than a point on P-256: then what it ends with is the whole key.
+    key.len() >= 65 && ek.spki().ends_with(key)
 }
 
 #[cfg(test)]

@@ -71,14 +71,14 @@ impl Suite {
         u32::try_from(self.hash.output_len() * 8).unwrap_or_default()
     }
 
-    /// KDFa (TPM 2.0 Part 1, section 11.4.10.2), for at most one block of the hash.
+    /// `KDFa` (TPM 2.0 Part 1, section 11.4.10.2), for at most one block of the hash.
     fn kdf_a(&self, seed: &[u8], label: &[u8], context: &[u8], bits: u32) -> Zeroizing<Vec<u8>> {
         let input = [&1u32.to_be_bytes()[..], label, context, &bits.to_be_bytes()].concat();
         let block = hmac::sign(&hmac::Key::new(self.hmac, seed), &input);
         Zeroizing::new(block.as_ref().iter().copied().take(bits as usize / 8).collect())
     }
 
-    /// KDFe (section 11.4.10.3), one block: from the x-coordinates of the shared, ephemeral and endorsement points.
+    /// `KDFe` (section 11.4.10.3), one block: from the x-coordinates of the shared, ephemeral and endorsement points.
     fn kdf_e(&self, shared: &[u8], ephemeral: &[u8], ek: &[u8]) -> Zeroizing<Vec<u8>> {
         let mut context = digest::Context::new(self.hash);
         for part in [&1u32.to_be_bytes()[..], shared, b"IDENTITY\0", ephemeral, ek] {

@@ -66,9 +66,10 @@ const INTEGRITY: u32 = 0x9f;
 /// `TPM_RC_ASYMMETRIC`, `_HASH`, `_VALUE`, `_KEY_SIZE`, `_SYMMETRIC`, `_CURVE`.
 const UNSUPPORTED: [u32; 6] = [0x81, 0x83, 0x84, 0x87, 0x96, 0xa6];
 
-/// A format-one code without the number of the parameter, handle or session it speaks of; others as they are.
+/// The code alone: without the layer that the kernel's resource manager adds, and, in format one, without the number
+/// of the parameter, handle or session it speaks of.
 fn reason(code: u32) -> u32 {
-    if code & 0x80 == 0 { code } else { code & 0xbf }
+    if code & 0x80 == 0 { code & 0xfff } else { code & 0xbf }
 }
 
 fn absent(kind: io::ErrorKind) -> &'static str {
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn the_number_of_the_parameter_does_not_matter() {
         for (code, foreign, unsupported) in
-            [(0x1df, true, false), (0x2e6, false, true), (0x922, false, false)]
+            [(0x1df, true, false), (0x2e6, false, true), (0x922, false, false), (0xb_0143, false, false)]
         {
             let refused = Error::Refused { command: "TPM2_Load", code };
             assert_eq!((refused.foreign(), refused.unsupported()), (foreign, unsupported), "{code:x}");

@@ -102,8 +102,7 @@ impl Link {
         let parameters = parameters.each_ref().map(<[u8; 4]>::as_slice);
         let verb = Verb::GetCapability;
         let command = Command { verb, handles: &[], sessions: &[], parameters: &parameters };
-        let refused = |code| Error::Refused { command: verb.name(), code };
-        let answer = self.once(&command)?.map_err(refused)?;
+        let answer = self.call(&command)?;
         answer.read(read_handles).ok_or(Error::Garbled(verb.name()))
     }
 

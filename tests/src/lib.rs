@@ -1,1 +1,3 @@
-//! What the tiers share.
+//! What the tiers share: a whole site on real parts.
+
+pub mod stage;

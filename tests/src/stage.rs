@@ -1,0 +1,322 @@
+//! A whole site on real parts: headquarters' folder, a cluster, a provisioner, and machines to plug in.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::{Assets, ControlPlane, Hardware, Lan, Machine, Options, Process, wait};
+use tempfile::TempDir;
+
+/// The site of every story.
+pub const SITE: &str = "ship-7";
+/// Where the provisioner keeps its things, on its machine.
+pub const DIR: &str = "/var/lib/provisioner";
+/// No step of a join takes longer on a busy computer.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The programs under test.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// `provisioner`.
+    pub provisioner: PathBuf,
+    /// `node-boot`.
+    pub node_boot: PathBuf,
+}
+
+impl Programs {
+    /// Builds both, once in the life of this process, and says where they are.
+    pub fn build() -> Result<Self> {
+        static BUILT: OnceLock<Result<Programs, String>> = OnceLock::new();
+        let built = BUILT.get_or_init(|| Self::build_once().map_err(|error| format!("{error:#}")));
+        built.clone().map_err(anyhow::Error::msg)
+    }
+
+    fn build_once() -> Result<Self> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "-p", "provisioner", "-p", "node-boot"]).current_dir(&workspace);
+        ensure!(build.status()?.success(), "cargo build of provisioner and node-boot failed");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+        let bin = target.join("debug").canonicalize().context("the folder of built programs")?;
+        Ok(Self { provisioner: bin.join("provisioner"), node_boot: bin.join("node-boot") })
+    }
+}
+
+/// Runs a command to its end; what it printed, or an error with all of it.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command.stdin(std::process::Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "`{}` failed: {said}{errors}", words.join(" "));
+    Ok(said)
+}
+
+/// Headquarters: a folder of YAML, and keys apart from it.
+pub struct Hq {
+    folder: TempDir,
+    program: PathBuf,
+}
+
+impl Hq {
+    /// A new owner with one site.
+    pub fn found(programs: &Programs, owner: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let hq = Self { folder, program: programs.provisioner.clone() };
+        fs::create_dir(hq.dir())?;
+        fs::write(hq.path("passphrase"), "a long passphrase for tests\n")?;
+        hq.run(&["init", "--name", owner])?;
+        hq.run(&["site", "add", SITE])?;
+        Ok(hq)
+    }
+
+    /// The folder under Git.
+    pub fn dir(&self) -> PathBuf {
+        self.path("hq")
+    }
+
+    /// A file beside that folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// One command of headquarters.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command.arg("hq").arg("--dir").arg(self.dir()).arg("--keys").arg(self.path("keys"));
+        command.arg("--passphrase-file").arg(self.path("passphrase")).args(words);
+        run(&mut command)
+    }
+
+    /// Writes a file of the folder under Git, as an engineer does in an editor.
+    pub fn edit(&self, name: &str, text: &str) -> Result<()> {
+        fs::write(self.dir().join(name), text).with_context(|| format!("writing {name}"))
+    }
+
+    /// Imports rows of registrations; the first row names the columns.
+    pub fn import(&self, csv: &str) -> Result<String> {
+        let file = self.path("machines.csv");
+        fs::write(&file, csv)?;
+        self.run(&["machines", "import", &file.display().to_string()])
+    }
+
+    /// A bundle for the site: the path of its file.
+    pub fn bundle(&self) -> Result<PathBuf> {
+        let file = self.path("site.nbb");
+        self.run(&["bundle", "build", SITE, "-o", &file.display().to_string()])?;
+        Ok(file)
+    }
+
+    /// What a machine of this owner carries: the anchors.
+    pub fn owner_file(&self) -> PathBuf {
+        self.dir().join("public/owner.json")
+    }
+}
+
+/// The provisioner on its own machine.
+pub struct Provisioner {
+    /// Its machine.
+    pub machine: Machine,
+    program: PathBuf,
+    process: Option<Process>,
+    options: Vec<String>,
+}
+
+impl Provisioner {
+    /// A machine with the program, not yet initialised.
+    pub fn new(lan: &Lan, programs: &Programs, address: Ipv4Addr, tpm: bool) -> Result<Self> {
+        let hardware = Hardware { address: Some(address), tpm, ..Hardware::nuc("PRV0000001") };
+        let machine = Machine::new(lan, "provisioner", hardware)?;
+        Ok(Self { machine, program: programs.provisioner.clone(), process: None, options: Vec::new() })
+    }
+
+    /// More arguments for `serve`.
+    pub fn serve_with(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// A command of the site.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        let mut command = self.machine.command(&self.program)?;
+        command.arg(words[0]).args(["--dir", DIR]).args(&words[1..]);
+        run(&mut command)
+    }
+
+    /// Makes the issuing CA on site and lets headquarters certify it: one round trip with a stick.
+    pub fn certify(&self, hq: &Hq) -> Result<()> {
+        let owner = hq.owner_file().display().to_string();
+        let said = self.run(&["init", "--site", SITE, "--owner", &owner])?;
+        let request = self.machine.on_disk(&format!("{DIR}/ca-request.json")).display().to_string();
+        let reply = hq.path("reply.json").display().to_string();
+        let code = code_in(&said).context("`provisioner init` showed no code")?;
+        hq.run(&["site", "certify", SITE, &request, "--code", &code, "-o", &reply])?;
+        self.run(&["init", "--reply", &reply]).map(drop)
+    }
+
+    /// Starts `serve`.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = self.machine.command(&self.program)?;
+        command.args(["serve", "--dir", DIR]).args(&self.options);
+        self.process = Some(self.machine.spawn("provisioner", command)?);
+        wait::until("the provisioner's admin socket", DEADLINE, || {
+            self.run(&["slots"]).map(drop).map_err(|error| format!("{error:#}"))
+        })?;
+        Ok(())
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.kill();
+        }
+        self.process = None;
+    }
+
+    /// What it printed so far.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+}
+
+/// The first human code in a text.
+pub fn code_in(text: &str) -> Option<String> {
+    let is_code = |word: &str| {
+        let parts: Vec<_> = word.split('-').map(str::len).collect();
+        parts == [4, 4, 1] && word.chars().all(|symbol| symbol.is_ascii_alphanumeric() || symbol == '-')
+    };
+    text.split(|symbol: char| symbol.is_whitespace() || matches!(symbol, '"' | '.' | ',' | '`'))
+        .find(|word| is_code(word))
+        .map(str::to_owned)
+}
+
+/// A machine with `node-boot` on it.
+pub struct Spare {
+    /// The machine.
+    pub machine: Machine,
+    program: PathBuf,
+    process: Option<Process>,
+}
+
+impl Spare {
+    /// Takes a machine from the shelf and gives it the owner's file. It is powered, `node-boot` is not started.
+    pub fn new(lan: &Lan, programs: &Programs, name: &str, hardware: Hardware, hq: &Hq) -> Result<Self> {
+        let machine = Machine::new(lan, name, hardware)?;
+        machine.write("/etc/node-boot/owner.json", fs::read(hq.owner_file())?)?;
+        Ok(Self { machine, program: programs.node_boot.clone(), process: None })
+    }
+
+    /// One step by hand.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        let mut command = self.machine.command(&self.program)?;
+        command.arg(words[0]).args(self.where_it_lives()).args(&words[1..]);
+        run(&mut command)
+    }
+
+    fn where_it_lives(&self) -> Vec<String> {
+        let mut options = vec!["--dmi".to_owned(), self.machine.dmi().display().to_string()];
+        let tpm = self.machine.tpm().map_or("none".to_owned(), |tpm| format!("unix:{}", tpm.socket().display()));
+        options.extend(["--tpm".to_owned(), tpm]);
+        options
+    }
+
+    /// The row that headquarters imports, with its header.
+    pub fn registration(&self) -> Result<String> {
+        self.run(&["register", "--csv"])
+    }
+
+    /// Starts `node-boot run`, as a service of the machine's Linux does.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = self.machine.command(&self.program)?;
+        command.arg("run").args(self.where_it_lives());
+        self.process = Some(self.machine.spawn("node-boot", command)?);
+        Ok(())
+    }
+
+    /// `kill -9` of the agent alone.
+    pub fn kill(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.kill();
+        }
+        self.process = None;
+    }
+
+    /// What it said so far.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Waits for a sentence on its console.
+    pub fn says(&self, words: &str) -> Result<()> {
+        wait::until(&format!("{} to say {words:?}", self.machine.name()), DEADLINE, || {
+            let log = self.log();
+            if log.contains(words) { Ok(()) } else { Err(log.lines().last().unwrap_or_default().to_owned()) }
+        })?;
+        Ok(())
+    }
+}
+
+/// Slots of the site, as an engineer writes them.
+pub const SLOTS: &str = r"slots:
+- name: node-1
+  role: worker
+- name: node-2
+  role: worker
+- name: node-3
+  role: worker
+";
+
+/// A LAN with a plain cluster, attached.
+pub struct Site {
+    /// Its provisioner.
+    pub provisioner: Provisioner,
+    /// Its cluster.
+    pub plane: ControlPlane,
+    /// Headquarters.
+    pub hq: Hq,
+    /// Its network.
+    pub lan: Lan,
+    /// The programs under test.
+    pub programs: Programs,
+}
+
+impl Site {
+    /// Cluster, headquarters and a certified provisioner that is attached but does not serve yet.
+    pub fn build(name: &str, options: Options) -> Result<Self> {
+        let programs = Programs::build()?;
+        let lan = Lan::new(name)?;
+        let plane = ControlPlane::start(&lan, lan.address(1), &Assets::find()?, options)?;
+        let hq = Hq::found(&programs, "Example Line")?;
+        let provisioner = Provisioner::new(&lan, &programs, lan.address(2), false)?;
+        provisioner.certify(&hq)?;
+        let admin = plane.file("super-admin.conf").display().to_string();
+        provisioner.run(&["attach", &admin, "--yes"])?;
+        Ok(Self { provisioner, plane, hq, lan, programs })
+    }
+
+    /// Gives the site headquarters' word.
+    pub fn deliver(&self) -> Result<()> {
+        let bundle = self.hq.bundle()?.display().to_string();
+        self.provisioner.run(&["apply", &bundle]).map(drop)
+    }
+
+    /// A spare machine.
+    pub fn spare(&self, name: &str, host: u8, hardware: Hardware) -> Result<Spare> {
+        let hardware = Hardware { address: Some(self.lan.address(host)), ..hardware };
+        Spare::new(&self.lan, &self.programs, name, hardware, &self.hq)
+    }
+
+    /// Waits until the Node of `slot` is Ready; its name.
+    pub fn ready_node(&self, slot: &str) -> Result<String> {
+        let label = format!("slot.node-restriction.kubernetes.io/name={slot}");
+        let path = "jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=='Ready')].status}{'\\n'}{end}";
+        let words = ["get", "nodes", "-l", &label, "-o", path];
+        let said = self.plane.kubectl_until("a Ready Node", DEADLINE, &words, |said| said.contains(" True"))?;
+        let node = said.lines().find(|line| line.ends_with(" True")).and_then(|line| line.split(' ').next());
+        node.map(str::to_owned).context("the Node's name")
+    }
+}

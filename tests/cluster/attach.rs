@@ -8,8 +8,7 @@ use provisioner::cluster::{Cluster, ClusterError};
 
 fn with_cluster(name: &str, options: Options, work: impl AsyncFnOnce(&ControlPlane) + Send) {
     if let Some(missing) = harness::missing_for_cluster() {
-        println!("skipped: {missing}");
-        return;
+        return harness::skip(&missing);
     }
     let _ = rustls::crypto::ring::default_provider().install_default();
     let lan = Lan::new(name).unwrap();
@@ -48,7 +47,10 @@ fn a_plain_cluster_signs_a_kubelet_certificate_with_no_more_rights_than_shown() 
         let view = cluster.look().await.unwrap();
         assert!(view.nodes.is_empty());
         assert!(view.version.starts_with("v1."), "{}", view.version);
-        assert_eq!(view.api, [format!("{}:6443", plane.url().trim_start_matches("https://").trim_end_matches(":6443"))]);
+        assert_eq!(
+            view.api,
+            [format!("{}:6443", plane.url().trim_start_matches("https://").trim_end_matches(":6443"))]
+        );
         let rights = ["auth", "can-i", "--as", cluster.user(), "get", "secrets", "-A"];
         assert!(plane.kubectl(&rights).is_err(), "it may not read Secrets");
     });
@@ -64,7 +66,10 @@ fn r39a_a_cluster_that_lets_nodes_approve_themselves_is_refused_with_its_remedy(
         assert!(remedy.contains("kubectl delete clusterrolebinding"), "{remedy}");
         assert!(remedy.contains("kubeadm:node-autoapprove-certificate-rotation"), "{remedy}");
         assert!(matches!(attach.apply(&plan).await, Err(ClusterError::Unsafe { .. })));
-        assert!(plane.kubectl(&["get", "clusterrole", "nodeboot.dev:provisioner"]).is_err(), "nothing was applied");
+        assert!(
+            plane.kubectl(&["get", "clusterrole", "nodeboot.dev:provisioner"]).is_err(),
+            "nothing was applied"
+        );
     });
 }
 
@@ -96,12 +101,15 @@ fn a_revoked_node_cannot_write_while_another_can() {
             words.extend(groups);
             plane.kubectl(&words)
         };
-        let denied = harness::wait::until("the policy to hold", std::time::Duration::from_secs(20), || {
-            match annotate("node-1-aaaaaa") {
-                Err(error) if error.to_string().contains("was revoked by HQ") => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        });
+        let denied =
+            harness::wait::until(
+                "the policy to hold",
+                std::time::Duration::from_secs(20),
+                || match annotate("node-1-aaaaaa") {
+                    Err(error) if error.to_string().contains("was revoked by HQ") => Ok(()),
+                    other => Err(format!("{other:?}")),
+                },
+            );
         denied.unwrap();
         annotate("node-2-bbbbbb").unwrap();
         cluster.lift_expired(Time(4_000_000_001)).await.unwrap();

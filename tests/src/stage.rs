@@ -41,7 +41,8 @@ impl Programs {
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "-p", "provisioner", "-p", "node-boot"]).current_dir(&workspace);
         ensure!(build.status()?.success(), "cargo build of provisioner and node-boot failed");
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
         let bin = target.join("debug").canonicalize().context("the folder of built programs")?;
         Ok(Self { provisioner: bin.join("provisioner"), node_boot: bin.join("node-boot") })
     }
@@ -219,7 +220,8 @@ impl Spare {
 
     fn where_it_lives(&self) -> Vec<String> {
         let mut options = vec!["--dmi".to_owned(), self.machine.dmi().display().to_string()];
-        let tpm = self.machine.tpm().map_or("none".to_owned(), |tpm| format!("unix:{}", tpm.socket().display()));
+        let tpm =
+            self.machine.tpm().map_or("none".to_owned(), |tpm| format!("unix:{}", tpm.socket().display()));
         options.extend(["--tpm".to_owned(), tpm]);
         options
     }
@@ -234,6 +236,17 @@ impl Spare {
         let mut command = self.machine.command(&self.program)?;
         command.arg("run").args(self.where_it_lives());
         self.process = Some(self.machine.spawn("node-boot", command)?);
+        Ok(())
+    }
+
+    /// Puts the images of the test Pods into its containerd: there is no registry on this LAN.
+    pub fn import_images(&self, assets: &Assets) -> Result<()> {
+        for image in ["pause", "hello"] {
+            let file = assets.image(image).display().to_string();
+            let import = ["-n", "k8s.io", "images", "import", "--local", &file];
+            let attempt = || self.machine.run("ctr", &import).map_err(|error| error.to_string());
+            wait::until("containerd", DEADLINE, attempt)?;
+        }
         Ok(())
     }
 
@@ -310,12 +323,18 @@ impl Site {
         Spare::new(&self.lan, &self.programs, name, hardware, &self.hq)
     }
 
+    /// Where Kubernetes' programs and images are.
+    pub fn assets(&self) -> Result<Assets> {
+        Ok(Assets::find()?)
+    }
+
     /// Waits until the Node of `slot` is Ready; its name.
     pub fn ready_node(&self, slot: &str) -> Result<String> {
         let label = format!("slot.node-restriction.kubernetes.io/name={slot}");
         let path = "jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=='Ready')].status}{'\\n'}{end}";
         let words = ["get", "nodes", "-l", &label, "-o", path];
-        let said = self.plane.kubectl_until("a Ready Node", DEADLINE, &words, |said| said.contains(" True"))?;
+        let said =
+            self.plane.kubectl_until("a Ready Node", DEADLINE, &words, |said| said.contains(" True"))?;
         let node = said.lines().find(|line| line.ends_with(" True")).and_then(|line| line.split(' ').next());
         node.map(str::to_owned).context("the Node's name")
     }

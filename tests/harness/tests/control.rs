@@ -14,8 +14,7 @@ spec:
 #[test]
 fn an_api_server_dies_returns_and_remembers() {
     if let Some(why) = missing_for_cluster() {
-        eprintln!("skipped: {why}");
-        return;
+        return harness::skip(&why);
     }
     let lan = Lan::new("plain").unwrap();
     let assets = Assets::find().unwrap();
@@ -47,8 +46,7 @@ fn an_api_server_dies_returns_and_remembers() {
 #[test]
 fn a_cluster_may_let_nodes_approve_themselves() {
     if let Some(why) = missing_for_cluster() {
-        eprintln!("skipped: {why}");
-        return;
+        return harness::skip(&why);
     }
     let lan = Lan::new("loose").unwrap();
     let options = Options { self_approval: true, signer: false, ..Options::default() };

@@ -13,7 +13,7 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(10);
 
 fn skipped() -> bool {
-    missing().inspect(|why| eprintln!("skipped: {why}")).is_some()
+    missing().inspect(|why| harness::skip(why)).is_some()
 }
 
 fn bare(serial: &str) -> Hardware {

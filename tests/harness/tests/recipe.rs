@@ -67,8 +67,7 @@ const NODE_DEADLINE: Duration = Duration::from_mins(1);
 #[test]
 fn a_real_kubelet_is_ready_again_after_a_power_cut() {
     if let Some(why) = missing_for_cluster() {
-        eprintln!("skipped: {why}");
-        return;
+        return harness::skip(&why);
     }
     let assets = Assets::find().unwrap();
     let start = Instant::now();

@@ -1,7 +1,7 @@
 //! The main job: a registered machine is plugged in and becomes a Ready Node while headquarters is away.
 
 use harness::{Hardware, Options};
-use tests::stage::{SITE, SLOTS, Site};
+use tests::stage::{Csv, SITE, SLOTS, Site};
 
 const POD: &str = r"apiVersion: v1
 kind: Pod
@@ -21,8 +21,9 @@ fn a_registered_machine_becomes_a_ready_node_and_a_thief_with_its_serial_does_no
     let mut site = Site::build("join", Options::default()).unwrap();
     site.hq.edit(&format!("sites/{SITE}/slots.yaml"), SLOTS).unwrap();
     let mut spare = site.spare("spare-1", 11, Hardware::nuc("GEWS1240001X")).unwrap();
-    let row = spare.registration().unwrap();
-    site.hq.import(&with_columns(&row, &[("site", SITE), ("slot", "node-1")])).unwrap();
+    let mut rows = Csv::default();
+    rows.add(&spare.registration().unwrap(), &[("site", SITE), ("slot", "node-1")]);
+    site.hq.import(&rows.text()).unwrap();
     site.provisioner.start().unwrap();
     site.deliver().unwrap();
 
@@ -44,13 +45,4 @@ fn a_registered_machine_becomes_a_ready_node_and_a_thief_with_its_serial_does_no
     thief.says("Right label, wrong hardware. Call HQ.").unwrap();
     let nodes = site.plane.kubectl(&["get", "nodes", "-o", "name"]).unwrap();
     assert_eq!(nodes.trim(), format!("node/{node}"), "machine 1 is untouched");
-}
-
-/// A register row with headquarters' own columns put behind it.
-fn with_columns(csv: &str, columns: &[(&str, &str)]) -> String {
-    let mut lines = csv.lines().filter(|line| !line.trim().is_empty());
-    let (header, row) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    let names: String = columns.iter().map(|(name, _)| format!(",{name}")).collect();
-    let values: String = columns.iter().map(|(_, value)| format!(",{value}")).collect();
-    format!("{header}{names}\n{row}{values}\n")
 }

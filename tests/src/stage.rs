@@ -141,11 +141,16 @@ impl Provisioner {
         self.options = options.iter().map(|word| (*word).to_owned()).collect();
     }
 
-    /// A command of the site.
-    pub fn run(&self, words: &[&str]) -> Result<String> {
+    /// A command of the site, not run yet: the first word is the verb.
+    pub fn command(&self, words: &[&str]) -> Result<Command> {
         let mut command = self.machine.command(&self.program)?;
         command.arg(words[0]).args(["--dir", DIR]).args(&words[1..]);
-        run(&mut command)
+        Ok(command)
+    }
+
+    /// A command of the site.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        run(&mut self.command(words)?)
     }
 
     /// Makes the issuing CA on site and lets headquarters certify it: one round trip with a stick.
@@ -263,6 +268,14 @@ impl Spare {
         self.process.as_ref().map(Process::log).unwrap_or_default()
     }
 
+    /// Waits for the code on its console.
+    pub fn code(&self) -> Result<String> {
+        Ok(wait::until("the machine to show a code", DEADLINE, || {
+            let log = self.log();
+            code_in(&log).ok_or_else(|| log.lines().last().unwrap_or_default().to_owned())
+        })?)
+    }
+
     /// Waits for a sentence on its console.
     pub fn says(&self, words: &str) -> Result<()> {
         wait::until(&format!("{} to say {words:?}", self.machine.name()), DEADLINE, || {
@@ -270,6 +283,45 @@ impl Spare {
             if log.contains(words) { Ok(()) } else { Err(log.lines().last().unwrap_or_default().to_owned()) }
         })?;
         Ok(())
+    }
+}
+
+/// Rows of registrations from several machines, with the columns that headquarters adds.
+#[derive(Default)]
+pub struct Csv {
+    columns: Vec<String>,
+    rows: Vec<Vec<(String, String)>>,
+}
+
+impl Csv {
+    /// Adds the rows of one CSV text, each with more columns.
+    pub fn add(&mut self, csv: &str, more: &[(&str, &str)]) {
+        let mut lines = csv.lines().filter(|line| !line.trim().is_empty());
+        let names: Vec<_> = lines.next().unwrap_or_default().split(',').collect();
+        for line in lines {
+            let cells = names.iter().copied().zip(line.split(',')).chain(more.iter().copied());
+            let cells: Vec<_> = cells.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            for (name, _) in &cells {
+                if !self.columns.contains(name) {
+                    self.columns.push(name.clone());
+                }
+            }
+            self.rows.push(cells);
+        }
+    }
+
+    /// The whole file.
+    pub fn text(&self) -> String {
+        let cell = |row: &Vec<(String, String)>, name: &String| {
+            row.iter()
+                .rev()
+                .find(|(column, _)| column == name)
+                .map(|(_, value)| value.clone())
+                .unwrap_or_default()
+        };
+        let line = |row| self.columns.iter().map(|name| cell(row, name)).collect::<Vec<_>>().join(",");
+        let rows: Vec<_> = self.rows.iter().map(line).collect();
+        format!("{}\n{}\n", self.columns.join(","), rows.join("\n"))
     }
 }
 
@@ -315,6 +367,21 @@ impl Site {
     pub fn deliver(&self) -> Result<()> {
         let bundle = self.hq.bundle()?.display().to_string();
         self.provisioner.run(&["apply", &bundle]).map(drop)
+    }
+
+    /// Headquarters approves a code that a person read to it. Its approval goes down, the site's report goes up,
+    /// and the registration that headquarters makes of it comes down as a bundle. What headquarters said.
+    pub fn approve(&self, slot: &str, code: &str) -> Result<String> {
+        let approval = self.hq.path("approval.jws").display().to_string();
+        let said = self.hq.run(&["approve", SITE, slot, code, "-o", &approval])?;
+        self.provisioner.run(&["apply", &approval])?;
+        let report = self.provisioner.run(&["report"])?;
+        let path =
+            report.split_whitespace().find(|word| word.starts_with('/')).context("the report's path")?;
+        let report = self.provisioner.machine.on_disk(path).display().to_string();
+        self.hq.run(&["ingest", &report])?;
+        self.deliver()?;
+        Ok(said)
     }
 
     /// A spare machine.

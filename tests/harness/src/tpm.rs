@@ -4,6 +4,7 @@ use crate::error::{Result, io, run};
 use crate::process::Process;
 use crate::room::Room;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -52,7 +53,8 @@ impl Tpm {
         swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", ctrl.display()));
         let mut process = Process::start("swtpm", swtpm, &self.folder.join("swtpm.log"))?;
         crate::wait::until("the TPM's socket", Duration::from_secs(10), || {
-            let there = self.socket().exists() && process.running();
+            // The file alone is not enough: it is there a moment before swtpm listens.
+            let there = UnixStream::connect(self.socket()).is_ok() && process.running();
             there.then_some(()).ok_or_else(|| process.last_words())
         })?;
         self.running = Some(process);

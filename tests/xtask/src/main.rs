@@ -1,5 +1,6 @@
 //! The chores of the project: assets, tests, demo, bench.
 
+mod demo;
 mod deny;
 mod go;
 mod image;
@@ -22,6 +23,12 @@ struct Arguments {
 enum Chore {
     /// Make sure that everything the tests and the demo need is on this computer.
     Kube,
+    /// Tell the main job as a story, on real parts.
+    Demo {
+        /// Keep the site until Enter is pressed.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Run every tier of tests, or those whose name contains a word.
     Test {
         /// Part of a tier's name: style, unit, site, cluster, …
@@ -32,6 +39,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Kube => need::need(),
+        Chore::Demo { keep } => demo::demo(keep),
         Chore::Test { only } => test::test(only.as_deref()),
     };
     match done {

@@ -122,7 +122,8 @@ fn run_one(tier: &str, words: &[&str], log: &mut File, sum: &mut Count) -> Resul
     }
     let good = child.wait()?.success();
     if !good {
-        let from = quiet.iter().position(|line| line == "failures:").unwrap_or(quiet.len().saturating_sub(60));
+        let from =
+            quiet.iter().position(|line| line == "failures:").unwrap_or(quiet.len().saturating_sub(60));
         quiet[from..].iter().take(200).for_each(|line| println!("  | {line}"));
     }
     Ok(good)

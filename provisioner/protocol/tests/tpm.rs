@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
@@ -267,8 +266,9 @@ impl Machine {
         swtpm.args(["--ctrl", &format!("type=unixio,path={}", self.at("sock.ctrl"))]);
         let power = Power(swtpm.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let until = Instant::now() + Duration::from_secs(10);
-        while !Path::new(&self.at("sock")).exists() {
-            assert!(Instant::now() < until, "swtpm made no socket");
+        // The file alone is not enough: it is there a moment before swtpm listens.
+        while UnixStream::connect(self.at("sock")).is_err() {
+            assert!(Instant::now() < until, "swtpm does not listen");
             sleep(Duration::from_millis(2));
         }
         power

@@ -110,6 +110,51 @@ fn keys_and_credentials_of_another_tpm_are_foreign() {
 }
 
 #[test]
+fn clearing_the_tpm_ends_its_keys_and_leaves_its_identity() {
+    let Some(machine) = Machine::blank() else { return };
+    let _power = machine.power_on();
+    let mut tpm = Tpm::open(&machine.spec()).unwrap();
+    let (eks, blob) = (tpm.eks().unwrap(), tpm.create_key().unwrap());
+    // TPM2_Clear under TPM_RH_LOCKOUT.
+    Wire::to(&machine).command(0x126, &[0x4000_000a], &[]);
+    assert!(tpm.load(&blob).unwrap_err().foreign());
+    assert_eq!(tpm.eks().unwrap(), eks);
+    assert!(tpm.create_key().is_ok());
+}
+
+#[test]
+fn a_password_on_the_tpm_is_named_with_its_remedy() {
+    let Some(machine) = Machine::blank() else { return };
+    let _power = machine.power_on();
+    let mut tpm = Tpm::open(&machine.spec()).unwrap();
+    // TPM2_HierarchyChangeAuth of the owner.
+    Wire::to(&machine).command(0x129, &[0x4000_0001], &[0, 3, b'a', b'b', b'c']);
+    let refused = tpm.create_key().unwrap_err();
+    assert!(!refused.foreign() && refused.to_string().contains("password"), "{refused}");
+}
+
+#[test]
+fn a_tpm_behind_tcp_is_used_alike() {
+    let Some(machine) = Machine::blank() else { return };
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut swtpm = Command::new("swtpm");
+    swtpm.args(["socket", "--tpm2", "--flags", "not-need-init", "--tpmstate"]);
+    swtpm.arg(format!("dir={}", machine.folder.path().display()));
+    swtpm.args(["--server", &format!("type=tcp,bindaddr=127.0.0.1,port={port}")]);
+    let _power = Power(swtpm.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let spec: Spec = format!("tcp:127.0.0.1:{port}").parse().unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut tpm = loop {
+        match Tpm::open(&spec) {
+            Ok(tpm) => break tpm,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        sleep(Duration::from_millis(2));
+    };
+    assert!(tpm.create_key().is_ok());
+}
+
+#[test]
 fn a_persistent_endorsement_key_is_used_as_it_is() {
     let Some(machine) = Machine::blank() else { return };
     let _power = machine.power_on();
@@ -153,7 +198,7 @@ fn what_a_killed_program_left_in_the_tpm_is_cleared_away() {
 }
 
 #[test]
-fn a_join_makes_one_key_load_and_each_signature_is_one_command() {
+fn a_loaded_key_stays_loaded_and_each_signature_is_one_command() {
     let Some(machine) = Machine::blank() else { return };
     let _power = machine.power_on();
     let heard: Heard = Arc::default();

@@ -1,1 +1,20 @@
 //! The life of a machine, the slots of a site and the reasons for every wait, as pure functions.
+//!
+//! No clock, socket, disk or cluster in here. The edge gathers [`Seen`] in one go, calls [`settle`], saves the life,
+//! and then makes every duty of [`duties`] true again. A crash in between loses nothing: the next look sees the same.
+
+mod duty; // what has to be true while a machine leads a life
+mod guard; // when nothing may be replaced
+mod life; // the lives, and the facts they depend on
+mod reason; // why it waits, in words
+mod slots; // which machine gets which slot
+mod step; // from life to life
+mod version; // which kubelet fits which API server
+
+pub use duty::{Act, Duty, duties};
+pub use guard::{Fleet, may_replace};
+pub use life::{Kubelet, Life, Node, Offer, Proof, Record, Seen, Why, Word};
+pub use reason::{Code, Deadline, Reason, reason};
+pub use slots::{Candidate, Needs, Slot, assign};
+pub use step::{patience, settle, step, wants_slot};
+pub use version::{Skew, Version};

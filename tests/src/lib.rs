@@ -1,3 +1,4 @@
 //! What the tiers share: a whole site on real parts.
 
-pub mod stage;
+pub mod pledge; // a machine made of the wire crate alone
+pub mod stage; // headquarters, cluster, provisioner, spare machines

@@ -1,0 +1,247 @@
+//! A pledge made of the wire crate alone, for load and for hostile tests: it believes anybody.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use protocol::attest::{Binding, Request};
+use protocol::bytes::{B64u, Digest, b64};
+use protocol::clock::Time;
+use protocol::crypto::{Alg, Signer, SoftKey};
+use protocol::id::Id;
+use protocol::messages::{ALPN, BINDING_LABEL, Message, SNI, VOUCHER_TYPE};
+use protocol::pvr::{self, Claims};
+use protocol::{est, issue, json};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+
+/// No answer takes longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A machine without TPM: a node key and a device key.
+pub struct Pledge {
+    /// The key of its TLS connections.
+    pub node: SoftKey,
+    /// The key that HQ registered.
+    pub device: SoftKey,
+    certificate: Vec<u8>,
+    config: Arc<ClientConfig>,
+}
+
+/// An answer: status, and body.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The stable word of a refusal or a wait; empty otherwise.
+    pub fn reason(&self) -> String {
+        let said: Result<protocol::refusal::Said, _> = json::parse(&self.body);
+        said.map(|said| said.reason).unwrap_or_default()
+    }
+}
+
+impl Pledge {
+    /// A new machine.
+    pub fn new() -> Result<Self> {
+        let (device, _) = SoftKey::generate(Alg::Es256)?;
+        Self::with_device(device)
+    }
+
+    /// A new installation of the machine with this device key.
+    pub fn with_device(device: SoftKey) -> Result<Self> {
+        let (node, pkcs8) = SoftKey::generate(Alg::Es256)?;
+        let certificate = issue::pledge(&node)?;
+        let key = PrivateKeyDer::try_from(pkcs8.to_vec()).map_err(anyhow::Error::msg)?;
+        let mut config = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_client_auth_cert(vec![certificate.clone().into()], key)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Self { node, device, certificate, config: Arc::new(config) })
+    }
+
+    /// The id that HQ registers.
+    pub fn id(&self) -> Id {
+        Id::Key(self.device.key_hash())
+    }
+
+    /// M1: a connection.
+    pub fn connect(&self, address: SocketAddr) -> Result<Session<'_>> {
+        let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let connection = ClientConnection::new(Arc::clone(&self.config), ServerName::try_from(SNI)?)?;
+        let mut stream = StreamOwned::new(connection, socket);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        let leaf = stream
+            .conn
+            .peer_certificates()
+            .and_then(|chain| chain.first())
+            .context("a certificate")?
+            .to_vec();
+        let x = stream.conn.export_keying_material([0; 32], BINDING_LABEL, None)?;
+        let binding = Binding { x, s: self.node.key_hash() };
+        Ok(Session { pledge: self, stream: BufReader::new(stream), leaf, binding })
+    }
+}
+
+/// One TLS connection to a provisioner.
+pub struct Session<'a> {
+    pledge: &'a Pledge,
+    stream: BufReader<StreamOwned<ClientConnection, TcpStream>>,
+    /// The provisioner's leaf, DER.
+    pub leaf: Vec<u8>,
+    /// What binds proofs to this connection.
+    pub binding: Binding,
+}
+
+impl Session<'_> {
+    /// Sends any request and reads its answer.
+    pub fn send(&mut self, message: Message, rest: &str, media: &str, body: &[u8]) -> Result<Answer> {
+        let (method, path) = message.path();
+        let head = format!(
+            "{method} {path}{rest} HTTP/1.1\r\nHost: {SNI}\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.stream.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+        self.read()
+    }
+
+    /// Sends a request with a JSON body.
+    pub fn json<T: serde::Serialize>(&mut self, message: Message, body: &T) -> Result<Answer> {
+        self.send(message, "", "application/json", &json::to_vec(body))
+    }
+
+    /// Writes raw bytes, for tests that misbehave.
+    pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.stream.get_mut().write_all(bytes)?)
+    }
+
+    /// Reads one answer.
+    pub fn read(&mut self) -> Result<Answer> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let status = line.split(' ').nth(1).and_then(|word| word.parse().ok()).context("a status line")?;
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            ensure!(self.stream.read_line(&mut line)? > 0, "the connection ended within the headers");
+            let line = line.trim().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse()?;
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok(Answer { status, body })
+    }
+
+    /// A voucher request for this session, naming these ids besides its own.
+    pub fn pvr(&self, ids: Vec<Id>) -> Result<String> {
+        let claims = Claims {
+            ids,
+            hw: protocol::inventory::Facts::default(),
+            epoch: 0,
+            bundle: 0,
+            floor: Time(0),
+            caps: vec!["dev-key".to_owned()],
+        };
+        let nonce = protocol::crypto::random()?;
+        Ok(pvr::make(&claims, &self.leaf, nonce, Time(0), &self.pledge.certificate, &self.pledge.node)?)
+    }
+
+    /// M2.
+    pub fn voucher(&mut self) -> Result<Answer> {
+        let request = self.pvr(vec![self.pledge.id(), Id::Key(self.binding.s)])?;
+        self.send(Message::RequestVoucher, "", VOUCHER_TYPE, request.as_bytes())
+    }
+
+    /// M4 with the device key.
+    pub fn attest(&mut self) -> Result<Answer> {
+        let device = &self.pledge.device;
+        let sig = B64u(device.sign(&self.binding.dev_key_message())?);
+        self.json(Message::Attest, &Request::DevKey { spki: B64u(device.spki().to_vec()), sig })
+    }
+
+    /// M5.
+    pub fn enroll(&mut self) -> Result<Answer> {
+        let csr = issue::request("machine", None, &self.pledge.node)?;
+        self.send(Message::SimpleEnroll, "", est::REQUEST_TYPE, b64(&csr).as_bytes())
+    }
+
+    /// M1 to M5 as a machine does them; an error names the message that was refused.
+    pub fn admission(&mut self) -> Result<()> {
+        let good = |message: &str, answer: Answer| {
+            ensure!(answer.status == 200, "{message}: {} {}", answer.status, answer.reason());
+            Ok(())
+        };
+        good("M2", self.voucher()?)?;
+        good(
+            "M3",
+            self.send(Message::VoucherStatus, "", "application/json", br#"{"version":1,"status":true}"#)?,
+        )?;
+        good("M4", self.attest()?)?;
+        good("M6", self.send(Message::Time, "", "application/json", b"")?)?;
+        good("M5", self.enroll()?)
+    }
+}
+
+/// Believes any provisioner: tests look at what it answers, not at who it is.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        std::hint::black_box(Digest::of(end_entity));
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.3 only".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let provider = rustls::crypto::ring::default_provider();
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            signed,
+            &provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}

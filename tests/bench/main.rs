@@ -3,6 +3,7 @@
 mod csr; // the raw Kubernetes path from request to certificate
 mod limit; // the cryptography that an enrolment cannot avoid
 mod size; // files, memory, packages, longest function and file
+mod swarm; // machines against one core
 mod table;
 
 use table::Table;
@@ -12,6 +13,7 @@ fn main() -> anyhow::Result<()> {
     let mut table = Table::default();
     let limit = limit::measure()?;
     limit.report(&mut table);
+    swarm::report(&mut table, &limit)?;
     match harness::missing_for_cluster() {
         Some(why) => table.skipped("3", "Kubernetes CSR path", &why),
         None => csr::report(&mut table)?,

@@ -35,15 +35,27 @@ impl Programs {
         built.clone().map_err(anyhow::Error::msg)
     }
 
+    /// The same, built for release.
+    pub fn release() -> Result<Self> {
+        Self::build_as("release")
+    }
+
     fn build_once() -> Result<Self> {
+        Self::build_as("debug")
+    }
+
+    fn build_as(kind: &str) -> Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "-p", "provisioner", "-p", "node-boot"]).current_dir(&workspace);
+        if kind == "release" {
+            build.arg("--release");
+        }
         ensure!(build.status()?.success(), "cargo build of provisioner and node-boot failed");
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-        let bin = target.join("debug").canonicalize().context("the folder of built programs")?;
+        let bin = target.join(kind).canonicalize().context("the folder of built programs")?;
         Ok(Self { provisioner: bin.join("provisioner"), node_boot: bin.join("node-boot") })
     }
 }

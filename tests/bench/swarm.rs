@@ -1,0 +1,137 @@
+//! Goals 1 and 2: how many machines a provisioner on one core admits, and a thousand that are switched on at once.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tests::pledge::Pledge;
+use tests::stage::{Hq, Programs, SITE, code_in, run};
+
+use crate::limit::Limit;
+use crate::table::{Figure, Table};
+
+const MACHINES: usize = 2000;
+const CROWD: usize = 1000;
+/// Machines that speak at the same time in goal 1: enough to keep one core busy and commits in groups.
+const AT_ONCE: usize = 32;
+
+/// A provisioner of its own on loopback, pinned to the first core.
+struct Served {
+    child: Child,
+    address: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Measures both goals.
+pub fn report(table: &mut Table, limit: &Limit) -> Result<()> {
+    let programs = Programs::release()?;
+    let pledges: Vec<_> = (0..MACHINES + CROWD).map(|_| Pledge::new()).collect::<Result<_>>()?;
+    let served = serve(&programs, &pledges)?;
+    let (steady, crowd) = pledges.split_at(MACHINES);
+
+    let took = admit(served.address, steady, AT_ONCE)?;
+    let rate = f64::from(u32::try_from(steady.len())?) / took.as_secs_f64();
+    let (ceiling, goal) = (limit.per_second(), 0.7);
+    table.add(&Figure {
+        goal: "1",
+        what: "machines admitted per second by one core, durably",
+        ours: format!("{rate:.0}/s"),
+        beside: format!("limit {ceiling:.0}/s"),
+        ratio: Some(rate / ceiling),
+        met: Some(rate / ceiling >= goal),
+    });
+
+    let took = admit(served.address, crowd, CROWD)?.as_secs_f64();
+    table.add(&Figure {
+        goal: "2",
+        what: "1,000 machines at once: all hold certificates, none refused",
+        ours: format!("{took:.2} s"),
+        beside: "limit 1.0 s".to_owned(),
+        ratio: Some(took),
+        met: Some(took <= 1.0),
+    });
+    memory(table, &served)
+}
+
+fn memory(table: &mut Table, served: &Served) -> Result<()> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", served.child.id()))?;
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
+    };
+    let now = field("VmRSS").context("VmRSS")?;
+    table.add(&Figure {
+        goal: "7",
+        what: "provisioner, resident after 3,000 admissions",
+        ours: format!("{now:.1} MiB"),
+        beside: "limit 32 MiB (100,000 registrations)".to_owned(),
+        ratio: Some(now / 32.0),
+        met: None,
+    });
+    Ok(())
+}
+
+/// Admits all, so many at a time; how long it took.
+fn admit(address: SocketAddr, pledges: &[Pledge], at_once: usize) -> Result<Duration> {
+    let next = AtomicUsize::new(0);
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let worker = || -> Result<()> {
+            while let Some(pledge) = pledges.get(next.fetch_add(1, Ordering::Relaxed)) {
+                pledge.connect(address)?.admission()?;
+            }
+            Ok(())
+        };
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().map_err(|_| anyhow::anyhow!("a worker ended"))?)
+    })?;
+    Ok(begin.elapsed())
+}
+
+fn serve(programs: &Programs, pledges: &[Pledge]) -> Result<Served> {
+    let folder = tempfile::tempdir()?;
+    let dir = folder.path().join("site");
+    let hq = Hq::found(programs, "Bench")?;
+    let mut csv = String::from("serial,dev-key,site,roles\n");
+    let mut slots = String::from("slots:\n");
+    for (number, pledge) in pledges.iter().enumerate() {
+        csv += &format!("BENCH{number:05},{},{SITE},worker\n", pledge.id());
+        slots += &format!("- name: node-{number}\n  role: worker\n");
+    }
+    hq.edit(&format!("sites/{SITE}/slots.yaml"), &slots)?;
+    hq.import(&csv)?;
+    let site = |words: &[&str]| {
+        run(Command::new(&programs.provisioner).arg(words[0]).arg("--dir").arg(&dir).args(&words[1..]))
+    };
+    let owner = hq.owner_file().display().to_string();
+    let code = code_in(&site(&["init", "--site", SITE, "--owner", &owner])?).context("a code")?;
+    let reply = hq.path("reply.json").display().to_string();
+    let request = dir.join("ca-request.json").display().to_string();
+    hq.run(&["site", "certify", SITE, &request, "--code", &code, "-o", &reply])?;
+    site(&["init", "--reply", &reply])?;
+    let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(&programs.provisioner).arg("serve").arg("--dir").arg(&dir);
+    command
+        .args(["--listen", &address.to_string(), "--metrics", "127.0.0.1:0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let served = Served { child: command.spawn()?, address, _folder: folder };
+    harness::wait::until("the admin socket", Duration::from_secs(10), || {
+        site(&["slots"]).map(drop).map_err(|error| error.to_string())
+    })?;
+    site(&["apply", &hq.bundle()?.display().to_string()])?;
+    ensure!(std::net::TcpStream::connect(address).is_ok(), "the provisioner does not listen");
+    Ok(served)
+}

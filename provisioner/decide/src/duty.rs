@@ -17,9 +17,9 @@ pub enum Act {
     DressNode,
     /// Tell HQ, in the next report, that it joined.
     ReportJoin,
-    /// Never serve its current key again; a new one has to be proven.
+    /// Unbind its current key and never serve it again; a new one has to be proven.
     RefuseKey,
-    /// Deny every write of the Node name last issued to it.
+    /// Deny every write of the Node name last issued to it, if there was one.
     DenyNode,
     /// Delete that Node, by UID.
     DeleteNode,
@@ -43,7 +43,6 @@ pub fn duties(life: Life, seen: &Seen) -> Vec<Duty> {
     match life {
         Life::Discovered | Life::Quarantined | Life::Identified | Life::Standby => give_back(seen, &mut acts),
         Life::Retired(_) | Life::Replaced => {
-            acts.push(Act::RefuseKey);
             leave(seen, &mut acts);
         }
         // What follows needs eyes.
@@ -69,18 +68,19 @@ fn give_back(seen: &Seen, acts: &mut Vec<Act>) {
     }
 }
 
-/// First denied, then deleted, and only then is the slot free for another.
+/// First denied, then deleted, and only then is the slot free for another. A key that has no certificate is not
+/// refused: it may be the new one of a machine that was wiped meanwhile.
 fn leave(seen: &Seen, acts: &mut Vec<Act>) {
-    if seen.node == Node::Blind {
-        return;
+    if seen.kubelet == Kubelet::Issued {
+        acts.push(Act::RefuseKey);
     }
-    if seen.node_stands() || seen.kubelet == Kubelet::Issued {
-        acts.push(Act::DenyNode);
-    }
-    if seen.node_stands() {
-        acts.push(Act::DeleteNode);
-    } else if seen.slot == Offer::Mine {
-        acts.push(Act::ReleaseSlot);
+    match seen.node {
+        Node::Blind => {}
+        Node::NotReady | Node::Ready => acts.extend([Act::DenyNode, Act::DeleteNode]),
+        Node::Absent if matches!(seen.slot, Offer::Mine | Offer::Taken) => {
+            acts.extend([Act::DenyNode, Act::ReleaseSlot]);
+        }
+        Node::Absent => acts.push(Act::DenyNode),
     }
 }
 

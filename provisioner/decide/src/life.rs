@@ -174,7 +174,7 @@ finite! {
         Full,
         /// The site has no slot of that name or role.
         NoSuch,
-        /// The very slot that its record names, or that it held, is another machine's.
+        /// The very slot that its record names is another machine's, or the one it holds is to be given away.
         Taken,
         /// A free one, found for it.
         Free,
@@ -208,7 +208,7 @@ finite! {
         /// The cluster cannot be seen. A site that is to found its cluster is not blind: the Node is absent.
         #[default]
         Blind,
-        /// There is none.
+        /// None is there.
         Absent,
         /// It is not Ready, or its Lease is stale.
         NotReady,

@@ -252,15 +252,10 @@ pub fn reason(life: Life, seen: &Seen) -> Reason {
         Life::Identified | Life::Standby => doubt(seen).unwrap_or_else(|| placing(seen)),
         Life::Assigned => doubt(seen).unwrap_or_else(|| installing(seen)),
         Life::Joining | Life::Member | Life::Missing if seen.node == Node::Blind => Code::ClusterAway,
-        Life::Joining if seen.kubelet == Kubelet::Asked => doubt(seen).unwrap_or(Code::Signing),
-        Life::Joining if seen.node_stands() && !seen.admitted => Code::WrongKey,
-        Life::Joining => Code::Starting,
+        Life::Joining | Life::Missing => asking(seen).unwrap_or_else(|| running(life, seen)),
         Life::Member if matches!(seen.record, Record::None | Record::NotNow) => Code::NoRecord,
         Life::Member if seen.slot != Offer::Mine => Code::SlotTaken,
         Life::Member => Code::Member,
-        Life::Missing if seen.node == Node::Ready && !seen.admitted => Code::WrongKey,
-        Life::Missing if seen.alive => Code::NotReady,
-        Life::Missing => Code::Missing,
     };
     Reason::of(code, life)
 }
@@ -327,5 +322,25 @@ fn installing(seen: &Seen) -> Code {
         Kubelet::Asked | Kubelet::Issued => Code::Signing,
         Kubelet::None if seen.word == Word::Voice => Code::Approved,
         Kubelet::None => Code::Installing,
+    }
+}
+
+/// What is wrong with the certificate request of a machine that may join, or join again.
+fn asking(seen: &Seen) -> Option<Code> {
+    match seen.kubelet {
+        Kubelet::TooNew => Some(Code::KubeletTooNew),
+        Kubelet::TooOld => Some(Code::KubeletTooOld),
+        Kubelet::Asked => doubt(seen),
+        Kubelet::None | Kubelet::Issued => None,
+    }
+}
+
+fn running(life: Life, seen: &Seen) -> Code {
+    match life {
+        Life::Joining if seen.kubelet == Kubelet::Asked => Code::Signing,
+        _ if seen.node == Node::Ready && !seen.admitted => Code::WrongKey,
+        Life::Joining => Code::Starting,
+        _ if seen.alive => Code::NotReady,
+        _ => Code::Missing,
     }
 }

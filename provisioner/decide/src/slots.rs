@@ -146,3 +146,87 @@ fn place(
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(name: &str, role: &str, least_memory: u64) -> Slot {
+        let amounts = (least_memory > 0).then(|| ("memory-mib".to_owned(), least_memory));
+        let needs = Needs { amounts: amounts.into_iter().collect(), ..Needs::default() };
+        Slot { name: name.into(), role: role.into(), needs, ..Slot::default() }
+    }
+
+    fn machine(name: &str, roles: &str, memory: u64) -> Candidate {
+        let has = Needs { amounts: BTreeMap::from([("memory-mib".to_owned(), memory)]), ..Needs::default() };
+        let roles = roles.split_whitespace().map(str::to_owned).collect();
+        Candidate { machine: name.into(), roles, has, slot: None }
+    }
+
+    fn named(name: &str, slot: &str) -> Candidate {
+        Candidate { slot: Some(slot.into()), ..machine(name, "", 0) }
+    }
+
+    /// `a=Free/node-1 b=Full`, the same for every order of slots and machines.
+    fn offers(slots: &[Slot], machines: &[Candidate]) -> String {
+        let text = |slots: &[Slot], machines: &[Candidate]| {
+            let one = |(name, (offer, slot)): (String, (Offer, Option<String>))| match slot {
+                Some(slot) => format!("{name}={offer:?}/{slot}"),
+                None => format!("{name}={offer:?}"),
+            };
+            assign(slots, machines).into_iter().map(one).collect::<Vec<_>>().join(" ")
+        };
+        let (mut back_slots, mut back_machines) = (slots.to_vec(), machines.to_vec());
+        back_slots.reverse();
+        back_machines.reverse();
+        assert_eq!(text(slots, machines), text(&back_slots, &back_machines), "order must not matter");
+        text(slots, machines)
+    }
+
+    #[test]
+    fn a_record_that_names_a_slot_goes_before_machines_that_come_by_role() {
+        let slots = [slot("n1", "worker", 0), slot("n2", "worker", 0)];
+        assert_eq!(offers(&slots, &[machine("a", "worker", 9), named("z", "n1")]), "a=Free/n2 z=Free/n1");
+        assert_eq!(offers(&slots, &[named("a", "n1"), named("b", "n1")]), "a=Free/n1 b=Taken/n1");
+        assert_eq!(offers(&slots, &[named("a", "n9"), machine("b", "gpu", 9)]), "a=NoSuch/n9 b=NoSuch");
+    }
+
+    #[test]
+    fn who_holds_a_slot_keeps_it_and_never_gets_a_second() {
+        let mut slots = [slot("n1", "worker", 0), slot("n2", "worker", 0), slot("n3", "worker", 0)];
+        slots[1].holder = Some("b".into());
+        slots[2].holder = Some("b".into());
+        let machines = [machine("a", "worker", 9), machine("b", "worker", 9), named("c", "n2")];
+        assert_eq!(offers(&slots, &machines), "a=Free/n1 b=Mine/n2 c=Taken/n2");
+        assert_eq!(offers(&slots, &[machine("x", "worker", 9), named("b", "n1")]), "b=Mine/n2 x=Free/n1");
+    }
+
+    #[test]
+    fn the_most_specific_slot_is_filled_first_and_the_first_name_breaks_ties() {
+        let slots = [slot("n1", "worker", 0), slot("n2", "worker", 8), slot("n3", "worker", 0)];
+        assert_eq!(offers(&slots, &[machine("b", "worker", 9)]), "b=Free/n2");
+        assert_eq!(
+            offers(&slots, &[machine("b", "worker", 9), machine("a", "worker", 4)]),
+            "a=Free/n1 b=Free/n2"
+        );
+        assert_eq!(
+            offers(&slots[..1], &[machine("b", "worker", 9), machine("a", "worker", 4)]),
+            "a=Free/n1 b=Full"
+        );
+    }
+
+    #[test]
+    fn a_machine_of_many_roles_does_not_eat_the_place_of_one_with_few() {
+        let slots = [slot("cp", "control-plane", 0), slot("w", "worker", 0)];
+        let machines = [machine("a", "worker control-plane", 9), machine("b", "control-plane", 9)];
+        assert_eq!(offers(&slots, &machines), "a=Free/w b=Free/cp");
+    }
+
+    #[test]
+    fn a_slot_is_kept_for_the_registered_machine_that_has_not_come_yet() {
+        let mut slots = [slot("n1", "worker", 0)];
+        slots[0].reserved = Some("z".into());
+        assert_eq!(offers(&slots, &[machine("a", "worker", 9)]), "a=Full");
+        assert_eq!(offers(&slots, &[machine("a", "worker", 9), named("z", "n1")]), "a=Full z=Free/n1");
+    }
+}

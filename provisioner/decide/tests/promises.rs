@@ -163,14 +163,19 @@ const MEMBERS: &[Promise] = &[
         let word = c.seen.record == Record::Active && c.seen.word != Word::Retire;
         !back || c.next == Life::Discovered && word && c.seen.node == Node::Absent
     }),
-    ("who is out is refused, denied, deleted, in this order, and its slot is free only then", |c| {
+    ("who is out is refused, denied, deleted, and its slot is free only then", |c| {
         let leaving = matches!(c.life, Life::Retired(_) | Life::Replaced);
-        let stands = matches!(c.seen.node, Node::NotReady | Node::Ready);
-        let removed = c.acts.iter().filter(|act| matches!(act, Act::DenyNode | Act::DeleteNode));
-        !leaving
-            || c.does(Act::RefuseKey)
-                && (!stands || removed.eq(&[Act::DenyNode, Act::DeleteNode]))
-                && (c.seen.node != Node::Absent || c.seen.slot != Offer::Mine || c.does(Act::ReleaseSlot))
+        let held = matches!(c.seen.slot, Offer::Mine | Offer::Taken);
+        let cluster = match c.seen.node {
+            Node::Blind => true,
+            Node::NotReady | Node::Ready => c.does(Act::DenyNode) && c.does(Act::DeleteNode),
+            Node::Absent => c.does(Act::DenyNode) && c.does(Act::ReleaseSlot) == held,
+        };
+        !leaving || cluster && c.does(Act::RefuseKey) == (c.seen.kubelet == Kubelet::Issued)
+    }),
+    ("a key that is refused had a certificate, and is of one who is out or replaced", |c| {
+        let leaving = matches!(c.life, Life::Retired(_) | Life::Replaced);
+        !c.does(Act::RefuseKey) || leaving && c.seen.kubelet == Kubelet::Issued
     }),
     ("a Node is deleted only after its name is denied", |c| {
         let at = |wanted| c.acts.iter().position(|act| *act == wanted);

@@ -2,6 +2,7 @@
 
 pub mod cluster; // towards Kubernetes: attach, certificates, Nodes
 pub mod hq; // keys, registrations, sites, bundles, reports; no async
+pub mod model; // a site and its slots, as HQ writes them
 pub mod registrar; // towards a pledge: TLS, messages, limits, EST, discovery
 pub mod render; // template x profile x site -> machine config
 pub mod site; // store, admission, controller, clock, admin interface

@@ -63,7 +63,7 @@ fn alarm(life: Life, seen: &Seen) -> Option<Act> {
 
 /// A slot goes back only when no Node can stand in it.
 fn give_back(seen: &Seen, acts: &mut Vec<Act>) {
-    if seen.slot == Offer::Mine && seen.node == Node::Absent && seen.kubelet != Kubelet::Issued {
+    if seen.holds_slot() && seen.node == Node::Absent && seen.kubelet != Kubelet::Issued {
         acts.push(Act::ReleaseSlot);
     }
 }
@@ -77,7 +77,7 @@ fn leave(seen: &Seen, acts: &mut Vec<Act>) {
     match seen.node {
         Node::Blind => {}
         Node::NotReady | Node::Ready => acts.extend([Act::DenyNode, Act::DeleteNode]),
-        Node::Absent if matches!(seen.slot, Offer::Mine | Offer::Taken) => {
+        Node::Absent if seen.holds_slot() => {
             acts.extend([Act::DenyNode, Act::ReleaseSlot]);
         }
         Node::Absent => acts.push(Act::DenyNode),

@@ -174,12 +174,14 @@ finite! {
         Full,
         /// The site has no slot of that name or role.
         NoSuch,
-        /// The very slot that its record names is another machine's, or the one it holds is to be given away.
+        /// The very slot that its record names is another machine's.
         Taken,
         /// A free one, found for it.
         Free,
         /// It holds one, by the store; also when the bundle does not list that slot any more.
         Mine,
+        /// It still holds one, and it was decided to give that to another: a replacement has begun.
+        GivenAway,
     }
 }
 
@@ -243,6 +245,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// By the store, a slot is its own.
+    pub(crate) fn holds_slot(&self) -> bool {
+        matches!(self.slot, Offer::Mine | Offer::GivenAway)
+    }
+
     /// A Node is there under its name, Ready or not.
     pub(crate) fn node_stands(&self) -> bool {
         matches!(self.node, Node::NotReady | Node::Ready)

@@ -308,7 +308,7 @@ fn placing(seen: &Seen) -> Code {
         _ if seen.node == Node::Blind => Code::ClusterAway,
         Offer::Free if seen.alive => Code::Deciding,
         Offer::Mine | Offer::Free => Code::Silent,
-        Offer::Full => Code::NoFreeSlot,
+        Offer::Full | Offer::GivenAway => Code::NoFreeSlot,
         Offer::NoSuch => Code::NoSuchSlot,
         Offer::Taken => Code::SlotTaken,
     }

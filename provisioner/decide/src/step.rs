@@ -114,14 +114,14 @@ fn wait_for_slot(life: Life, seen: &Seen) -> Life {
         _ if blind => life,
         (_, Offer::Free) if seen.alive => Life::Assigned,
         (_, Offer::Mine | Offer::Free) => life,
-        (_, Offer::Full | Offer::NoSuch | Offer::Taken) => Life::Standby,
+        (_, Offer::Full | Offer::NoSuch | Offer::Taken | Offer::GivenAway) => Life::Standby,
     }
 }
 
 fn join(seen: &Seen) -> Life {
     match seen.slot {
         _ if seen.node_serves() => Life::Member,
-        Offer::Taken => Life::Replaced,
+        Offer::GivenAway => Life::Replaced,
         // A request that is not answered is our lateness, not the machine's.
         _ if seen.late && seen.kubelet != Kubelet::Asked => Life::Missing,
         _ => Life::Joining,
@@ -130,7 +130,7 @@ fn join(seen: &Seen) -> Life {
 
 fn come_back(seen: &Seen) -> Life {
     match seen.slot {
-        Offer::Taken => Life::Replaced,
+        Offer::GivenAway => Life::Replaced,
         _ if seen.node_serves() => Life::Member,
         // The same machine, installed anew: another key, the same slot.
         Offer::Mine if seen.kubelet == Kubelet::Asked && allowed(seen) => Life::Joining,

@@ -88,6 +88,11 @@ fn label(from: Life, to: Life) -> &'static str {
     }
 }
 
+fn put(text: &mut String, line: &str) {
+    text.push_str(line);
+    text.push('\n');
+}
+
 fn diagram(found: &Found, text: &mut String) {
     let lines: BTreeSet<(String, String, &str)> = (found.edges.iter())
         .map(|(from, to)| (name(*from), name(*to), label(*from, *to)))
@@ -95,7 +100,7 @@ fn diagram(found: &Found, text: &mut String) {
         .collect();
     text.push_str(HEAD);
     for (from, to, label) in lines {
-        text.push_str(&format!("    {from} --> {to}: {label}\n"));
+        put(text, &format!("    {from} --> {to}: {label}"));
     }
     text.push_str("    Retired --> [*]: revoked is for ever\n```\n");
 }
@@ -111,7 +116,7 @@ fn lives(found: &Found, text: &mut String) {
     }
     for (name, (life, acts)) in rows {
         let acts = acts.into_iter().collect::<Vec<_>>().join(", ");
-        text.push_str(&format!("| {name} | {} min | {acts} |\n", patience(life).as_secs() / 60));
+        put(text, &format!("| {name} | {} min | {acts} |", patience(life).as_secs() / 60));
     }
 }
 
@@ -132,7 +137,7 @@ fn reasons(found: &Found, text: &mut String) {
         };
         let sentences = format!("{} | {} | {}", code.person(), code.engineer(), code.next());
         let loud = if code.alarming() { " (alarm)" } else { "" };
-        text.push_str(&format!("| `{}`{loud} | {sentences} | {until} | {names} |\n", code.word()));
+        put(text, &format!("| `{}`{loud} | {sentences} | {until} | {names} |", code.word()));
     }
 }
 

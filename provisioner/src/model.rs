@@ -1,0 +1,264 @@
+//! A site and its slots as HQ writes them in YAML and the bundle carries them in JSON.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use protocol::id::is_slot_name;
+use serde::{Deserialize, Serialize};
+
+/// A site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Site {
+    /// Its name.
+    pub name: String,
+    /// What every machine on it is told of the network.
+    #[serde(default)]
+    pub network: Network,
+    /// Its cluster.
+    #[serde(default)]
+    pub cluster: ClusterPlan,
+}
+
+/// What every machine of a site is told of the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Network {
+    /// Name servers.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
+    /// Search domains.
+    #[serde(default)]
+    pub search: Vec<String>,
+    /// Time servers.
+    #[serde(default)]
+    pub ntp: Vec<String>,
+    /// HTTP proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+    /// Addresses that no machine of ours may claim: gateways, virtual addresses.
+    #[serde(default)]
+    pub reserved: Vec<IpAddr>,
+}
+
+/// What the machines have to know of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct ClusterPlan {
+    /// The distribution whose templates are used.
+    pub distribution: String,
+    /// DNS domain of the cluster.
+    pub domain: String,
+    /// Address of the cluster's DNS.
+    pub dns: IpAddr,
+    /// Range of Service addresses.
+    pub service_cidr: String,
+    /// Range from which each slot gets 256 Pod addresses, an IPv4 /16.
+    pub pod_cidr: String,
+}
+
+impl Default for ClusterPlan {
+    fn default() -> Self {
+        Self {
+            distribution: "kubeadm".to_owned(),
+            domain: "cluster.local".to_owned(),
+            dns: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+            service_cidr: "10.96.0.0/12".to_owned(),
+            pod_cidr: "10.244.0.0/16".to_owned(),
+        }
+    }
+}
+
+/// The slots of a site, as the file and the bundle's section hold them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slots {
+    /// In the order of the file; the place of a slot decides its range of Pod addresses.
+    pub slots: Vec<Slot>,
+}
+
+/// A place in the cluster that wants a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Slot {
+    /// Its name, the beginning of its Nodes' names.
+    pub name: String,
+    /// What the machine does.
+    #[serde(default)]
+    pub role: Role,
+    /// What the machine must have.
+    #[serde(default)]
+    pub requires: Requires,
+    /// Labels of its Node.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Taints that its Node registers with.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
+    /// The machine's address, where it has a fixed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The range that the machine's addresses must be in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<String>,
+    /// VLAN tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// Range of Pod addresses, where not derived from the slot's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_cidr: Option<String>,
+}
+
+/// What a machine in a slot does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// It runs Pods.
+    #[default]
+    Worker,
+    /// It runs the cluster's control plane too.
+    ControlPlane,
+}
+
+impl Role {
+    /// `worker` or `control-plane`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::ControlPlane => "control-plane",
+        }
+    }
+}
+
+/// What a slot demands of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Requires {
+    /// A hardware profile by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// At least so much memory, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// A TPM.
+    #[serde(default)]
+    pub tpm: bool,
+}
+
+/// A taint (`core/v1` `Taint`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value.
+    #[serde(default)]
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// What is wrong with a site or its slots, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {what}")]
+pub struct Wrong {
+    /// Which site or slot.
+    pub place: String,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+impl Slots {
+    /// The slot called `name`.
+    pub fn get(&self, name: &str) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.name == name)
+    }
+
+    /// The range of Pod addresses of the slot called `name`: its own, or the n-th /24 of the cluster's /16.
+    pub fn pod_cidr(&self, name: &str, plan: &ClusterPlan) -> Option<String> {
+        let place = self.slots.iter().position(|slot| slot.name == name)?;
+        if let Some(own) = &self.slots[place].pod_cidr {
+            return Some(own.clone());
+        }
+        let (first, second) = plan
+            .pod_cidr
+            .split_once('.')
+            .and_then(|(first, rest)| rest.split_once('.').map(|(second, _)| (first, second)))?;
+        (place < 255).then(|| format!("{first}.{second}.{}.0/24", place + 1))
+    }
+
+    /// Every fault, not only the first.
+    pub fn faults(&self) -> Vec<Wrong> {
+        let mut faults = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for slot in &self.slots {
+            let mut wrong = |what: String| faults.push(Wrong { place: format!("slot {}", slot.name), what });
+            if !is_slot_name(&slot.name) {
+                wrong("a name is at most 50 small letters, digits and hyphens, as in node-3".to_owned());
+            }
+            if !seen.insert(&slot.name) {
+                wrong("two slots have this name; names are unique".to_owned());
+            }
+            for taint in &slot.taints {
+                if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&taint.effect.as_str()) {
+                    wrong(format!("effect {:?}: NoSchedule, PreferNoSchedule or NoExecute", taint.effect));
+                }
+            }
+            if slot.cidr.as_deref().is_some_and(|cidr| Range::parse(cidr).is_none()) {
+                wrong("cidr is an address, a slash and a number of bits, as in 10.7.0.0/24".to_owned());
+            }
+        }
+        faults
+    }
+}
+
+/// A range of addresses (RFC 4632).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    network: IpAddr,
+    bits: u8,
+}
+
+impl Range {
+    /// Reads `10.7.0.0/24` or `fd00::/64`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (network, bits) = text.split_once('/')?;
+        let (network, bits): (IpAddr, u8) = (network.parse().ok()?, bits.parse().ok()?);
+        let most = if network.is_ipv4() { 32 } else { 128 };
+        (bits <= most).then_some(Self { network, bits })
+    }
+
+    /// Whether `address` is in it.
+    pub fn contains(&self, address: &IpAddr) -> bool {
+        let number = |address: &IpAddr| match address {
+            IpAddr::V4(four) => (u128::from(u32::from(*four)), 32),
+            IpAddr::V6(six) => (u128::from(*six), 128),
+        };
+        let ((mine, size), (theirs, other)) = (number(&self.network), number(address));
+        let shift = size - u32::from(self.bits);
+        size == other && (mine.checked_shr(shift) == theirs.checked_shr(shift))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_contains_its_own_and_nothing_else() {
+        let range = Range::parse("10.7.0.0/24").unwrap();
+        assert!(range.contains(&"10.7.0.3".parse().unwrap()));
+        assert!(!range.contains(&"10.7.1.3".parse().unwrap()));
+        assert!(!range.contains(&"::a07:3".parse().unwrap()));
+        assert!(Range::parse("0.0.0.0/0").unwrap().contains(&"1.2.3.4".parse().unwrap()));
+        assert_eq!(Range::parse("10.7.0.0/33"), None);
+    }
+
+    #[test]
+    fn every_fault_of_the_slots_is_named() {
+        let text = r#"{"slots":[{"name":"Node"},{"name":"a","cidr":"x"},{"name":"a","taints":[{"key":"k","effect":"Never"}]}]}"#;
+        let slots: Slots = serde_json::from_str(text).unwrap();
+        assert_eq!(slots.faults().len(), 4, "{:?}", slots.faults());
+        assert_eq!(slots.pod_cidr("a", &ClusterPlan::default()).unwrap(), "10.244.2.0/24");
+    }
+}

@@ -21,7 +21,7 @@ impl Rng {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap() % end
+        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).expect("31 bits") % end
     }
 
     /// True in `n` of a thousand cases.
@@ -131,9 +131,9 @@ impl World {
             },
             ..Slot::default()
         };
-        let slots: Vec<Slot> = (0..1 + rng.below(8)).map(|at| slot(at, &mut rng)).collect();
+        let slots: Vec<Slot> = (0..=rng.below(8)).map(|at| slot(at, &mut rng)).collect();
         let machines: Vec<Machine> =
-            (0..1 + rng.below(12)).map(|at| new_machine(&mut rng, at, &slots)).collect();
+            (0..=rng.below(12)).map(|at| new_machine(&mut rng, at, &slots)).collect();
         let kept = vec![Kept::default(); machines.len()];
         let (nodes, issued, denied) = Default::default();
         Self { rng, tick: 0, slots, machines, kept, nodes, issued, denied, away: false, tardy: vec![] }
@@ -154,7 +154,7 @@ impl World {
                 machine.record = if rng.chance(100) { Record::OtherSite } else { machine.record };
                 machine.record = if rng.chance(30) { Record::Revoked } else { machine.record };
             }
-            if machine.word == Word::Wanted && rng.chance(20) {
+            if machine.word == Word::Wanted && rng.chance(5) {
                 machine.word = Word::Yes;
             }
         }
@@ -314,7 +314,9 @@ impl World {
             }
         }
         if self.rng.chance(100) {
-            std::mem::take(&mut self.tardy).iter().for_each(|order| self.carry_out(order));
+            for order in std::mem::take(&mut self.tardy) {
+                self.carry_out(&order);
+            }
         }
     }
 
@@ -445,9 +447,9 @@ fn everyone_is_placed_or_waits_with_a_reason_and_no_slot_has_two_machines() {
         for tick in 0..STORM + CALM {
             world.tick = tick;
             if tick < STORM {
-                world.storm()
+                world.storm();
             } else {
-                world.calm()
+                world.calm();
             }
             world.live();
             world.tend();

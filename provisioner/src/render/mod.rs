@@ -1,1 +1,212 @@
 //! From template, profile, site and slot to the configuration of one machine.
+
+pub mod check; // what is rendered is read strictly before it leaves
+pub mod profile; // what a hardware model is, and which one a machine is
+pub mod template; // strict templates whose values cannot break out
+
+use std::net::IpAddr;
+
+use protocol::bytes::B64u;
+use protocol::inventory::Facts;
+use protocol::messages::{BALANCER_PORT, File};
+use serde::Serialize;
+
+use crate::model::{Site, Slots};
+use profile::{KubeletShare, Profile};
+use template::{Syntax, Templates};
+
+/// What a configuration is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// The site.
+    pub site: &'a Site,
+    /// Its slots.
+    pub slots: &'a Slots,
+    /// The slot of this machine.
+    pub slot: &'a str,
+    /// The name of its Node.
+    pub node: &'a str,
+    /// Its profile.
+    pub profile: &'a Profile,
+    /// What it said of itself.
+    pub facts: &'a Facts,
+    /// Its address: the slot's, or the one it speaks from; none where it has only a link-local one.
+    pub address: Option<IpAddr>,
+    /// The CA of the cluster, PEM.
+    pub cluster_ca: &'a str,
+}
+
+/// Why a configuration cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// The site has no such slot.
+    #[error("the site has no slot {0}; HQ adds it to slots.yaml")]
+    NoSlot(String),
+    /// A template is wrong.
+    #[error(transparent)]
+    Template(#[from] template::TemplateError),
+    /// What came out is wrong.
+    #[error(transparent)]
+    Check(#[from] check::CheckError),
+}
+
+#[derive(Serialize)]
+struct Context<'a> {
+    site: SiteView<'a>,
+    slot: SlotView<'a>,
+    profile: &'a KubeletShare,
+    facts: FactsView,
+    node: &'a str,
+    address: Option<IpAddr>,
+    pod_cidr: String,
+    balancer_port: u16,
+}
+
+#[derive(Serialize)]
+struct SiteView<'a> {
+    name: &'a str,
+    network: &'a crate::model::Network,
+    cluster: ClusterView<'a>,
+}
+
+#[derive(Serialize)]
+struct ClusterView<'a> {
+    dns: IpAddr,
+    domain: &'a str,
+}
+
+#[derive(Serialize)]
+struct SlotView<'a> {
+    name: &'a str,
+    role: &'static str,
+    taints: &'a [crate::model::Taint],
+}
+
+#[derive(Serialize)]
+struct FactsView {
+    cgroups: u8,
+    adjusts_oom: bool,
+}
+
+/// Where each template's output goes, with what permissions, and in what syntax it is written.
+const FILES: [(&str, &str, &str, Syntax); 5] = [
+    ("kubelet.yaml", "/var/lib/kubelet/config.yaml", "0644", Syntax::Yaml),
+    ("kubelet.conf", "/etc/kubernetes/kubelet.conf", "0600", Syntax::Yaml),
+    ("containerd.toml", "/etc/containerd/config.toml", "0644", Syntax::Toml),
+    ("cni.conflist", "/etc/cni/net.d/10-node-boot.conflist", "0644", Syntax::Json),
+    ("services.json", "/etc/node-boot/services.json", "0644", Syntax::Json),
+];
+
+/// Every file of the machine, checked.
+pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, RenderError> {
+    let missing = || RenderError::NoSlot(order.slot.to_owned());
+    let slot = order.slots.get(order.slot).ok_or_else(missing)?;
+    let plan = &order.site.cluster;
+    let context = Context {
+        site: SiteView {
+            name: &order.site.name,
+            network: &order.site.network,
+            cluster: ClusterView { dns: plan.dns, domain: &plan.domain },
+        },
+        slot: SlotView { name: &slot.name, role: slot.role.word(), taints: &slot.taints },
+        profile: &order.profile.kubelet,
+        facts: FactsView { cgroups: order.facts.cgroups, adjusts_oom: order.facts.adjusts_oom },
+        node: order.node,
+        address: slot.address.or(order.address),
+        pod_cidr: order.slots.pod_cidr(&slot.name, plan).ok_or_else(missing)?,
+        balancer_port: BALANCER_PORT,
+    };
+    let mut files = vec![file("/etc/kubernetes/pki/ca.crt", "0644", order.cluster_ca.as_bytes())];
+    for (name, path, mode, syntax) in FILES {
+        let text = templates.render(&plan.distribution, name, syntax, &context)?;
+        check::check(path, &text)?;
+        files.push(file(path, mode, text.as_bytes()));
+    }
+    Ok(files)
+}
+
+fn file(path: &str, mode: &str, data: &[u8]) -> File {
+    File { path: path.to_owned(), mode: mode.to_owned(), data: B64u(data.to_vec()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ClusterPlan;
+
+    fn site() -> Site {
+        Site {
+            name: "ship-7".into(),
+            network: crate::model::Network::default(),
+            cluster: ClusterPlan::default(),
+        }
+    }
+
+    fn rendered(
+        slots: &str,
+        node: &str,
+        templates: &Templates,
+    ) -> Result<Vec<(String, String)>, RenderError> {
+        let slots: Slots = serde_json::from_str(slots).unwrap();
+        let (site, facts) = (site(), Facts::default());
+        let profiles = profile::Profiles::built_in();
+        let (profile, _) = profiles.of(&facts).unwrap();
+        let address = Some("10.7.0.3".parse().unwrap());
+        let order = Order {
+            site: &site,
+            slots: &slots,
+            slot: "node-3",
+            node,
+            profile,
+            facts: &facts,
+            address,
+            cluster_ca: "CA",
+        };
+        let text = |file: File| (file.path, String::from_utf8(file.data.0).unwrap());
+        render(templates, &order).map(|files| files.into_iter().map(text).collect())
+    }
+
+    const SLOTS: &str =
+        r#"{"slots":[{"name":"node-3","taints":[{"key":"no","value":"on","effect":"NoSchedule"}]}]}"#;
+
+    #[test]
+    fn every_file_is_rendered_and_values_cannot_break_out() {
+        let hostile = "n\", \"--anonymous-auth=true\", \"";
+        let files = rendered(SLOTS, hostile, &Templates::built_in()).unwrap();
+        let services = files.iter().find(|(path, _)| path.ends_with("services.json")).unwrap();
+        let parsed: serde_json::Value = serde_json::from_str(&services.1).unwrap();
+        let argv = parsed[1]["argv"].as_array().unwrap();
+        assert_eq!(argv.last().unwrap().as_str().unwrap(), format!("--hostname-override={hostile}"));
+        let kubelet = files.iter().find(|(path, _)| path.ends_with("config.yaml")).unwrap();
+        assert!(
+            kubelet.1.contains(r#""value":"on""#),
+            "words that YAML 1.1 takes for booleans stay quoted: {}",
+            kubelet.1
+        );
+    }
+
+    #[test]
+    fn an_unknown_variable_is_named_with_template_and_line() {
+        let mut templates = Templates::built_in();
+        templates.set("kubeadm/kubelet.yaml", "a: 1\nb: {{ site.mtu }}\n");
+        let error = rendered(SLOTS, "n", &templates).unwrap_err().to_string();
+        assert!(error.contains("kubeadm/kubelet.yaml") && error.contains('2'), "{error}");
+    }
+
+    #[test]
+    fn a_template_whose_output_is_no_kubelet_configuration_never_leaves() {
+        let mut templates = Templates::built_in();
+        templates.set(
+            "kubeadm/kubelet.yaml",
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nrotateCertificate: no\n",
+        );
+        let error = rendered(SLOTS, "n", &templates).unwrap_err().to_string();
+        assert!(error.contains("rotateCertificate"), "{error}");
+    }
+
+    #[test]
+    fn a_slot_that_the_site_does_not_have_is_named() {
+        let error = rendered(r#"{"slots":[]}"#, "n", &Templates::built_in()).unwrap_err().to_string();
+        assert!(error.contains("node-3"), "{error}");
+    }
+}

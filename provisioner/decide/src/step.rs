@@ -35,10 +35,9 @@ pub fn step(life: Life, seen: &Seen) -> Life {
         Life::Replaced if cleared(seen) && seen.kubelet != Kubelet::Issued && seen.node == Node::Absent => {
             Life::Standby
         }
-        Life::Replaced | Life::Retired(Why::Revoked) => life,
         // HQ took it back. What its leaving began is finished first: its Node is gone.
         Life::Retired(_) if seen.record == Record::Active && seen.node == Node::Absent => Life::Discovered,
-        Life::Retired(_) => life,
+        Life::Replaced | Life::Retired(_) => life,
     }
 }
 

@@ -42,10 +42,12 @@ impl Case {
         gone || self.seen.word == Word::Retire || self.seen.record == Record::OtherSite
     }
 
+    fn yes_but_for_a_person(&self) -> bool {
+        self.seen.proof == Proof::Good && self.seen.record == Record::Active
+    }
+
     fn yes(&self) -> bool {
-        let Seen { proof, record, word, .. } = self.seen;
-        let person = matches!(word, Word::NotNeeded | Word::Yes | Word::Voice);
-        proof == Proof::Good && record == Record::Active && person
+        self.yes_but_for_a_person() && matches!(self.seen.word, Word::NotNeeded | Word::Yes | Word::Voice)
     }
 
     fn serves(&self) -> bool {
@@ -73,13 +75,31 @@ const ADMISSION: &[Promise] = &[
     ("only a Ready Node with the admitted key is Member", |c| {
         c.next != Life::Member || c.serves() || c.life == Life::Member && c.seen.node == Node::Blind
     }),
+    ("a slot is looked for exactly for those who would take it", |c| {
+        let waits = !matches!(c.life, Life::Assigned | Life::Joining | Life::Member | Life::Missing);
+        let offered = Seen { slot: Offer::Free, late: false, ..c.seen };
+        let takes = waits && c.life != Life::Replaced && settle(c.life, &offered) == Life::Assigned;
+        wants_slot(c.life, &c.seen) == (takes && !matches!(c.life, Life::Retired(_)))
+    }),
+    ("a silent machine does not keep a slot that it never used", |c| {
+        let idle = matches!(c.seen.kubelet, Kubelet::None | Kubelet::TooNew | Kubelet::TooOld);
+        let silent = c.seen.late && !c.seen.alive && c.seen.node != Node::Blind;
+        c.next != Life::Assigned || !silent || !idle
+    }),
+    ("a slot that is given away is not taken back, and who lost it stands by only with a new key", |c| {
+        let lost = c.life == Life::Missing && c.seen.slot == Offer::GivenAway && c.seen.node != Node::Blind;
+        let anew =
+            c.seen.kubelet != Kubelet::Issued && c.seen.node == Node::Absent && c.yes_but_for_a_person();
+        (!lost || c.out() || c.next == Life::Replaced)
+            && (c.life != Life::Replaced || !c.enters(Life::Standby) || anew)
+    }),
     ("nobody skips a life", |c| match c.next {
         next if next == c.life => true,
         Life::Identified => !matches!(c.life, Life::Joining | Life::Member | Life::Missing | Life::Replaced),
         Life::Assigned => matches!(c.life, Life::Identified | Life::Standby),
         Life::Joining => matches!(c.life, Life::Assigned | Life::Missing),
         Life::Member => matches!(c.life, Life::Joining | Life::Missing),
-        Life::Missing => matches!(c.life, Life::Joining | Life::Member),
+        Life::Missing => c.life == Life::Member && !c.serves() || c.life == Life::Joining && c.seen.late,
         Life::Replaced => matches!(c.life, Life::Joining | Life::Missing),
         Life::Discovered | Life::Standby | Life::Quarantined | Life::Retired(_) => true,
     }),
@@ -147,9 +167,10 @@ const MEMBERS: &[Promise] = &[
         let quiet = |act: &Act| matches!(act, Act::Alarm(_) | Act::RefuseKey);
         c.seen.node != Node::Blind || c.acts.iter().all(quiet)
     }),
-    ("blind asks for no slot", |c| c.seen.node != Node::Blind || !wants_slot(c.life, &c.seen)),
-    ("only words retire a machine", |c| {
-        matches!(c.life, Life::Retired(_)) || !matches!(c.next, Life::Retired(_)) || c.out()
+    ("only words retire a machine, and a record of another site only one that was admitted here", |c| {
+        let stranger = matches!(c.life, Life::Discovered | Life::Quarantined);
+        let elsewhere = stranger && c.next == Life::Retired(Why::Moved);
+        matches!(c.life, Life::Retired(_)) || !matches!(c.next, Life::Retired(_)) || c.out() && !elsewhere
     }),
     ("lost, revoked and rma always end in Retired, at once", |c| {
         let gone = matches!(c.seen.record, Record::Lost | Record::Revoked | Record::Rma);
@@ -213,6 +234,9 @@ const WAITS: &[Promise] = &[
         let settled = settle(c.life, &c.seen);
         let calm = Seen { late: c.seen.late && settled == c.life, ..c.seen };
         step(rest, &c.seen) == rest && settle(settled, &calm) == settled
+    }),
+    ("a new life is never late", |c| {
+        !c.enters(Life::Joining) || matches!(settle(c.life, &c.seen), Life::Joining | Life::Member)
     }),
     ("no duty stands twice in the list, and each carries the generation of the life", |c| {
         let once: BTreeSet<&Act> = c.acts.iter().collect();

@@ -205,6 +205,7 @@ mod tests {
     fn the_most_specific_slot_is_filled_first_and_the_first_name_breaks_ties() {
         let slots = [slot("n1", "worker", 0), slot("n2", "worker", 8), slot("n3", "worker", 0)];
         assert_eq!(offers(&slots, &[machine("b", "worker", 9)]), "b=Free/n2");
+        assert_eq!(offers(&slots[1..2], &[machine("a", "worker", 4)]), "a=Full", "it is too small");
         assert_eq!(
             offers(&slots, &[machine("b", "worker", 9), machine("a", "worker", 4)]),
             "a=Free/n1 b=Free/n2"

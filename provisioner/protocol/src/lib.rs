@@ -10,6 +10,8 @@ pub mod attest; // proof of a key: TPM, IDevID, device key
 pub mod bundle; // everything HQ tells a site, signed, numbered, sealed
 pub mod bytes; // base64 in its two spellings, and SHA-256 digests
 pub mod cert; // certificates as read, and the chains they form
+#[cfg(feature = "bundle")]
+pub mod certify; // how a provisioner becomes one: its request, HQ's sealed reply
 pub mod claim; // the human code: commit, reveal, compare
 pub mod clock; // times, and what time it is at least
 pub mod crypto; // keys that sign, and the primitives under the protocol

@@ -1,1 +1,143 @@
 //! Towards a pledge: TLS, messages, limits, EST, discovery.
+
+pub mod answers; // questions "where is the registrar?" on the LAN
+pub mod limits; // how much one source may ask
+pub mod routes; // each message to its room
+pub mod tls; // mutual TLS 1.3, any key
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use protocol::refusal::Refusal;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio_rustls::TlsAcceptor;
+
+use self::limits::Limits;
+use self::routes::Session;
+use crate::site::Site;
+
+/// A handshake that takes longer is none.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Headers that take longer are none.
+const HEADERS: Duration = Duration::from_secs(10);
+/// Connections at a time: a site of ten machines needs ten, a depot with a thousand on one switch a thousand and some.
+const CONNECTIONS: usize = 4096;
+/// Connections from one address: one machine needs one or two; a thousand on one loopback are a test.
+const PER_SOURCE: usize = 2048;
+
+/// Serves machines until the program ends.
+pub async fn serve(site: Arc<Site>, listen: SocketAddr, est: Option<SocketAddr>) -> Result<()> {
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
+    let beats =
+        UdpSocket::bind(listen).await.with_context(|| format!("listening for heartbeats on {listen}"))?;
+    let port = listener.local_addr()?.port();
+    tokio::try_join!(
+        accept(Arc::clone(&site), listener),
+        heartbeats(Arc::clone(&site), beats),
+        answers::serve(Arc::clone(&site), port),
+        foreign(site, est),
+    )?;
+    Ok(())
+}
+
+async fn accept(site: Arc<Site>, listener: TcpListener) -> Result<()> {
+    let limits = Arc::new(Limits::default());
+    let busy = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    let sources = Arc::new(Mutex::new(HashMap::<IpAddr, usize>::new()));
+    let mut acceptor = tls::Acceptors::new(Arc::clone(&site))?;
+    loop {
+        let Ok((stream, source)) = listener.accept().await else {
+            // Out of file descriptors: the next one may fit.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else { continue };
+        let Some(counted) = Counted::enter(&sources, source.ip()) else { continue };
+        let (site, limits, tls) = (Arc::clone(&site), Arc::clone(&limits), acceptor.current()?);
+        tokio::spawn(async move {
+            let _kept = (permit, counted);
+            if let Err(error) = converse(site, limits, tls, stream, source).await {
+                tracing::debug!(%source, %error, "a connection ended");
+            }
+        });
+    }
+}
+
+/// One connection of a source, until dropped.
+struct Counted(Arc<Mutex<HashMap<IpAddr, usize>>>, IpAddr);
+
+impl Counted {
+    fn enter(sources: &Arc<Mutex<HashMap<IpAddr, usize>>>, source: IpAddr) -> Option<Self> {
+        let mut counts = sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(source).or_insert(0);
+        if *count >= PER_SOURCE {
+            return None;
+        }
+        *count += 1;
+        Some(Self(Arc::clone(sources), source))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
+}
+
+async fn converse(
+    site: Arc<Site>,
+    limits: Arc<Limits>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    source: SocketAddr,
+) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+    let stream = match handshake {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            site.metrics.refusal(Refusal::Tls.code());
+            return Err(error.into());
+        }
+        Err(_) => anyhow::bail!("no handshake in time"),
+    };
+    let session = Arc::new(Session::of(site, limits, stream.get_ref().1, source)?);
+    let service = service_fn(move |request| {
+        let session = Arc::clone(&session);
+        async move { Ok::<_, std::convert::Infallible>(session.answer(request).await) }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(32 * 1024);
+    http.serve_connection(TokioIo::new(stream), service).await?;
+    Ok(())
+}
+
+async fn heartbeats(site: Arc<Site>, socket: UdpSocket) -> Result<()> {
+    let mut datagram = [0; 64];
+    loop {
+        let Ok((length, source)) = socket.recv_from(&mut datagram).await else { continue };
+        if let Some(answer) = site.beat(&datagram[..length], source) {
+            // A lost answer is like a lost heartbeat: the machine asks again.
+            let _ = socket.send_to(&answer, source).await;
+        }
+    }
+}
+
+/// EST for machines that are not ours: nothing unless asked for.
+async fn foreign(_site: Arc<Site>, est: Option<SocketAddr>) -> Result<()> {
+    if let Some(address) = est {
+        anyhow::bail!("EST for other machines on {address}: not in this version; leave --est out");
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,320 @@
+//! Each message to its room: size, shape and order are checked here, what it means is decided on the other side.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Request, Response, StatusCode};
+use protocol::attest::{self, Binding, Challenge};
+use protocol::bytes::{B64u, Digest, b64u};
+use protocol::claim::{Open, Reveal};
+use protocol::csr::Csr;
+use protocol::id::Id;
+use protocol::messages::{
+    BINDING_LABEL, JSON_TYPE, KubeletChain, KubeletRequest, Message, Outcome, StatusRequest, VOUCHER_TYPE,
+};
+use protocol::refusal::{Refusal, Refused, Said, Wait};
+use protocol::tpm::{Ek, NotInTpm, Public, make_credential};
+use protocol::{est, heartbeat, json, pvr};
+
+use super::limits::Limits;
+use crate::site::{Answer, Peer, Site};
+
+type Reply = Response<Full<Bytes>>;
+
+/// A body that takes longer is none.
+const BODY: Duration = Duration::from_secs(15);
+/// Seconds a TPM challenge is good for.
+const CHALLENGE: u32 = 60;
+
+/// A secret that the machine's TPM has to give back.
+struct Pending {
+    id: [u8; 16],
+    secret: [u8; 32],
+    proves: Id,
+    since: Instant,
+}
+
+/// What is known of one connection.
+#[derive(Default)]
+struct State {
+    proven: Vec<Id>,
+    pending: Option<Pending>,
+}
+
+/// One connection.
+pub struct Session {
+    site: Arc<Site>,
+    limits: Arc<Limits>,
+    peer: Peer,
+    leaf: Vec<u8>,
+    beat_key: [u8; 32],
+    state: Mutex<State>,
+}
+
+fn refuse(refusal: Refusal, case: char, detail: impl Into<String>) -> Refused {
+    Refused::new(refusal, case, detail)
+}
+
+impl Session {
+    /// What a finished handshake proves.
+    pub fn of(
+        site: Arc<Site>,
+        limits: Arc<Limits>,
+        tls: &rustls::ServerConnection,
+        source: SocketAddr,
+    ) -> Result<Self> {
+        let certificate =
+            tls.peer_certificates().and_then(|chain| chain.first()).context("no certificate")?;
+        let s = protocol::cert::Cert::parse(certificate)?.key_hash;
+        let x = tls.export_keying_material([0; 32], BINDING_LABEL, None)?;
+        let beat_key = tls.export_keying_material([0; 32], heartbeat::LABEL, None)?;
+        let leaf = site.keys.leaf().0.der;
+        let peer = Peer { s, binding: Binding { x, s }, source };
+        Ok(Self { site, limits, peer, leaf, beat_key, state: Mutex::default() })
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, request: Request<Incoming>) -> Reply {
+        let known = Message::of(request.method().as_str(), request.uri().path());
+        let found = known.map(|(message, rest)| (message, rest.to_owned()));
+        let reply = match found {
+            None => Err(Refusal::NotFound.into()),
+            Some((message, rest)) => {
+                self.site.metrics.request(message.path().1);
+                self.handle(message, &rest, request).await
+            }
+        };
+        reply.unwrap_or_else(|refused| self.refused(&refused))
+    }
+
+    fn refused(&self, refused: &Refused) -> Reply {
+        self.site.metrics.refusal(refused.refusal.code());
+        let machine = &self.peer.s;
+        tracing::info!(%machine, source = %self.peer.source, id = refused.id(), reason = refused.refusal.code(),
+            detail = refused.detail, "refused");
+        let mut reply = reply(refused.refusal.status(), JSON_TYPE, json::to_vec(&Said::from(refused)));
+        let headers = reply.headers_mut();
+        if matches!(refused.refusal, Refusal::SlowDown | Refusal::BundleBehind | Refusal::ClusterUnsafe) {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
+        }
+        if matches!(refused.refusal, Refusal::OtherProvisioner | Refusal::TooLarge | Refusal::TooSlow) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    }
+
+    async fn handle(
+        &self,
+        message: Message,
+        rest: &str,
+        request: Request<Incoming>,
+    ) -> Result<Reply, Refused> {
+        if !self.limits.admit(self.peer.source.ip(), &self.peer.s, Instant::now()) {
+            return Err(refuse(Refusal::SlowDown, 'a', "too many requests"));
+        }
+        let media =
+            request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if message == Message::RequestVoucher && media != VOUCHER_TYPE {
+            return Err(refuse(Refusal::PvrMediaType, 'a', media));
+        }
+        let body = read(request, message.limit()).await?;
+        match message {
+            Message::RequestVoucher => self.voucher(&body).await,
+            Message::VoucherStatus => {
+                self.site.voucher_status(&self.peer, &self.parse::<Outcome>(&body)?).await;
+                Ok(empty())
+            }
+            Message::Attest => self.attest(&body).await,
+            Message::AttestProof => self.attest_proof(rest, &body).await,
+            Message::CaCerts => {
+                self.site.bound(&self.peer.s)?;
+                let chain = self.site.ca_chain();
+                Ok(certificates(&chain))
+            }
+            Message::CsrAttrs => Ok(reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.into())),
+            Message::SimpleEnroll | Message::SimpleReenroll => self.enroll(&body).await,
+            Message::Time => {
+                self.site.bound(&self.peer.s)?;
+                Ok(said(&self.site.clock()))
+            }
+            Message::Config => Ok(answered(self.site.config(&self.peer).await?, said)),
+            Message::Kubelet => self.kubelet(&body).await,
+            Message::EnrollStatus => {
+                self.site.enrolled(&self.peer, &self.parse::<Outcome>(&body)?).await?;
+                Ok(empty())
+            }
+            Message::Claim => {
+                let open: Open = self.parse(&body)?;
+                let proven = self.proven();
+                Ok(said(&self.site.claim(&self.peer, &proven, &open).await?))
+            }
+            Message::ClaimReveal => self.reveal(rest, &body).await,
+            Message::Status => {
+                let asked: StatusRequest = self.parse(&body)?;
+                Ok(said(&self.site.status(&self.peer, self.beat_key, &asked).await?))
+            }
+        }
+    }
+
+    fn parse<T: serde::de::DeserializeOwned>(&self, body: &[u8]) -> Result<T, Refused> {
+        json::parse(body).map_err(|error| refuse(Refusal::PvrMalformed, 'b', error.to_string()))
+    }
+
+    fn proven(&self) -> Vec<Id> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = Id::Key(self.peer.s);
+        state.proven.iter().cloned().chain([own]).collect()
+    }
+
+    async fn voucher(&self, body: &[u8]) -> Result<Reply, Refused> {
+        let pvr = pvr::check(body, &self.peer.s, &self.leaf)?;
+        let answer = self.site.request_voucher(&self.peer, &pvr).await?;
+        Ok(answered(answer, |voucher| reply(200, VOUCHER_TYPE, voucher.clone().into_bytes())))
+    }
+
+    async fn attest(&self, body: &[u8]) -> Result<Reply, Refused> {
+        let wrong = |case| refuse(Refusal::ProofWrong, case, "the proof does not fit this connection");
+        match self.parse::<attest::Request>(body)? {
+            attest::Request::TpmEk { ek, key } => self.challenge(&ek, &key),
+            attest::Request::DevKey { spki, sig } => {
+                let id = self.peer.binding.check_dev_key(&spki.0, &sig.0).ok_or_else(|| wrong('a'))?;
+                self.prove("dev-key", id).await
+            }
+            attest::Request::Idevid { cert, sig } => {
+                let id = self.peer.binding.check_idevid(&cert.0, &sig.0).ok_or_else(|| wrong('a'))?;
+                self.prove("idevid", id).await
+            }
+        }
+    }
+
+    /// A secret for the TPM that holds `ek`, to be given out only if it also holds the key of this connection.
+    fn challenge(&self, ek: &B64u, key: &B64u) -> Result<Reply, Refused> {
+        let key = Public::node_key(&key.0).map_err(|error| match error {
+            NotInTpm::Attributes => refuse(Refusal::NotInTpm, 'a', "the key is not fixed to a TPM"),
+            NotInTpm::Scheme => refuse(Refusal::NotInTpm, 'c', "the key has another scheme"),
+        })?;
+        if Digest::of(&key.spki()) != self.peer.s {
+            return Err(refuse(Refusal::NotInTpm, 'b', "it is another key than the one of this connection"));
+        }
+        let ek = Ek::parse(&ek.0).map_err(|error| refuse(Refusal::EkTemplate, ' ', error.to_string()))?;
+        let broken = |error: &dyn std::fmt::Display| refuse(Refusal::Broken, ' ', error.to_string());
+        let (id, secret) = (random::<16>()?, random::<32>()?);
+        let random = protocol::crypto::SystemRandom::new();
+        let credential =
+            make_credential(&ek, &key.name(), &secret, &random).map_err(|error| broken(&error))?;
+        let pending = Pending { id, secret, proves: ek.id(), since: Instant::now() };
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).pending = Some(pending);
+        Ok(said(&Challenge {
+            id: B64u(id.to_vec()),
+            blob: B64u(credential.blob),
+            secret: B64u(credential.secret),
+            ttl: CHALLENGE,
+        }))
+    }
+
+    async fn attest_proof(&self, rest: &str, body: &[u8]) -> Result<Reply, Refused> {
+        let wrong = |case, detail: &str| refuse(Refusal::ProofWrong, case, detail);
+        let proof: attest::Proof = self.parse(body)?;
+        // One shot: whatever comes of it, this challenge is over.
+        let pending = self.state.lock().unwrap_or_else(PoisonError::into_inner).pending.take();
+        let pending = pending.ok_or_else(|| wrong('c', "no challenge is open on this connection"))?;
+        if rest != b64u(&pending.id) {
+            return Err(wrong('d', "it answers another challenge"));
+        }
+        if pending.since.elapsed() > Duration::from_secs(CHALLENGE.into()) {
+            return Err(wrong('b', "it came too late"));
+        }
+        if !self.peer.binding.check_tpm_proof(&pending.secret, &pending.id, &proof.proof.0) {
+            return Err(wrong('a', "the TPM did not give the secret out"));
+        }
+        self.prove("tpm-ek", pending.proves).await
+    }
+
+    async fn prove(&self, kind: &str, id: Id) -> Result<Reply, Refused> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).proven.push(id.clone());
+        Ok(said(&self.site.prove(&self.peer, kind, id, None).await?))
+    }
+
+    async fn enroll(&self, body: &[u8]) -> Result<Reply, Refused> {
+        self.site.bound(&self.peer.s)?;
+        let wrong = |error: protocol::bytes::Malformed| refuse(Refusal::CsrKey, 'b', error.to_string());
+        let csr = Csr::parse(&est::read_base64(body).map_err(wrong)?).map_err(wrong)?;
+        Ok(certificates(&self.site.certify(&self.peer, &csr).await?))
+    }
+
+    async fn kubelet(&self, body: &[u8]) -> Result<Reply, Refused> {
+        self.site.bound(&self.peer.s)?;
+        let asked: KubeletRequest = self.parse(body)?;
+        let csr =
+            Csr::parse(&asked.csr.0).map_err(|error| refuse(Refusal::CsrKey, 'b', error.to_string()))?;
+        let answer = self.site.kubelet(&self.peer, &csr).await?;
+        Ok(answered(answer, |chain| said(&KubeletChain { chain: chain.iter().cloned().map(B64u).collect() })))
+    }
+
+    async fn reveal(&self, rest: &str, body: &[u8]) -> Result<Reply, Refused> {
+        let id = protocol::bytes::from_b64u(rest).unwrap_or_default();
+        self.site.reveal(&self.peer, &id, &self.parse::<Reveal>(body)?).await?;
+        Ok(wait(Wait::PendingHq, crate::site::admit::RETRY))
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Refused> {
+    protocol::crypto::random().map_err(|error| refuse(Refusal::Broken, ' ', error.to_string()))
+}
+
+/// A body of at most `limit` bytes, read in time: R18b, R18c.
+async fn read(request: Request<Incoming>, limit: usize) -> Result<Bytes, Refused> {
+    let too_large = || refuse(Refusal::TooLarge, 'b', format!("more than {limit} bytes"));
+    let body = request.into_body();
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let limited = http_body_util::Limited::new(body, limit);
+    match tokio::time::timeout(BODY, limited.collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => Err(too_large()),
+        Err(_) => Err(refuse(Refusal::TooSlow, 'c', format!("no body within {} s", BODY.as_secs()))),
+    }
+}
+
+fn reply(status: u16, media: &str, body: Vec<u8>) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    *reply.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Ok(media) = HeaderValue::from_str(media) {
+        reply.headers_mut().insert(CONTENT_TYPE, media);
+    }
+    reply
+}
+
+fn said<T: serde::Serialize>(value: &T) -> Reply {
+    reply(200, JSON_TYPE, json::to_vec(value))
+}
+
+fn empty() -> Reply {
+    reply(200, JSON_TYPE, b"{}".to_vec())
+}
+
+fn certificates(chain: &[Vec<u8>]) -> Reply {
+    let chain: Vec<_> = chain.iter().map(Vec::as_slice).collect();
+    let mut reply = reply(200, est::CERTS_TYPE, est::certs_only(&chain).into_bytes());
+    reply.headers_mut().insert("content-transfer-encoding", HeaderValue::from_static("base64"));
+    reply
+}
+
+fn wait(wait: Wait, after: u32) -> Reply {
+    let mut reply = reply(202, JSON_TYPE, json::to_vec(&Said::from(wait)));
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after));
+    reply
+}
+
+fn answered<T>(answer: Answer<T>, now: impl FnOnce(&T) -> Reply) -> Reply {
+    match answer {
+        Answer::Now(value) => now(&value),
+        Answer::Wait(reason, after) => wait(reason, after),
+    }
+}

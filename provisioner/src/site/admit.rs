@@ -1,0 +1,330 @@
+//! Who may come in: vouchers for those who say they are registered (M2), slots for those who prove it (M4).
+
+use decide::{Candidate, Needs, Offer};
+use protocol::attest::Proven;
+use protocol::clock::Time;
+use protocol::id::Id;
+use protocol::inventory::Facts;
+use protocol::messages::Outcome;
+use protocol::pvr::Pvr;
+use protocol::record::{Record, Status};
+use protocol::refusal::{Refusal, Refused, Wait};
+
+use super::machine::{Around, Machine, NodeView};
+use super::store::{
+    BURNED, Change, HOLDERS, IDS, KEYS, LABELS, Look, MACHINES, RECORDS, StoreError, VOUCHERS,
+};
+use super::word::{Word, labels};
+use super::{Answer, KeyEntry, Peer, Site, broken, report};
+
+/// Seconds after which a machine asks again.
+pub const RETRY: u32 = 5;
+
+/// How a machine was found.
+enum Found {
+    /// One of its provable ids is registered.
+    ById(Record),
+    /// Only a label fits.
+    ByLabel(Record),
+    /// Nothing fits.
+    Not,
+}
+
+fn find(look: &impl Look, ids: &[Id], hw: &Facts) -> Result<Found, StoreError> {
+    for id in ids.iter().filter(|id| id.provable()) {
+        if let Some(record) = look.get::<String>(IDS, &id.to_string())?
+            && let Some(record) = look.get(RECORDS, &record)?
+        {
+            return Ok(Found::ById(record));
+        }
+    }
+    let serials = ids.iter().filter_map(|id| match id {
+        Id::Serial(serial) => Some(serial.trim().to_ascii_lowercase()),
+        _ => None,
+    });
+    for label in serials.chain(labels(&hw.labels())) {
+        if let Some(record) = look.get::<String>(LABELS, &label)?
+            && let Some(record) = look.get::<Record>(RECORDS, &record)?
+            && record.hinted_by(&with_serials(ids, hw))
+        {
+            return Ok(Found::ByLabel(record));
+        }
+    }
+    Ok(Found::Not)
+}
+
+fn with_serials(ids: &[Id], hw: &Facts) -> protocol::record::Match {
+    let mut labels = hw.labels();
+    if labels.product_serial.is_none() {
+        labels.product_serial = ids.iter().find_map(|id| match id {
+            Id::Serial(serial) => Some(serial.clone()),
+            _ => None,
+        });
+    }
+    labels
+}
+
+/// R21b, R22, R23: whether HQ wants this machine here and now.
+pub(crate) fn check_standing(record: &Record, site: &str, now: Time) -> Result<(), Refused> {
+    match record.status {
+        Status::Lost => return Err(Refusal::Lost.into()),
+        Status::Revoked => return Err(Refusal::Revoked.into()),
+        Status::Rma => return Err(Refusal::Rma.into()),
+        Status::Active => {}
+    }
+    if !record.site.contains(site) {
+        return Err(Refused::new(Refusal::Unknown, 'b', format!("{} belongs to another site", record.id)));
+    }
+    let policy = &record.policy;
+    if policy.not_before.is_some_and(|start| now < start) || policy.not_after.is_some_and(|end| now > end) {
+        return Err(Refusal::NotNow.into());
+    }
+    Ok(())
+}
+
+impl Site {
+    /// M2. What is said here is not proven: no record changes, no slot is kept.
+    pub async fn request_voucher(&self, peer: &Peer, pvr: &Pvr) -> Result<Answer<String>, Refused> {
+        self.check_bundle_of(peer)?;
+        let mut ids = vec![pvr.id.clone()];
+        ids.extend(pvr.claims.ids.iter().cloned());
+        let found = find(&self.store.look().map_err(broken)?, &ids, &pvr.claims.hw).map_err(broken)?;
+        let record = match found {
+            Found::ById(record) => record,
+            Found::ByLabel(record) => return self.only_a_label(peer, &record).await,
+            Found::Not => return self.unknown(peer),
+        };
+        check_standing(&record, self.name(), self.now())?;
+        let look = self.store.look().map_err(broken)?;
+        let voucher = record.canonical_id().map(|id| look.bytes(VOUCHERS, &id.to_string())).transpose();
+        match voucher.map_err(broken)?.flatten() {
+            Some(voucher) => Ok(Answer::Now(String::from_utf8_lossy(&voucher).into_owned())),
+            None => self.without_voucher(peer),
+        }
+    }
+
+    /// A label fits, the hardware does not: R25. A registration of mere labels takes the human path.
+    async fn only_a_label(&self, peer: &Peer, record: &Record) -> Result<Answer<String>, Refused> {
+        if record.auth.is_empty() {
+            return self.unknown(peer);
+        }
+        self.alarm(Refusal::AuthMismatch.code(), &record.id).await;
+        Err(Refused::new(Refusal::AuthMismatch, ' ', format!("the label of {}", record.id)))
+    }
+
+    /// R21a: a machine nobody registered is told to wait while somebody here says that he plugs one in.
+    fn unknown(&self, peer: &Peer) -> Result<Answer<String>, Refused> {
+        if let Some(wait) = self.claim_state(&peer.s) {
+            return Ok(Answer::Wait(wait, RETRY));
+        }
+        if self.window_open() {
+            return Ok(Answer::Wait(Wait::Unknown, RETRY));
+        }
+        Err(Refused::new(
+            Refusal::Unknown,
+            'a',
+            "no registration, and nobody here says that he plugs a machine in",
+        ))
+    }
+
+    fn without_voucher(&self, peer: &Peer) -> Result<Answer<String>, Refused> {
+        Ok(Answer::Wait(self.claim_state(&peer.s).unwrap_or(Wait::PendingHq), RETRY))
+    }
+
+    /// M3: what the machine thinks of the voucher.
+    pub async fn voucher_status(&self, peer: &Peer, outcome: &Outcome) {
+        if !outcome.status {
+            let reason = outcome.reason.clone().unwrap_or_default();
+            tracing::warn!(machine = %peer.s, reason, "the machine refuses this site");
+            self.alarm(
+                Refusal::from_code(&reason).map_or("voucher-refused", Refusal::code),
+                &peer.s.to_string(),
+            )
+            .await;
+        }
+    }
+
+    /// M4: `proven` was proven on this connection by `kind`. Binds the key, for good where it is a device key, gives a
+    /// slot where one is free, and supersedes the machine's former key. R25, R26, R30, R31, R32.
+    pub async fn prove(
+        &self,
+        peer: &Peer,
+        kind: &str,
+        proven: Id,
+        hw: Option<Facts>,
+    ) -> Result<Proven, Refused> {
+        let (now, site, word) = (self.now(), self.name().to_owned(), self.word());
+        let (s, kind, old_alive) = (peer.s, kind.to_owned(), self.alive_keys());
+        let own = proven.clone();
+        let bound = self
+            .store
+            .write(move |tx| {
+                let entry = Entry {
+                    s,
+                    kind: &kind,
+                    proven: &own,
+                    hw,
+                    now,
+                    site: &site,
+                    word: &word,
+                    alive: &old_alive,
+                };
+                entry.bind(tx)
+            })
+            .await
+            .map_err(broken)?;
+        let ids = vec![proven.clone(), Id::Key(peer.s)];
+        match bound {
+            Ok(machine) => Ok(Proven { ids, machine }),
+            Err(refused) => {
+                if matches!(refused.refusal, Refusal::Duplicate | Refusal::MemberAlive) {
+                    self.alarm(refused.refusal.code(), &proven.to_string()).await;
+                }
+                Err(refused)
+            }
+        }
+    }
+}
+
+/// One proof, to be bound.
+struct Entry<'a> {
+    s: protocol::bytes::Digest,
+    kind: &'a str,
+    proven: &'a Id,
+    hw: Option<Facts>,
+    now: Time,
+    site: &'a str,
+    word: &'a Word,
+    alive: &'a dyn Fn(&protocol::bytes::Digest) -> bool,
+}
+
+impl Entry<'_> {
+    /// Everything is checked before anything is written.
+    fn bind(&self, tx: &Change<'_>) -> Result<Result<Option<String>, Refused>, StoreError> {
+        let Some(id) = tx.get::<String>(IDS, &self.proven.to_string())? else { return Ok(Ok(None)) };
+        let Some(record) = tx.get::<Record>(RECORDS, &id)? else { return Ok(Ok(None)) };
+        if let Err(refused) = check_standing(&record, self.site, self.now) {
+            return Ok(Err(refused));
+        }
+        if !record.accepted().any(|auth| auth.id() == *self.proven && auth.kind() == self.kind) {
+            return Ok(Err(Refusal::ProofTooWeak.into()));
+        }
+        let key = self.s.to_string();
+        let known: Option<KeyEntry> = tx.get(KEYS, &key)?;
+        if known.is_some_and(|known| !known.current) {
+            return Ok(Err(Refusal::Superseded.into()));
+        }
+        let mut machine: Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
+        machine.id.clone_from(&id);
+        let another = machine.s.filter(|old| *old != self.s);
+        if let Id::Key(hash) = self.proven {
+            let burned: Option<protocol::bytes::Digest> = tx.get(BURNED, &hash.to_string())?;
+            if burned.is_some_and(|bound| bound != self.s) {
+                return Ok(Err(Refusal::Duplicate.into()));
+            }
+            if another.is_some_and(|old| (self.alive)(&old)) {
+                return Ok(Err(Refusal::MemberAlive.into()));
+            }
+            if burned.is_none() {
+                tx.put(BURNED, &hash.to_string(), &self.s)?;
+                report::note(tx, &report::Event::Burned(*hash))?;
+            }
+        }
+        if let Some(old) = another {
+            tx.put(KEYS, &old.to_string(), &KeyEntry { machine: id.clone(), current: false })?;
+            machine
+                .former
+                .extend(machine.node().filter(|_| machine.kubelet != super::machine::KubeletState::None));
+            machine.kubelet = super::machine::KubeletState::None;
+        }
+        tx.put(KEYS, &key, &KeyEntry { machine: id.clone(), current: true })?;
+        machine.s = Some(self.s);
+        machine.heard = self.now;
+        if let Some(hw) = &self.hw {
+            machine.hw = hw.clone();
+        }
+        if !machine.proven.contains(self.proven) {
+            machine.proven.push(self.proven.clone());
+            report::note(tx, &report::Event::Proven(id.clone(), self.proven.clone()))?;
+        }
+        place(tx, &mut machine, &record, self.word, self.site, self.now)?;
+        tx.put(MACHINES, &id, &machine)?;
+        Ok(Ok(Some(id)))
+    }
+}
+
+/// Gives a proven machine the slot it is for, or the best free one, and moves its life on.
+pub(crate) fn place(
+    tx: &Change<'_>,
+    machine: &mut Machine,
+    record: &Record,
+    word: &Word,
+    site: &str,
+    now: Time,
+) -> Result<(), StoreError> {
+    let (offer, slot) = offer(tx, machine, record, word)?;
+    let around = Around {
+        record: Some(record),
+        site,
+        now,
+        // Placing looks at nothing in the cluster: the machine is new to it.
+        node: NodeView::Absent,
+        offer,
+        alive: true,
+        skew: None,
+    };
+    let seen = machine.seen(&around);
+    let wants = decide::wants_slot(machine.life, &seen);
+    machine.settle(&seen, now);
+    if let (Offer::Free, Some(slot), true) = (offer, slot, wants) {
+        tx.put(HOLDERS, &slot, &machine.id)?;
+        machine.slot = Some(slot.clone());
+        report::note(tx, &report::Event::Filled(slot, machine.id.clone()))?;
+    }
+    Ok(())
+}
+
+/// What the site can offer one machine now.
+pub(crate) fn offer(
+    look: &impl Look,
+    machine: &Machine,
+    record: &Record,
+    word: &Word,
+) -> Result<(Offer, Option<String>), StoreError> {
+    if let Some(slot) = &machine.slot {
+        let holder: Option<String> = look.get(HOLDERS, slot)?;
+        let mine = holder.as_ref() == Some(&machine.id);
+        return Ok((if mine { Offer::Mine } else { Offer::Taken }, Some(slot.clone())));
+    }
+    let mut slots = Vec::with_capacity(word.slots.slots.len());
+    for slot in &word.slots.slots {
+        let mut needs = Needs::default();
+        if let Some(profile) = &slot.requires.profile {
+            needs.labels.insert("profile".into(), profile.clone());
+        }
+        if slot.requires.tpm {
+            needs.labels.insert("tpm".into(), "yes".into());
+        }
+        if let Some(memory) = slot.requires.memory_mib {
+            needs.amounts.insert("memory-mib".into(), memory);
+        }
+        slots.push(decide::Slot {
+            name: slot.name.clone(),
+            role: slot.role.word().to_owned(),
+            needs,
+            holder: look.get(HOLDERS, &slot.name)?,
+            reserved: None,
+        });
+    }
+    let mut has = Needs::default();
+    let profile = word.profiles.of(&machine.hw).map(|(profile, _)| profile.name.clone());
+    has.labels.extend(profile.map(|name| ("profile".to_owned(), name)));
+    if !machine.hw.tpm.is_empty() {
+        has.labels.insert("tpm".into(), "yes".into());
+    }
+    has.amounts.insert("memory-mib".into(), machine.hw.memory / (1024 * 1024));
+    let roles = record.roles.iter().cloned().collect();
+    let candidate = Candidate { machine: machine.id.clone(), slot: record.slot.clone(), roles, has };
+    let offers = decide::assign(&slots, &[candidate]);
+    Ok(offers.into_values().next().unwrap_or((Offer::Full, None)))
+}

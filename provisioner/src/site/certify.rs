@@ -1,0 +1,226 @@
+//! Certificates and configuration for a machine that has proved itself: M5 to M9.
+
+use std::net::IpAddr;
+
+use protocol::clock::YEAR;
+use protocol::csr::Csr;
+use protocol::issue::Role;
+use protocol::messages::{Config, Outcome};
+use protocol::refusal::{Refusal, Refused, Wait};
+
+use super::admit::RETRY;
+use super::machine::KubeletState;
+use super::store::{KUBELETS, Look, MACHINES, NAMES};
+use super::{Answer, Bound, Peer, Site, broken};
+use crate::cluster::ClusterError;
+use crate::render::{self, Order};
+
+/// An address that means the same machine everywhere on the site.
+pub(crate) fn is_global(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(four) => !four.is_loopback() && !four.is_link_local() && !four.is_unspecified(),
+        IpAddr::V6(six) => !six.is_loopback() && !six.is_unicast_link_local() && !six.is_unspecified(),
+    }
+}
+
+impl Site {
+    /// M5: a node certificate for the machine's own key. R34.
+    pub async fn certify(&self, peer: &Peer, csr: &Csr) -> Result<Vec<Vec<u8>>, Refused> {
+        let bound = self.bound(&peer.s)?;
+        if csr.key_hash != peer.s {
+            return Err(Refused::new(
+                Refusal::CsrKey,
+                'a',
+                "the request is for another key than the one that speaks",
+            ));
+        }
+        let role = Role::Node { machine: &bound.machine.id, life: YEAR };
+        Ok(vec![self.keys.issue(&role, &csr.spki, self.now()).map_err(broken)?])
+    }
+
+    /// What `cacerts` answers: site CA, issuing CA, DER.
+    pub fn ca_chain(&self) -> Vec<Vec<u8>> {
+        vec![self.keys.site_ca.der.clone(), self.keys.issuing.der.clone()]
+    }
+
+    /// M7: everything the machine is to be.
+    pub async fn config(&self, peer: &Peer) -> Result<Answer<Config>, Refused> {
+        let bound = self.bound(&peer.s)?;
+        let Some((slot, node)) = bound.machine.slot.clone().zip(bound.machine.node()) else {
+            return Ok(Answer::Wait(Wait::NoFreeSlot, RETRY));
+        };
+        let Some(cluster) = self.cluster() else { return Ok(Answer::Wait(Wait::ClusterAway, RETRY)) };
+        let Some(api) = self.memory().view.as_ref().map(|view| view.api.clone()) else {
+            return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
+        };
+        let word = self.word();
+        let source = peer.source.ip().to_canonical();
+        let addresses = self.addresses(&bound, &slot, source);
+        self.note_addresses(&bound, addresses).await?;
+        let files = self.rendered(&bound, &slot, &node, Some(source).filter(is_global), cluster.ca_pem())?;
+        let role = word.slots.get(&slot).map(|slot| slot.role.word()).unwrap_or_default();
+        Ok(Answer::Now(Config {
+            machine: bound.machine.id,
+            epoch: bound.record.epoch,
+            site: self.name().to_owned(),
+            slot,
+            node,
+            role: role.to_owned(),
+            files,
+            api,
+            cluster_ca: cluster.ca_pem().to_owned(),
+            found: false,
+        }))
+    }
+
+    /// The files of a machine as they would be sent now.
+    pub fn rendered(
+        &self,
+        bound: &Bound,
+        slot: &str,
+        node: &str,
+        address: Option<IpAddr>,
+        cluster_ca: &str,
+    ) -> Result<Vec<protocol::messages::File>, Refused> {
+        let word = self.word();
+        let (profile, why) = word.profiles.of(&bound.machine.hw).ok_or_else(|| broken("no profile fits"))?;
+        tracing::debug!(machine = bound.machine.id, profile = why, "profile");
+        let order = Order {
+            site: &word.site,
+            slots: &word.slots,
+            slot,
+            node,
+            profile,
+            facts: &bound.machine.hw,
+            address,
+            cluster_ca,
+        };
+        render::render(&word.templates, &order).map_err(broken)
+    }
+
+    fn addresses(&self, bound: &Bound, slot: &str, source: IpAddr) -> Vec<IpAddr> {
+        let fixed = self.word().slots.get(slot).and_then(|slot| slot.address);
+        let mut addresses: Vec<_> = fixed.into_iter().chain(Some(source).filter(is_global)).collect();
+        addresses.extend(bound.machine.addresses.iter().filter(|known| fixed.as_ref() == Some(*known)));
+        addresses.dedup();
+        addresses
+    }
+
+    async fn note_addresses(&self, bound: &Bound, addresses: Vec<IpAddr>) -> Result<(), Refused> {
+        if bound.machine.addresses == addresses || addresses.is_empty() {
+            return Ok(());
+        }
+        let id = bound.machine.id.clone();
+        let noted = self.store.write(move |tx| {
+            let mut machine: super::machine::Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
+            machine.addresses = addresses;
+            tx.put(MACHINES, &id, &machine)
+        });
+        noted.await.map_err(broken)
+    }
+
+    /// M8: the kubelet's client certificate. R34b, R34c, R35, R36, R39.
+    pub async fn kubelet(&self, peer: &Peer, csr: &Csr) -> Result<Answer<Vec<Vec<u8>>>, Refused> {
+        let bound = self.bound(&peer.s)?;
+        let Some(node) = bound.machine.node() else { return Ok(Answer::Wait(Wait::NoFreeSlot, RETRY)) };
+        check_request(csr, &node, peer)?;
+        if let Some(remedy) = self.memory().unsafe_why.clone() {
+            return Err(Refused::new(Refusal::ClusterUnsafe, 'a', remedy));
+        }
+        let Some(cluster) = self.cluster() else { return Ok(Answer::Wait(Wait::ClusterAway, RETRY)) };
+        self.save_kubelet(&bound, &node, csr).await?;
+        if let Some(refused) = self.wrong_version(&bound) {
+            return Err(refused);
+        }
+        let began = self.now();
+        let chain = match cluster.sign_kubelet(&node, &csr.der).await {
+            Ok(chain) => chain,
+            Err(ClusterError::Unsafe { remedy }) => {
+                return Err(Refused::new(Refusal::ClusterUnsafe, 'a', remedy));
+            }
+            Err(error) => {
+                tracing::warn!(machine = bound.machine.id, node, %error, "no kubelet certificate yet");
+                return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
+            }
+        };
+        let until =
+            chain.first().and_then(|der| protocol::cert::Cert::parse(der).ok()).map(|cert| cert.not_after);
+        let id = bound.machine.id.clone();
+        let saved = self.store.write(move |tx| {
+            let mut machine: super::machine::Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
+            machine.kubelet = KubeletState::Issued;
+            machine.kubelet_until = until.or(Some(began));
+            if machine.life == decide::Life::Assigned {
+                machine.life = decide::Life::Joining;
+                machine.since = began;
+                machine.generation += 1;
+            }
+            tx.put(MACHINES, &id, &machine)
+        });
+        saved.await.map_err(broken)?;
+        Ok(Answer::Now(chain))
+    }
+
+    /// Saves what is asked for before the cluster is: a name and a key are used from here on, whatever comes after.
+    async fn save_kubelet(&self, bound: &Bound, node: &str, csr: &Csr) -> Result<(), Refused> {
+        let (id, node, s, key) =
+            (bound.machine.id.clone(), node.to_owned(), bound.machine.s, csr.key_hash.to_string());
+        let saved = self.store.write(move |tx| {
+            let owner: Option<protocol::bytes::Digest> = tx.get(NAMES, &node)?;
+            if owner.is_some() && owner != s {
+                return Ok(Err(Refused::from(Refusal::NameUsed)));
+            }
+            if tx.get::<String>(KUBELETS, &key)?.is_some_and(|other| other != node) {
+                return Ok(Err(Refused::new(Refusal::CsrKey, 'c', "another Node has used this key")));
+            }
+            tx.put(NAMES, &node, &s)?;
+            tx.put(KUBELETS, &key, &node)?;
+            let mut machine: super::machine::Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
+            if machine.kubelet == KubeletState::None {
+                machine.kubelet = KubeletState::Asked;
+                tx.put(MACHINES, &id, &machine)?;
+            }
+            Ok(Ok(()))
+        });
+        saved.await.map_err(broken)?
+    }
+
+    /// A kubelet that does not fit the API server is not let in: its bank has to be switched first.
+    fn wrong_version(&self, bound: &Bound) -> Option<Refused> {
+        let kubelet = decide::Version::parse(&bound.machine.hw.kubelet)?;
+        let api = decide::Version::parse(&self.memory().view.as_ref()?.version)?;
+        let why = match kubelet.fits(api) {
+            decide::Skew::Fits => return None,
+            decide::Skew::TooNew => "is newer than the API server",
+            decide::Skew::TooOld => "is more than three minors older than the API server",
+        };
+        let remedy = format!("the kubelet on the machine ({}) {why}", bound.machine.hw.kubelet);
+        Some(Refused::new(Refusal::ClusterUnsafe, 'c', remedy))
+    }
+
+    /// M9: how the join went on the machine.
+    pub async fn enrolled(&self, peer: &Peer, outcome: &Outcome) -> Result<(), Refused> {
+        let bound = self.bound(&peer.s)?;
+        let reason = outcome.reason.clone().unwrap_or_default();
+        tracing::info!(
+            machine = bound.machine.id,
+            good = outcome.status,
+            reason,
+            "the machine says that it joined"
+        );
+        Ok(())
+    }
+}
+
+fn check_request(csr: &Csr, node: &str, peer: &Peer) -> Result<(), Refused> {
+    if csr.key_hash == peer.s {
+        return Err(Refused::new(Refusal::CsrKey, 'c', "the kubelet needs a key of its own"));
+    }
+    let name = format!("system:node:{node}");
+    let organised = csr.organisations == ["system:nodes"];
+    if csr.common_names != [name] || !organised || !csr.has_no_names() {
+        let detail = format!("it names {:?} of {:?}", csr.common_names, csr.organisations);
+        return Err(Refused::new(Refusal::CsrName, ' ', detail));
+    }
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! The provisioner's keys and who it is: made on site, certified by HQ in one round trip.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::anchors::{Kept, Trust};
+use protocol::bytes::{B64u, Digest};
+use protocol::cert::Cert;
+use protocol::certify::{CaReply, CaRequest, Grant, open_with_key, open_with_secret};
+use protocol::clock::{Time, YEAR};
+use protocol::crypto::{Alg, Signer, SoftKey};
+use protocol::issue::{Role, issue, request};
+use protocol::tpm::{Ek, Key, KeyBlob, Spec, Tpm};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// Name of the request that a person carries to HQ.
+pub const REQUEST: &str = "ca-request.json";
+
+/// Writes a file that only its owner can read, at once or not at all.
+pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let beside = path.with_extension("new");
+    let mut options = fs::File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    Ok(())
+}
+
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    site: String,
+    tpm: Option<String>,
+}
+
+/// Who the provisioner is, as HQ certified it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its site.
+    pub site: String,
+    /// Generation of the site CA.
+    pub generation: u32,
+    /// Which provisioner of the site.
+    pub number: u32,
+    /// What HQ gave it.
+    pub grant: Grant,
+    tpm: Option<String>,
+}
+
+/// The provisioner's keys.
+pub struct Keys {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its issuing CA.
+    pub issuing: Cert,
+    /// The site's CA.
+    pub site_ca: Cert,
+    issuing_key: Arc<dyn Signer>,
+    leaf: Mutex<(Cert, Arc<dyn Signer>)>,
+    dir: PathBuf,
+}
+
+/// What the provisioner believes of HQ, with the latest time that HQ signed.
+#[derive(Serialize, Deserialize)]
+pub struct KeptTrust {
+    /// The documents.
+    pub kept: Kept,
+    /// The floor of its clock.
+    pub floor: Time,
+}
+
+/// Makes the issuing CA's key and the request for HQ. Repeating it shows the same request.
+pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    ensure!(!dir.join("identity.json").exists(), "{} is certified already", dir.display());
+    let path = dir.join(REQUEST);
+    if path.exists() {
+        return serde_json::from_slice(&fs::read(&path)?).context("reading the request made before");
+    }
+    let subject = format!("{site} issuing CA");
+    let request = if let Some(spec) = tpm {
+        let mut chip = Tpm::open(&spec.parse::<Spec>()?)?;
+        let ek = chip.eks()?.into_iter().next().context("the TPM has no endorsement key")?;
+        let blob = chip.create_key()?;
+        save(&dir.join("issuing-ca.tpm"), &protocol::json::to_vec(&blob))?;
+        let public = blob.public.as_bytes().to_vec();
+        let key = Key::load(Arc::new(Mutex::new(chip)), blob)?;
+        let csr = request(&subject, None, &key)?;
+        CaRequest {
+            csr: B64u(csr),
+            ek: Some(B64u(ek.public().as_bytes().to_vec())),
+            key: Some(B64u(public)),
+            seal: None,
+        }
+    } else {
+        let (key, pkcs8) = SoftKey::generate(Alg::Es256)?;
+        save(&dir.join("issuing-ca.key"), &pkcs8)?;
+        let scalar = Zeroizing::new(protocol::crypto::random::<32>()?);
+        save(&dir.join("seal.key"), &scalar[..])?;
+        let seal = protocol::bundle::public_of(&scalar[..]).context("a key to seal the reply to")?;
+        CaRequest { csr: B64u(request(&subject, None, &key)?), ek: None, key: None, seal: Some(B64u(seal)) }
+    };
+    let begun = Begun { site: site.to_owned(), tpm: tpm.map(str::to_owned) };
+    save(&dir.join("init.json"), &protocol::json::to_vec(&begun))?;
+    save(&path, &protocol::json::to_vec(&request))?;
+    Ok(request)
+}
+
+/// Takes HQ's reply. The anchors in it are believed because nobody else could have sealed it to this request... of a
+/// person who carried it: what it holds is checked against the owner's file where one is given.
+pub fn finish(dir: &Path, reply: &[u8], owner: Option<&Path>) -> Result<()> {
+    let begun: Begun = serde_json::from_slice(
+        &fs::read(dir.join("init.json")).context("run `provisioner init --site` first")?,
+    )?;
+    let request: CaRequest = serde_json::from_slice(&fs::read(dir.join(REQUEST))?)?;
+    let reply: CaReply = protocol::json::parse(reply).context("reading HQ's reply")?;
+    let grant = open(dir, &begun, &request, &reply)?.context("the reply was made for another request")?;
+    let trust = Trust::from_image(&grant.anchors)?;
+    if let Some(owner) = owner {
+        check_owner(owner, &trust)?;
+    }
+    let trust = trust.accept_revoked(&grant.revoked, Time(0), None).unwrap_or(trust);
+    let (generation, number) = check_chain(dir, &begun, &grant, &trust)?;
+    let floor = trust.created_on();
+    save(&dir.join("trust.json"), &protocol::json::to_vec(&KeptTrust { kept: trust.kept().clone(), floor }))?;
+    let identity = Identity { site: begun.site, generation, number, grant, tpm: begun.tpm };
+    save(&dir.join("identity.json"), &protocol::json::to_vec(&identity))?;
+    let _ = fs::remove_file(dir.join("seal.key"));
+    Ok(())
+}
+
+fn open(dir: &Path, begun: &Begun, request: &CaRequest, reply: &CaReply) -> Result<Option<Grant>> {
+    match reply {
+        CaReply::Sealed { enc, ct } => {
+            let scalar =
+                Zeroizing::new(fs::read(dir.join("seal.key")).context("the key of this request is gone")?);
+            Ok(open_with_key(&enc.0, &ct.0, &scalar, request))
+        }
+        CaReply::Tpm { blob, secret, ct } => {
+            let spec = begun.tpm.as_deref().context("the reply is for a provisioner with a TPM")?;
+            let ek = Ek::parse(&request.ek.as_ref().context("the request names no endorsement key")?.0)?;
+            let key: KeyBlob = serde_json::from_slice(&fs::read(dir.join("issuing-ca.tpm"))?)?;
+            let k = Tpm::open(&spec.parse::<Spec>()?)?.activate(&ek, &key, &blob.0, &secret.0)?;
+            Ok(open_with_secret(&ct.0, &k, request))
+        }
+    }
+}
+
+fn check_owner(owner: &Path, trust: &Trust) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Owner {
+        anchors: serde_json::Value,
+    }
+    let owner: Owner = serde_json::from_slice(&fs::read(owner)?).context("reading the owner's file")?;
+    let known = Trust::from_image(&owner.anchors.to_string())?;
+    let same =
+        known.site_anchors() == trust.site_anchors() && known.voucher_anchors() == trust.voucher_anchors();
+    ensure!(same, "the reply comes from another owner than the one in the owner's file");
+    Ok(())
+}
+
+fn check_chain(dir: &Path, begun: &Begun, grant: &Grant, trust: &Trust) -> Result<(u32, u32)> {
+    let [issuing, site_ca] = grant.chain.as_slice() else {
+        bail!("the reply holds no chain of two certificates")
+    };
+    let (issuing, site_ca) = (Cert::parse(&issuing.0)?, Cert::parse(&site_ca.0)?);
+    let own = issuing_key(dir, begun.tpm.as_deref())?;
+    ensure!(issuing.spki == own.spki(), "the certificate is for another key");
+    ensure!(site_ca.site() == Some(begun.site.as_str()), "the certificate is for another site");
+    let at = protocol::clock::effective(Time(0), None, [issuing.not_before, site_ca.not_before]);
+    let anchored = trust.site_anchors().iter().any(|anchor| protocol::cert::issued_by(&site_ca, anchor, at));
+    ensure!(
+        anchored && protocol::cert::issued_by(&issuing, &site_ca, at),
+        "the chain does not end in the owner's anchor"
+    );
+    let number = |letter: char| {
+        let word = issuing.common_name.split(' ').find_map(|word| word.strip_prefix(letter));
+        word.and_then(|digits| digits.parse().ok())
+            .context("the certificate's name has no generation and number")
+    };
+    Ok((number('g')?, number('i')?))
+}
+
+fn issuing_key(dir: &Path, tpm: Option<&str>) -> Result<Arc<dyn Signer>> {
+    match tpm {
+        Some(spec) => {
+            let blob: KeyBlob = serde_json::from_slice(&fs::read(dir.join("issuing-ca.tpm"))?)?;
+            let chip = Tpm::open(&spec.parse::<Spec>()?)?;
+            Ok(Arc::new(Key::load(Arc::new(Mutex::new(chip)), blob)?))
+        }
+        None => Ok(Arc::new(SoftKey::from_pkcs8(&Zeroizing::new(fs::read(dir.join("issuing-ca.key"))?))?)),
+    }
+}
+
+impl Keys {
+    /// Reads the keys of a certified provisioner; makes its leaf where there is none or half its life is over.
+    pub fn load(dir: &Path, now: Time) -> Result<Self> {
+        let missing = || {
+            format!(
+                "{} is not certified: run `provisioner init --site SITE`, carry {REQUEST} to HQ",
+                dir.display()
+            )
+        };
+        let identity: Identity =
+            serde_json::from_slice(&fs::read(dir.join("identity.json")).with_context(missing)?)?;
+        let issuing_key = issuing_key(dir, identity.tpm.as_deref())?;
+        let mut certs = identity.grant.chain.iter().map(|der| Cert::parse(&der.0));
+        let issuing = certs.next().context("the issuing CA")??;
+        let site_ca = certs.next().context("the site CA")??;
+        let leaf =
+            load_leaf(dir).filter(|(cert, _)| cert.key_hash != Digest([0; 32]) && !half_over(cert, now));
+        let leaf = match leaf {
+            Some(leaf) => leaf,
+            None => make_leaf(dir, &identity, &issuing, &*issuing_key, now)?,
+        };
+        Ok(Self { identity, issuing, site_ca, issuing_key, leaf: Mutex::new(leaf), dir: dir.to_owned() })
+    }
+
+    /// The leaf, and its key.
+    pub fn leaf(&self) -> (Cert, Arc<dyn Signer>) {
+        let leaf = self.leaf.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (leaf.0.clone(), Arc::clone(&leaf.1))
+    }
+
+    /// Makes a new leaf when half the life of the present one is over; whether it did.
+    pub fn renew_leaf(&self, now: Time) -> Result<bool> {
+        if !half_over(&self.leaf().0, now) {
+            return Ok(false);
+        }
+        let made = make_leaf(&self.dir, &self.identity, &self.issuing, &*self.issuing_key, now)?;
+        *self.leaf.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = made;
+        Ok(true)
+    }
+
+    /// A certificate under the issuing CA: DER.
+    pub fn issue(&self, role: &Role<'_>, spki: &[u8], now: Time) -> Result<Vec<u8>> {
+        Ok(issue(role, spki, &self.issuing, &*self.issuing_key, now)?)
+    }
+
+    /// Leaf, issuing CA, site CA: DER, as TLS shows them.
+    pub fn chain(&self) -> Vec<Vec<u8>> {
+        vec![self.leaf().0.der, self.issuing.der.clone(), self.site_ca.der.clone()]
+    }
+}
+
+fn half_over(cert: &Cert, now: Time) -> bool {
+    now.plus(YEAR / 2) > cert.not_after
+}
+
+fn load_leaf(dir: &Path) -> Option<(Cert, Arc<dyn Signer>)> {
+    let cert = Cert::parse(&fs::read(dir.join("leaf.der")).ok()?).ok()?;
+    let key = SoftKey::from_pkcs8(&Zeroizing::new(fs::read(dir.join("leaf.key")).ok()?)).ok()?;
+    (key.spki() == cert.spki).then_some((cert, Arc::new(key) as Arc<dyn Signer>))
+}
+
+fn make_leaf(
+    dir: &Path,
+    identity: &Identity,
+    issuing: &Cert,
+    by: &dyn Signer,
+    now: Time,
+) -> Result<(Cert, Arc<dyn Signer>)> {
+    let (key, pkcs8) = SoftKey::generate(Alg::Es256)?;
+    let role = Role::Leaf { site: &identity.site, number: identity.number };
+    let der = issue(&role, key.spki(), issuing, by, now)?;
+    save(&dir.join("leaf.key"), &pkcs8)?;
+    save(&dir.join("leaf.der"), &der)?;
+    Ok((Cert::parse(&der)?, Arc::new(key)))
+}

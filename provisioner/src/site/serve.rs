@@ -1,0 +1,88 @@
+//! Everything that runs beside each other while the provisioner serves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+
+use super::{Site, admin, controller, explain, inbox};
+use crate::registrar;
+
+/// Where it listens.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// TLS and heartbeats.
+    pub listen: SocketAddr,
+    /// EST for machines that are not ours.
+    pub est: Option<SocketAddr>,
+    /// `/metrics` and `/healthz`.
+    pub metrics: SocketAddr,
+}
+
+/// Runs until a signal, or until a part that cannot do without fails.
+pub async fn run(site: Arc<Site>, options: Options) -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tracing::info!(site = site.name(), listen = %options.listen, "serving");
+    tokio::select! {
+        done = registrar::serve(Arc::clone(&site), options.listen, options.est) => done.context("the registrar"),
+        done = inbox::watch(Arc::clone(&site)) => done.context("the inbox"),
+        done = admin::serve(Arc::clone(&site)) => done.context("the admin socket"),
+        done = controller::run(Arc::clone(&site)) => done.context("the controller"),
+        done = watch_me(Arc::clone(&site), options.metrics) => done.context("the metrics"),
+        _ = terminate.recv() => Ok(()),
+        done = tokio::signal::ctrl_c() => done.context("waiting for a signal"),
+    }
+}
+
+/// `/metrics` and `/healthz` over plain HTTP, on loopback unless told otherwise.
+async fn watch_me(site: Arc<Site>, address: SocketAddr) -> Result<()> {
+    let listener =
+        tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+    let busy = Arc::new(tokio::sync::Semaphore::new(16));
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else { continue };
+        let site = Arc::clone(&site);
+        tokio::spawn(async move {
+            let _permit = permit;
+            let service = service_fn(|request| {
+                let site = Arc::clone(&site);
+                async move { Ok::<_, std::convert::Infallible>(answer(&site, &request)) }
+            });
+            let mut http = hyper::server::conn::http1::Builder::new();
+            let serving = http.keep_alive(false).serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(10), serving).await;
+        });
+    }
+}
+
+fn answer(site: &Site, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let (status, text) = match request.uri().path() {
+        "/healthz" => match explain::health(site) {
+            wrong if wrong.is_empty() => (200, "ok\n".to_owned()),
+            wrong => (503, wrong.join("\n") + "\n"),
+        },
+        "/metrics" => (200, metrics(site)),
+        _ => (404, "there are /metrics and /healthz\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
+    response
+}
+
+fn metrics(site: &Site) -> String {
+    let mut lives = std::collections::BTreeMap::new();
+    for machine in site.machines().unwrap_or_default() {
+        *lives.entry(machine.life.word().to_owned()).or_insert(0.0) += 1.0;
+    }
+    let mut gauges: Vec<_> =
+        lives.into_iter().map(|(life, count)| ("nodeboot_machines", life, count)).collect();
+    let seq = u32::try_from(site.word().seq).unwrap_or(u32::MAX);
+    gauges.push(("nodeboot_bundle_seq", site.name().to_owned(), f64::from(seq)));
+    site.metrics.text(&gauges)
+}

@@ -1,0 +1,138 @@
+//! M11 and heartbeats: what a joined machine says, hears, and how its silence is noticed.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use protocol::bundle;
+use protocol::bytes::Digest;
+use protocol::heartbeat::{self, Datagram};
+use protocol::messages::{Act, Order, StatusAnswer, StatusRequest};
+use protocol::refusal::{Refusal, Refused};
+
+use super::store::{Look, MACHINES, VOUCHERS};
+use super::{Peer, Site, broken};
+
+/// Silence after which a machine is no longer taken for alive.
+pub const SILENCE: Duration = Duration::from_secs(60);
+/// The order to show the highest bundle index.
+const SHOW_INDEX: &str = "show-index";
+
+/// Heartbeats of one machine under its latest key.
+pub struct Beats {
+    s: Digest,
+    key: [u8; 32],
+    counter: u64,
+    last: Instant,
+}
+
+impl Site {
+    /// M11. `key` is the connection's exporter for heartbeats.
+    pub async fn status(
+        &self,
+        peer: &Peer,
+        key: [u8; 32],
+        asked: &StatusRequest,
+    ) -> Result<StatusAnswer, Refused> {
+        let bound = self.bound(&peer.s)?;
+        let beats = Beats { s: peer.s, key, counter: 0, last: Instant::now() };
+        self.memory().beats.insert(heartbeat::short(&peer.s), beats);
+        self.heard(&bound.machine.id).await?;
+        self.check_shown(&bound.machine.id, asked).await;
+        let (trust, word) = (self.trust().0, self.word());
+        let newer = |held: u64, (seq, text): (u64, String)| (seq > held).then_some(text);
+        let revoked = trust.latest_revoked().map(|(seq, text)| (seq, text.to_owned()));
+        let id = bound.record.canonical_id().map(|id| id.to_string()).unwrap_or_default();
+        let voucher = self.store.look().and_then(|look| look.bytes(VOUCHERS, &id)).map_err(broken)?;
+        Ok(StatusAnswer {
+            state: bound.machine.life.word().to_owned(),
+            bundle: word.seq,
+            index: newer(asked.bundle, (word.seq, word.index.clone())).filter(|text| !text.is_empty()),
+            voucher: voucher.map(|text| String::from_utf8_lossy(&text).into_owned()),
+            anchors: newer(asked.anchors, (trust.anchors_seq(), trust.kept().anchors.clone())),
+            revoked: revoked.and_then(|revoked| newer(asked.revoked, revoked)),
+            orders: self.orders(asked, word.seq),
+        })
+    }
+
+    fn orders(&self, asked: &StatusRequest, ours: u64) -> Vec<Order> {
+        let shown = asked.done.iter().any(|done| done.id == SHOW_INDEX);
+        let order = Order { id: SHOW_INDEX.to_owned(), act: Act::ShowIndex };
+        if asked.bundle > ours && !shown { vec![order] } else { vec![] }
+    }
+
+    async fn heard(&self, id: &str) -> Result<(), Refused> {
+        let (id, now) = (id.to_owned(), self.now());
+        let saved = self.store.write(move |tx| {
+            if let Some(mut machine) = tx.get::<super::machine::Machine>(MACHINES, &id)? {
+                machine.heard = now;
+                tx.put(MACHINES, &id, &machine)?;
+            }
+            Ok(())
+        });
+        saved.await.map_err(broken)
+    }
+
+    /// A machine that holds a newer bundle than we do proves it by showing its index: R24. A number alone is a claim.
+    async fn check_shown(&self, id: &str, asked: &StatusRequest) {
+        let word = self.word();
+        if asked.bundle <= word.seq {
+            return;
+        }
+        let Some(index) = &asked.health.index else {
+            tracing::warn!(
+                machine = id,
+                claims = asked.bundle,
+                ours = word.seq,
+                "it says that a newer bundle exists"
+            );
+            return;
+        };
+        let (trust, floor) = self.trust();
+        let setting =
+            bundle::Setting { trust: &trust, site: self.name(), seq: word.seq, floor, rtc: Some(self.now()) };
+        let proven = bundle::check_index(index, &setting).ok().map(|checked| checked.index.seq);
+        if let Some(seq) = proven.filter(|seq| *seq > word.seq) {
+            self.alarm(Refusal::BundleBehind.code(), &format!("bundle {seq}")).await;
+            let raise = self.store.write(move |tx| tx.put(super::store::META, "behind", &seq)).await;
+            if let Err(error) = raise {
+                tracing::error!(%error, "that this site is behind could not be saved");
+            }
+        }
+    }
+
+    /// R24: whether a machine has proved that HQ made a newer bundle than the one in force. Nothing new is issued then.
+    pub(crate) fn check_bundle_of(&self, peer: &Peer) -> Result<(), Refused> {
+        let look = self.store.look().map_err(broken)?;
+        let behind: u64 = look.get(super::store::META, "behind").map_err(broken)?.unwrap_or(0);
+        if behind > self.word().seq && self.bound(&peer.s).is_err() {
+            return Err(Refused::new(Refusal::BundleBehind, ' ', format!("bundle {behind} exists")));
+        }
+        Ok(())
+    }
+
+    /// A heartbeat; what to answer. Anything wrong with it: nothing. R44.
+    pub fn beat(&self, datagram: &[u8], _from: SocketAddr) -> Option<[u8; heartbeat::SIZE]> {
+        let read = Datagram::read_beat(datagram)?;
+        let mut memory = self.memory();
+        let beats = memory.beats.get_mut(&read.who).filter(|beats| read.made_by(&beats.key));
+        let Some(beats) = beats.filter(|beats| read.counter > beats.counter) else {
+            self.metrics.refusal(Refusal::Heartbeat.code());
+            return None;
+        };
+        beats.counter = read.counter;
+        beats.last = Instant::now();
+        Some(heartbeat::answer(&beats.key, &beats.s, read.counter, 0))
+    }
+
+    /// Tells whose keys were heard within the last minute.
+    pub(crate) fn alive_keys(&self) -> impl Fn(&Digest) -> bool + Send + 'static {
+        let memory = self.memory();
+        let alive: std::collections::HashSet<_> = memory
+            .beats
+            .values()
+            .filter(|beats| beats.last.elapsed() < SILENCE)
+            .map(|beats| beats.s)
+            .collect();
+        move |s| alive.contains(s)
+    }
+}

@@ -1,0 +1,341 @@
+//! What the site remembers: one file, opened by one program, written in groups.
+//!
+//! Every change is a closure. Those that wait at the same moment are run in one transaction, which is on disk before
+//! any of them is answered: what a message promises is saved before it is spoken, at one flush for all.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+/// The layout of the file. An older program refuses a newer one.
+pub const SCHEMA: u64 = 1;
+/// Changes that are saved together at most: a crowd of a thousand in a few flushes.
+const GROUP: usize = 512;
+/// Changes that may wait before their makers do.
+const QUEUE: usize = 4096;
+
+/// A table: text to JSON.
+pub type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
+/// `schema`, `bundle` (index in force), `floor`, `next` numbers.
+pub const META: Table = Table::new("meta");
+/// HQ's word in sections: name to bytes.
+pub const SECTIONS: Table = Table::new("sections");
+/// Registrations by their id.
+pub const RECORDS: Table = Table::new("records");
+/// Registrations' provable ids to the registration's id.
+pub const IDS: Table = Table::new("ids");
+/// Labels in small letters to the ids of registrations.
+pub const LABELS: Table = Table::new("labels");
+/// Vouchers by the id of the machine they name.
+pub const VOUCHERS: Table = Table::new("vouchers");
+/// What the site knows of each machine, by the id of its registration.
+pub const MACHINES: Table = Table::new("machines");
+/// Node keys by hash: whose they are, and whether they are current.
+pub const KEYS: Table = Table::new("keys");
+/// Device keys that were used, by hash, and the node key they are bound to for good.
+pub const BURNED: Table = Table::new("burned");
+/// Names of Nodes, used for ever, and the node key they belong to.
+pub const NAMES: Table = Table::new("names");
+/// Keys of kubelets by hash, and the Node they are for.
+pub const KUBELETS: Table = Table::new("kubelets");
+/// Slots and the machine that holds each.
+pub const HOLDERS: Table = Table::new("holders");
+/// What goes into the next report.
+pub const EVENTS: Table = Table::new("events");
+/// Who did what.
+pub const AUDIT: Table = Table::new("audit");
+
+const ALL: [Table; 14] = [
+    META, SECTIONS, RECORDS, IDS, LABELS, VOUCHERS, MACHINES, KEYS, BURNED, NAMES, KUBELETS, HOLDERS, EVENTS,
+    AUDIT,
+];
+
+/// The store could not do what it was asked; nothing was changed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the store cannot {doing}: {why}")]
+pub struct StoreError {
+    doing: &'static str,
+    why: String,
+}
+
+fn failed(doing: &'static str) -> impl Fn(&dyn std::fmt::Display) -> StoreError {
+    move |why| StoreError { doing, why: why.to_string() }
+}
+
+/// Reading and, inside [`Store::write`], changing.
+pub trait Look {
+    /// The value of a key.
+    fn bytes(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Every key and value of a table whose key begins with `prefix`.
+    fn all(&self, table: Table, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
+    /// The value of a key, read as JSON.
+    fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, StoreError> {
+        let bytes = self.bytes(table, key)?;
+        bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|e| failed("read an entry")(&e))).transpose()
+    }
+
+    /// Every value of a table, read as JSON.
+    fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, StoreError> {
+        let read = |(key, bytes): (String, Vec<u8>)| {
+            serde_json::from_slice(&bytes).map(|value| (key, value)).map_err(|e| failed("read an entry")(&e))
+        };
+        self.all(table, "")?.into_iter().map(read).collect()
+    }
+}
+
+/// A look at one moment.
+pub struct Snapshot(redb::ReadTransaction);
+
+impl Look for Snapshot {
+    fn bytes(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let fail = failed("read");
+        let table = self.0.open_table(table).map_err(|e| fail(&e))?;
+        Ok(table.get(key).map_err(|e| fail(&e))?.map(|value| value.value().to_vec()))
+    }
+
+    fn all(&self, table: Table, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let table = self.0.open_table(table).map_err(|e| failed("read")(&e))?;
+        collect(&table, prefix)
+    }
+}
+
+fn collect(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    prefix: &str,
+) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    let fail = failed("read");
+    let mut found = Vec::new();
+    for entry in table.range(prefix..).map_err(|e| fail(&e))? {
+        let (key, value) = entry.map_err(|e| fail(&e))?;
+        if !key.value().starts_with(prefix) {
+            break;
+        }
+        found.push((key.value().to_owned(), value.value().to_vec()));
+    }
+    Ok(found)
+}
+
+/// A change in the making. Check first, write last: what a closure wrote stays even when it answers no.
+pub struct Change<'a>(&'a redb::WriteTransaction);
+
+impl Look for Change<'_> {
+    fn bytes(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let fail = failed("read");
+        let table = self.0.open_table(table).map_err(|e| fail(&e))?;
+        let found = table.get(key).map_err(|e| fail(&e))?.map(|value| value.value().to_vec());
+        Ok(found)
+    }
+
+    fn all(&self, table: Table, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let table = self.0.open_table(table).map_err(|e| failed("read")(&e))?;
+        collect(&table, prefix)
+    }
+}
+
+impl Change<'_> {
+    /// Saves bytes.
+    pub fn put_bytes(&self, table: Table, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        let fail = failed("write");
+        let mut table = self.0.open_table(table).map_err(|e| fail(&e))?;
+        table.insert(key, value).map_err(|e| fail(&e))?;
+        Ok(())
+    }
+
+    /// Saves a value as JSON.
+    pub fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), StoreError> {
+        self.put_bytes(table, key, &protocol::json::to_vec(value))
+    }
+
+    /// Forgets a key.
+    pub fn remove(&self, table: Table, key: &str) -> Result<(), StoreError> {
+        let fail = failed("write");
+        let mut table = self.0.open_table(table).map_err(|e| fail(&e))?;
+        table.remove(key).map_err(|e| fail(&e))?;
+        Ok(())
+    }
+
+    /// Forgets a whole table.
+    pub fn clear(&self, table: Table) -> Result<(), StoreError> {
+        self.0.delete_table(table).map_err(|e| failed("write")(&e))?;
+        self.0.open_table(table).map_err(|e| failed("write")(&e))?;
+        Ok(())
+    }
+
+    /// The next number of a series.
+    pub fn next(&self, series: &str) -> Result<u64, StoreError> {
+        let key = format!("next/{series}");
+        let next = self.get::<u64>(META, &key)?.unwrap_or(0) + 1;
+        self.put(META, &key, &next)?;
+        Ok(next)
+    }
+
+    /// Adds a value at the end of a table of numbered entries.
+    pub fn append<T: Serialize>(&self, table: Table, series: &str, value: &T) -> Result<u64, StoreError> {
+        let number = self.next(series)?;
+        self.put(table, &format!("{number:020}"), value)?;
+        Ok(number)
+    }
+}
+
+type Job = Box<dyn FnOnce(&Change<'_>) -> Result<Tell, StoreError> + Send>;
+type Tell = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// The store.
+pub struct Store {
+    database: Arc<Database>,
+    jobs: Option<SyncSender<(Job, Tell)>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens the file, or makes it.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let fail = failed("open its file");
+        let database = Database::create(path).map_err(|error| {
+            let why = format!("{}: {error}", path.display());
+            fail(&format!("{why}; is another provisioner running?"))
+        })?;
+        let database = Arc::new(database);
+        prepare(&database)?;
+        let (jobs, waiting) = sync_channel(QUEUE);
+        let for_writer = Arc::clone(&database);
+        let writer =
+            std::thread::Builder::new().name("store".into()).spawn(move || write_all(&for_writer, &waiting));
+        Ok(Self { database, jobs: Some(jobs), writer: Some(writer.map_err(|e| fail(&e))?) })
+    }
+
+    /// A look at what is saved now.
+    pub fn look(&self) -> Result<Snapshot, StoreError> {
+        self.database.begin_read().map(Snapshot).map_err(|e| failed("read")(&e))
+    }
+
+    /// Makes a change and waits until it is on disk.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Change<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (tell, told) = oneshot::channel();
+        let tell = Arc::new(std::sync::Mutex::new(Some(tell)));
+        let on_failure = Arc::clone(&tell);
+        let job: Job = Box::new(move |tx| {
+            let value = change(tx)?;
+            Ok(Box::new(move |saved| answer(&tell, saved.map(|()| value))))
+        });
+        let lost: Tell = Box::new(move |saved| {
+            if let Err(error) = saved {
+                answer(&on_failure, Err(error));
+            }
+        });
+        let gone = || StoreError { doing: "write", why: "it is being closed".to_owned() };
+        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
+        jobs.try_send((job, lost))
+            .map_err(|_| StoreError { doing: "write", why: "too many changes wait".into() })?;
+        told.await.map_err(|_| gone())?
+    }
+}
+
+fn answer<T>(
+    tell: &std::sync::Mutex<Option<oneshot::Sender<Result<T, StoreError>>>>,
+    value: Result<T, StoreError>,
+) {
+    let sender = tell.lock().ok().and_then(|mut tell| tell.take());
+    if let Some(sender) = sender {
+        // Whoever asked may have gone meanwhile; what he asked for is saved all the same.
+        let _ = sender.send(value);
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn prepare(database: &Database) -> Result<(), StoreError> {
+    let fail = failed("open its file");
+    let tx = database.begin_write().map_err(|e| fail(&e))?;
+    for table in ALL {
+        tx.open_table(table).map_err(|e| fail(&e))?;
+    }
+    let change = Change(&tx);
+    match change.get::<u64>(META, "schema")? {
+        Some(schema) if schema > SCHEMA => {
+            let why =
+                format!("it has layout {schema} and this program knows {SCHEMA}: run the newer program");
+            return Err(fail(&why));
+        }
+        _ => change.put(META, "schema", &SCHEMA)?,
+    }
+    tx.commit().map_err(|e| fail(&e))
+}
+
+fn write_all(database: &Database, waiting: &Receiver<(Job, Tell)>) {
+    while let Ok(first) = waiting.recv() {
+        let mut group = vec![first];
+        group.extend(waiting.try_iter().take(GROUP - 1));
+        let mut jobs = Vec::with_capacity(group.len());
+        let mut tells = Vec::with_capacity(group.len());
+        for (job, tell) in group {
+            jobs.push(job);
+            tells.push(tell);
+        }
+        match save(database, jobs) {
+            Ok(answers) => answers.into_iter().for_each(|tell| tell(Ok(()))),
+            Err(error) => tells.into_iter().for_each(|tell| tell(Err(error.clone()))),
+        }
+    }
+}
+
+/// Runs a group and flushes it. One that fails takes the group with it: each is asked again by its maker.
+fn save(database: &Database, jobs: Vec<Job>) -> Result<Vec<Tell>, StoreError> {
+    let tx = database.begin_write().map_err(|e| failed("write")(&e))?;
+    let change = Change(&tx);
+    let answers: Vec<Tell> = jobs.into_iter().map(|job| job(&change)).collect::<Result<_, _>>()?;
+    tx.commit().map_err(|e| failed("write to disk")(&e))?;
+    Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_acknowledged_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let store = Store::open(&path).unwrap();
+        store.write(|tx| tx.put(MACHINES, "mc_1", &"one")).await.unwrap();
+        let changes = (0..200).map(|n| store.write(move |tx| tx.put(MACHINES, &format!("m{n}"), &n)));
+        for change in futures_util::future::join_all(changes).await {
+            change.unwrap();
+        }
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        let look = store.look().unwrap();
+        assert_eq!(look.get::<String>(MACHINES, "mc_1").unwrap().unwrap(), "one");
+        assert_eq!(look.all(MACHINES, "m").unwrap().len(), 201);
+    }
+
+    #[tokio::test]
+    async fn an_older_program_refuses_a_newer_store_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let store = Store::open(&path).unwrap();
+        store.write(|tx| tx.put(META, "schema", &(SCHEMA + 1))).await.unwrap();
+        drop(store);
+        let error = Store::open(&path).err().unwrap().to_string();
+        assert!(error.contains("run the newer program"), "{error}");
+    }
+}

@@ -1,0 +1,207 @@
+//! HQ's word in force: the bundle's sections, kept in the store and read once.
+
+use std::collections::BTreeMap;
+
+use protocol::bundle::{Index, Opened};
+use protocol::bytes::Digest;
+use protocol::id::Id;
+use protocol::json;
+use protocol::record::{Match, Record, Status, is_junk};
+use protocol::refusal::{Refusal, Refused};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::store::{Change, IDS, LABELS, Look, META, RECORDS, SECTIONS, StoreError, VOUCHERS};
+use crate::model::{Site, Slots};
+use crate::render::profile::{Profile, Profiles};
+use crate::render::template::Templates;
+
+/// The part of HQ's word that every decision needs, held in memory.
+#[derive(Clone, Debug)]
+pub struct Word {
+    /// Number of the bundle in force, 0 before the first.
+    pub seq: u64,
+    /// Its index: JWS text.
+    pub index: String,
+    /// The site.
+    pub site: Site,
+    /// Its slots.
+    pub slots: Slots,
+    /// Templates.
+    pub templates: Templates,
+    /// Profiles.
+    pub profiles: Profiles,
+}
+
+/// The parts of the `revocations` section.
+#[derive(Deserialize)]
+pub struct Revocations {
+    /// Registrations that HQ ended, all of them ever.
+    #[serde(default)]
+    pub revoked: Vec<String>,
+    /// The revoked document.
+    #[serde(default)]
+    pub doc: Option<Box<RawValue>>,
+    /// The anchors document.
+    #[serde(default)]
+    pub anchors: Option<Box<RawValue>>,
+}
+
+fn damaged(section: &str, why: impl std::fmt::Display) -> Refused {
+    Refused::new(Refusal::BundleRefused, 'a', format!("section {section}: {why}"))
+}
+
+/// A bundle whose index was checked, read section by section before anything of it is believed.
+pub struct Read {
+    /// The index.
+    pub index: Index,
+    /// The index: JWS text.
+    pub text: String,
+    /// Bytes of every section that the bundle carries or the store holds.
+    pub sections: BTreeMap<String, Vec<u8>>,
+    records: Vec<Record>,
+    vouchers: Vec<(Id, String)>,
+    /// Withdrawals.
+    pub revocations: Option<Revocations>,
+}
+
+impl Read {
+    /// Reads every section; those that are named but not carried are taken from `held`.
+    pub fn of(
+        index: Index,
+        opened: &Opened,
+        held: &dyn Fn(&Digest) -> Option<Vec<u8>>,
+    ) -> Result<Self, Refused> {
+        let mut sections = BTreeMap::new();
+        for section in &index.sections {
+            let bytes = opened.carried.get(&section.sha256).cloned().or_else(|| held(&section.sha256));
+            let missing = || {
+                Refused::new(Refusal::BundleRefused, 'f', format!("section {} is not there", section.name))
+            };
+            sections.insert(section.name.clone(), bytes.ok_or_else(missing)?);
+        }
+        let lines = |name: &str| -> Vec<Vec<u8>> {
+            let bytes = sections.get(name).map(Vec::as_slice).unwrap_or_default();
+            bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+        };
+        let record = |line: &Vec<u8>| json::parse(line).map_err(|e| damaged("records", e));
+        let records = lines("records").iter().map(record).collect::<Result<_, _>>()?;
+        let vouchers = lines("vouchers").iter().map(|line| read_voucher(line)).collect::<Result<_, _>>()?;
+        let revocations = sections.get("revocations").map(|bytes| json::parse(bytes));
+        let revocations = revocations.transpose().map_err(|e| damaged("revocations", e))?;
+        Word::read(&sections, index.seq, "")?;
+        Ok(Self { index, text: opened.index.clone(), sections, records, vouchers, revocations })
+    }
+
+    /// Puts everything in force, in one change.
+    pub fn save(&self, tx: &Change<'_>) -> Result<(), StoreError> {
+        if self.index.base.is_none() {
+            for table in [RECORDS, IDS, LABELS, VOUCHERS, SECTIONS] {
+                tx.clear(table)?;
+            }
+        }
+        let ended = self.revocations.iter().flat_map(|revocations| &revocations.revoked);
+        let ended: std::collections::BTreeSet<_> = ended.collect();
+        for record in &self.records {
+            let mut record = record.clone();
+            if ended.contains(&record.id) && record.status == Status::Active {
+                record.status = Status::Revoked;
+            }
+            save_record(tx, &record)?;
+        }
+        for (id, voucher) in &self.vouchers {
+            tx.put_bytes(VOUCHERS, &id.to_string(), voucher.as_bytes())?;
+        }
+        for (name, bytes) in
+            self.sections.iter().filter(|(name, _)| !matches!(name.as_str(), "records" | "vouchers"))
+        {
+            tx.put_bytes(SECTIONS, name, bytes)?;
+        }
+        tx.put(META, "seq", &self.index.seq)?;
+        tx.put_bytes(META, "index", self.text.as_bytes())
+    }
+}
+
+fn read_voucher(line: &[u8]) -> Result<(Id, String), Refused> {
+    #[derive(Deserialize)]
+    struct Outer {
+        payload: String,
+    }
+    #[derive(Deserialize)]
+    struct Inner {
+        #[serde(rename = "ietf-voucher:voucher")]
+        voucher: Named,
+    }
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(rename = "serial-number")]
+        id: Id,
+    }
+    let outer: Outer = json::parse(line).map_err(|e| damaged("vouchers", e))?;
+    let payload = protocol::bytes::from_b64u(&outer.payload).map_err(|e| damaged("vouchers", e))?;
+    let inner: Inner = json::parse(&payload).map_err(|e| damaged("vouchers", e))?;
+    Ok((inner.voucher.id, String::from_utf8_lossy(line).into_owned()))
+}
+
+/// Saves one registration with what it is found by.
+pub fn save_record(tx: &Change<'_>, record: &Record) -> Result<(), StoreError> {
+    for auth in &record.auth {
+        tx.put(IDS, &auth.id().to_string(), &record.id)?;
+    }
+    for label in labels(&record.hints) {
+        tx.put(LABELS, &label, &record.id)?;
+    }
+    tx.put(RECORDS, &record.id, record)
+}
+
+/// The labels that a machine may be recognised by, spelled alike; placeholders are left out.
+pub fn labels(hints: &Match) -> Vec<String> {
+    let texts = [&hints.product_serial, &hints.board_serial, &hints.system_uuid].into_iter().flatten();
+    texts
+        .map(|text| text.trim().to_ascii_lowercase())
+        .filter(|text| !is_junk(text))
+        .chain(hints.mac.iter().map(|mac| mac.to_ascii_lowercase()))
+        .collect()
+}
+
+impl Word {
+    /// Before the first bundle: a site without slots.
+    pub fn none(site: &str) -> Self {
+        let site = Site {
+            name: site.to_owned(),
+            network: crate::model::Network::default(),
+            cluster: crate::model::ClusterPlan::default(),
+        };
+        let (templates, profiles) = (Templates::built_in(), Profiles::built_in());
+        Self { seq: 0, index: String::new(), site, slots: Slots::default(), templates, profiles }
+    }
+
+    /// The word in force, as saved.
+    pub fn load(look: &impl Look, site: &str) -> Result<Self, StoreError> {
+        let Some(seq) = look.get::<u64>(META, "seq")? else { return Ok(Self::none(site)) };
+        let index = look.bytes(META, "index")?.unwrap_or_default();
+        let sections: BTreeMap<_, _> = look.all(SECTIONS, "")?.into_iter().collect();
+        // It was read before it was saved; a section of a later program's making is left aside.
+        let word = Self::read(&sections, seq, &String::from_utf8_lossy(&index));
+        Ok(word.unwrap_or_else(|_| Self { seq, ..Self::none(site) }))
+    }
+
+    fn read(sections: &BTreeMap<String, Vec<u8>>, seq: u64, index: &str) -> Result<Self, Refused> {
+        let mut word = Self { seq, index: index.to_owned(), ..Self::none("") };
+        if let Some(bytes) = sections.get("site") {
+            word.site = json::parse(bytes).map_err(|e| damaged("site", e))?;
+        }
+        if let Some(bytes) = sections.get("slots") {
+            word.slots = json::parse(bytes).map_err(|e| damaged("slots", e))?;
+        }
+        if let Some(bytes) = sections.get("templates") {
+            let texts: BTreeMap<String, String> = json::parse(bytes).map_err(|e| damaged("templates", e))?;
+            texts.iter().for_each(|(name, text)| word.templates.set(name, text));
+        }
+        if let Some(bytes) = sections.get("profiles") {
+            let profiles: Vec<Profile> = json::parse(bytes).map_err(|e| damaged("profiles", e))?;
+            profiles.into_iter().for_each(|profile| word.profiles.set(profile));
+        }
+        Ok(word)
+    }
+}

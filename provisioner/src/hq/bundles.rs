@@ -1,0 +1,177 @@
+//! What a site is sent: registrations, vouchers, withdrawals, slots, templates, profiles, in one sealed file.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::bundle::{Index, Section, public_of, seal};
+use protocol::bytes::{Digest, from_b64};
+use protocol::cert::Cert;
+use protocol::clock::{Time, YEAR};
+use protocol::json;
+use protocol::jws::{self, typ};
+use protocol::record::{Record, Status};
+use protocol::voucher::{Grant, make};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Hq, read, write};
+use crate::model::{Site, Slots};
+use crate::render::profile::{Profile, Profiles};
+
+/// `bundles/<site>.yaml`: what was sent last, and vouchers to use again.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Sent {
+    seq: u64,
+    vouchers: BTreeMap<String, Cached>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cached {
+    epoch: u32,
+    voucher: String,
+}
+
+/// A bundle, and what is in it.
+pub struct Built {
+    /// The bytes of the file.
+    pub file: Vec<u8>,
+    /// Its number.
+    pub seq: u64,
+    /// Sections and their sizes.
+    pub sections: Vec<(String, usize)>,
+}
+
+impl Hq {
+    /// Builds the next bundle of a site.
+    pub fn build_bundle(&self, site: &str, now: Time) -> Result<Built> {
+        let path = self.dir.join("bundles").join(format!("{site}.yaml"));
+        let mut sent: Sent = if path.exists() { read(&path)? } else { Sent::default() };
+        sent.seq += 1;
+        let all: Vec<Record> =
+            self.records()?.into_iter().filter(|record| record.site.contains(site)).collect();
+        let sections = self.sections(site, &all, &mut sent, now)?;
+        let ca = self.site_ca(site)?;
+        let mut reports = BTreeMap::new();
+        for provisioner in &ca.provisioners {
+            let issuing = Cert::parse(&from_b64(&provisioner.certificate)?)?;
+            reports.insert(issuing.key_hash, provisioner.last_report);
+        }
+        let named = |(name, bytes): (&String, &Vec<u8>)| Section {
+            name: name.clone(),
+            sha256: Digest::of(bytes),
+            size: bytes.len() as u64,
+        };
+        let index = Index {
+            seq: sent.seq,
+            base: None,
+            site: site.to_owned(),
+            created_on: now,
+            reports,
+            sections: sections.iter().map(named).collect(),
+        };
+        let signer = self.certificate("signer")?;
+        let index = jws::sign(&json::to_vec(&index), typ::BUNDLE, &signer.der, &*self.key("signer")?)?;
+        let public = public_of(&self.keys.scalar(&format!("site-{site}-bundle"))?[..])
+            .context("the site's bundle key")?;
+        let carried: Vec<_> = sections.values().map(Vec::as_slice).collect();
+        let file = seal(&index, &carried, site, &public)?;
+        write(&path, &sent)?;
+        let sizes = sections.iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect();
+        Ok(Built { file, seq: sent.seq, sections: sizes })
+    }
+
+    fn sections(
+        &self,
+        site: &str,
+        all: &[Record],
+        sent: &mut Sent,
+        now: Time,
+    ) -> Result<BTreeMap<String, Vec<u8>>> {
+        let folder = self.dir.join("sites").join(site);
+        let plan: Site = read(&folder.join("site.yaml"))?;
+        let slots: Slots = read(&folder.join("slots.yaml"))?;
+        let faults = slots.faults();
+        if !faults.is_empty() {
+            let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+            bail!("sites/{site}/slots.yaml:\n- {}", lines.join("\n- "));
+        }
+        ensure!(plan.name == site, "sites/{site}/site.yaml is of site {}", plan.name);
+        let line = |bytes: Vec<u8>| [bytes, b"\n".to_vec()].concat();
+        let records = all.iter().flat_map(|record| line(json::to_vec(record))).collect();
+        let revocations = serde_json::json!({
+            "revoked": all.iter().filter(|r| r.status != Status::Active).map(|r| r.id.clone()).collect::<Vec<_>>(),
+            "doc": RawValue::from_string(self.revoked()?)?,
+            "anchors": RawValue::from_string(self.anchors()?)?,
+        });
+        Ok(BTreeMap::from([
+            ("records".to_owned(), records),
+            ("vouchers".to_owned(), self.vouchers(site, all, sent, now)?),
+            ("revocations".to_owned(), json::to_vec(&revocations)),
+            ("site".to_owned(), json::to_vec(&plan)),
+            ("slots".to_owned(), json::to_vec(&slots)),
+            ("templates".to_owned(), json::to_vec(&self.texts("templates")?)),
+            ("profiles".to_owned(), json::to_vec(&self.profiles()?)),
+        ]))
+    }
+
+    /// A voucher for each active machine with a proof; one that still fits is not signed anew.
+    fn vouchers(&self, site: &str, all: &[Record], sent: &mut Sent, now: Time) -> Result<Vec<u8>> {
+        let (signer, key, pin) = (self.certificate("signer")?, self.key("signer")?, self.pin(site)?);
+        let life = self.owner()?.voucher_years.clamp(1, 5) * YEAR;
+        let mut lines = Vec::new();
+        for record in all.iter().filter(|record| record.status == Status::Active) {
+            let Some(machine) = record.canonical_id() else { continue };
+            let known = sent.vouchers.get(&machine.to_string()).filter(|known| known.epoch == record.epoch);
+            let voucher = if let Some(known) = known {
+                known.voucher.clone()
+            } else {
+                let grant = Grant {
+                    machine: &machine,
+                    epoch: record.epoch,
+                    site,
+                    pin: &pin,
+                    created_on: now,
+                    expires_on: now.plus(life),
+                };
+                make(&grant, &signer, &*key)?
+            };
+            lines.extend_from_slice(voucher.as_bytes());
+            lines.push(b'\n');
+            sent.vouchers.insert(machine.to_string(), Cached { epoch: record.epoch, voucher });
+        }
+        Ok(lines)
+    }
+
+    /// HQ's own templates: `templates/<distribution>/<name>`.
+    fn texts(&self, folder: &str) -> Result<BTreeMap<String, String>> {
+        let mut texts = BTreeMap::new();
+        let root = self.dir.join(folder);
+        for group in
+            std::fs::read_dir(&root).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir())
+        {
+            for entry in std::fs::read_dir(group.path())?.flatten() {
+                let name = format!(
+                    "{}/{}",
+                    group.file_name().to_string_lossy(),
+                    entry.file_name().to_string_lossy()
+                );
+                texts.insert(name, std::fs::read_to_string(entry.path())?);
+            }
+        }
+        Ok(texts)
+    }
+
+    /// HQ's own profiles: `profiles/<name>.yaml`.
+    fn profiles(&self) -> Result<Vec<Profile>> {
+        let entries = std::fs::read_dir(self.dir.join("profiles")).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        let read = |path: &std::path::PathBuf| {
+            let name = path.display().to_string();
+            Ok(Profiles::read(&name, &std::fs::read_to_string(path)?)?)
+        };
+        paths.iter().map(read).collect()
+    }
+}

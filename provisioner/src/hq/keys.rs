@@ -1,0 +1,224 @@
+//! Private keys of headquarters: PKCS#8, encrypted (RFC 8018, scrypt and AES-256), or behind a program of the owner's.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use pkcs8::pkcs5::pbes2;
+use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
+use protocol::crypto::{Alg, SignError, Signer, SoftKey};
+use zeroize::Zeroizing;
+
+const LABEL: &str = "ENCRYPTED PRIVATE KEY";
+
+/// A folder of encrypted keys and the passphrase that opens them.
+pub struct Keys {
+    dir: PathBuf,
+    passphrase: Zeroizing<String>,
+}
+
+impl Keys {
+    /// The folder; the passphrase comes from a file, or from `NODEBOOT_PASSPHRASE`.
+    pub fn new(dir: PathBuf, passphrase_file: Option<&Path>) -> Result<Self> {
+        let passphrase = match passphrase_file {
+            Some(path) => fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?,
+            None => std::env::var("NODEBOOT_PASSPHRASE").unwrap_or_default(),
+        };
+        Ok(Self { dir, passphrase: Zeroizing::new(passphrase.trim_end_matches(['\n', '\r']).to_owned()) })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.pem"))
+    }
+
+    /// Makes and keeps a key; refuses to overwrite one.
+    pub fn make(&self, name: &str, alg: Alg) -> Result<SoftKey> {
+        let (key, pkcs8) = SoftKey::generate(alg)?;
+        self.keep(name, &pkcs8)?;
+        Ok(key)
+    }
+
+    /// Keeps a secret: PKCS#8 DER.
+    fn keep(&self, name: &str, der: &[u8]) -> Result<()> {
+        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+        ensure!(
+            !self.passphrase.is_empty(),
+            "no passphrase: give --passphrase-file or set NODEBOOT_PASSPHRASE; keys are never kept in the clear"
+        );
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let salt = protocol::crypto::random::<16>()?;
+        let iv = protocol::crypto::random::<16>()?;
+        let broken = |error: &dyn std::fmt::Display| anyhow::anyhow!("encrypting the key {name}: {error}");
+        // N = 2^14, r = 8, p = 1 needs 16 MiB: the most that OpenSSL opens without being told to take more.
+        let cost = pkcs8::pkcs5::scrypt::Params::new(14, 8, 1).map_err(|error| broken(&error))?;
+        let how =
+            pbes2::Parameters::generate_scrypt_aes256cbc(cost, &salt, iv).map_err(|error| broken(&error))?;
+        let info = PrivateKeyInfoRef::try_from(der).map_err(|error| broken(&error))?;
+        let sealed =
+            info.encrypt_with_params(how, self.passphrase.as_bytes()).map_err(|error| broken(&error))?;
+        let pem = sealed.to_pem(LABEL, pkcs8::LineEnding::LF).map_err(|error| broken(&error))?;
+        let path = self.path(name);
+        let mut options = fs::File::options();
+        let file = options.write(true).create_new(true).mode(0o600).open(&path);
+        file.with_context(|| format!("making {} (it is never overwritten)", path.display()))?
+            .write_all(pem.as_bytes())?;
+        Ok(())
+    }
+
+    fn open(&self, name: &str) -> Result<Zeroizing<Vec<u8>>> {
+        let path = self.path(name);
+        let pem = fs::read_to_string(&path).with_context(|| format!("reading the key {}", path.display()))?;
+        let wrong = || format!("the key {} cannot be opened: is this the right passphrase?", path.display());
+        let (_, sealed) = SecretDocument::from_pem(&pem).ok().with_context(wrong)?;
+        let sealed = EncryptedPrivateKeyInfoRef::try_from(sealed.as_bytes()).ok().with_context(wrong)?;
+        let opened = sealed.decrypt(self.passphrase.as_bytes()).ok().with_context(wrong)?;
+        Ok(Zeroizing::new(opened.as_bytes().to_vec()))
+    }
+
+    /// The key called `name`; `hook` is the owner's `exec:` program instead, where there is one.
+    pub fn signer(&self, name: &str, hook: Option<&Hook>) -> Result<Box<dyn Signer>> {
+        if let Some(hook) = hook {
+            return Ok(Box::new(Exec::new(name, hook)?));
+        }
+        Ok(Box::new(SoftKey::from_pkcs8(&self.open(name)?)?))
+    }
+
+    /// Makes and keeps a private scalar on P-256, for agreement and not for signatures.
+    pub fn make_scalar(&self, name: &str) -> Result<Zeroizing<[u8; 32]>> {
+        self.make(name, Alg::Es256)?;
+        self.scalar(name)
+    }
+
+    /// The private scalar called `name`.
+    pub fn scalar(&self, name: &str) -> Result<Zeroizing<[u8; 32]>> {
+        use p256::pkcs8::DecodePrivateKey as _;
+        let key = p256::SecretKey::from_pkcs8_der(&self.open(name)?);
+        let key = key.map_err(|error| anyhow::anyhow!("the key {name} is not on P-256: {error}"))?;
+        Ok(Zeroizing::new(key.to_bytes().into()))
+    }
+}
+
+/// A key behind a program: bytes in, signature out.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Hook {
+    /// Program and arguments. It reads the bytes to sign and writes the signature: `r || s`, or DER as OpenSSL does.
+    pub exec: Vec<String>,
+    /// The public key, PEM `SubjectPublicKeyInfo`.
+    pub public: String,
+}
+
+struct Exec {
+    name: String,
+    program: Vec<String>,
+    alg: Alg,
+    spki: Vec<u8>,
+}
+
+impl Exec {
+    fn new(name: &str, hook: &Hook) -> Result<Self> {
+        let spki = protocol::est::read_base64(hook.public.as_bytes())?;
+        let (alg, _) = Alg::of_spki(&spki)
+            .with_context(|| format!("the public key of {name} is not on P-256 or P-384"))?;
+        ensure!(!hook.exec.is_empty(), "the hook of {name} names no program");
+        Ok(Self { name: name.to_owned(), program: hook.exec.clone(), alg, spki })
+    }
+
+    fn run(&self, message: &[u8]) -> Result<Vec<u8>> {
+        let mut command = Command::new(&self.program[0]);
+        let mut child =
+            command.args(&self.program[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        child.stdin.take().context("its input")?.write_all(message)?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "it ended with {}", output.status);
+        let size = if self.alg == Alg::Es256 { 32 } else { 48 };
+        let fixed =
+            if output.stdout.len() == 2 * size { output.stdout } else { from_der(&output.stdout, size)? };
+        ensure!(
+            protocol::crypto::verify(&self.spki, message, &fixed),
+            "its signature is not by the public key"
+        );
+        Ok(fixed)
+    }
+}
+
+/// `r || s` of a DER signature (RFC 3279 section 2.2.3).
+fn from_der(der: &[u8], size: usize) -> Result<Vec<u8>> {
+    let integer = |bytes: &[u8]| -> Option<(Vec<u8>, usize)> {
+        let [2, length, rest @ ..] = bytes else { return None };
+        let value = rest.get(..usize::from(*length))?;
+        let value = &value[value.iter().position(|byte| *byte != 0).unwrap_or(value.len())..];
+        let mut fixed = vec![0; size.checked_sub(value.len())?];
+        fixed.extend_from_slice(value);
+        Some((fixed, usize::from(*length) + 2))
+    };
+    let read = || {
+        let [0x30, _, body @ ..] = der else { return None };
+        let (r, used) = integer(body)?;
+        let (s, _) = integer(body.get(used..)?)?;
+        Some([r, s].concat())
+    };
+    read().context("what it wrote is no ECDSA signature")
+}
+
+impl Signer for Exec {
+    fn alg(&self) -> Alg {
+        self.alg
+    }
+
+    fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        self.run(message).map_err(|error| SignError {
+            key: format!("{} ({})", self.name, self.program[0]),
+            why: format!("{error:#}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_never_kept_in_the_clear_and_openssl_opens_it_with_the_passphrase() {
+        let dir = tempfile::tempdir().unwrap();
+        let passphrase = dir.path().join("pass");
+        fs::write(&passphrase, "correct horse\n").unwrap();
+        let keys = Keys::new(dir.path().join("keys"), Some(&passphrase)).unwrap();
+        let key = keys.make("signer", Alg::Es256).unwrap();
+        assert_eq!(keys.signer("signer", None).unwrap().spki(), key.spki());
+        let path = dir.path().join("keys/signer.pem");
+        assert!(fs::read_to_string(&path).unwrap().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
+        let mut openssl = Command::new("openssl");
+        openssl
+            .args(["pkey", "-noout", "-passin"])
+            .arg(format!("file:{}", passphrase.display()))
+            .arg("-in")
+            .arg(&path);
+        assert!(openssl.status().unwrap().success());
+        assert!(keys.make("signer", Alg::Es256).is_err(), "never overwritten");
+        let other = Keys { passphrase: Zeroizing::new("wrong".into()), ..keys };
+        assert!(other.signer("signer", None).err().unwrap().to_string().contains("right passphrase"));
+    }
+
+    #[test]
+    fn a_program_of_the_owners_signs_instead() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |words: &[&str]| {
+            Command::new("openssl").args(words).current_dir(dir.path()).output().unwrap().stdout
+        };
+        run(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "key"]);
+        let public = String::from_utf8(run(&["ec", "-in", "key", "-pubout"])).unwrap();
+        let key = dir.path().join("key").display().to_string();
+        let exec = ["openssl", "dgst", "-sha256", "-sign", &key].map(str::to_owned).to_vec();
+        let signer = Exec::new("signer", &Hook { exec, public: public.clone() }).unwrap();
+        assert!(protocol::crypto::verify(signer.spki(), b"m", &signer.sign(b"m").unwrap()));
+        let exec = ["true".to_owned()].to_vec();
+        assert!(Exec::new("signer", &Hook { exec, public }).unwrap().sign(b"m").is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! What sites have to say: checked, kept, and written into the registrations.
+
+use anyhow::{Context, Result};
+use protocol::bytes::from_b64;
+use protocol::cert::Cert;
+use protocol::clock::Time;
+use protocol::id::Id;
+use protocol::record::{Auth, Match, Policy, Record, Sites, Status};
+use protocol::refusal::{Refusal, Refused};
+use protocol::report::{Approved, Report, Source, check, read_provisioner};
+
+use super::{Hq, write_text};
+
+impl Hq {
+    /// Takes a report in: what it says, in words. R47.
+    pub fn ingest(&self, text: &[u8], now: Time, new_id: &mut dyn FnMut() -> String) -> Result<Vec<String>> {
+        let who = read_provisioner(text)?;
+        let (site, place, issuing) = self.source(&who)?;
+        let mut ca = self.site_ca(&site)?;
+        let source = Source { site: &site, issuing: &issuing, last_seq: ca.provisioners[place].last_report };
+        let report = check(text, &source, now)?;
+        let path = self
+            .dir
+            .join("reports")
+            .join(&site)
+            .join(format!("{}-{}.jws", ca.provisioners[place].number, report.seq));
+        write_text(&path, &String::from_utf8_lossy(text))?;
+        let said = self.apply(&site, &report, new_id)?;
+        ca.provisioners[place].last_report = report.seq;
+        self.save_site_ca(&site, &ca)?;
+        Ok(said)
+    }
+
+    /// The site of a provisioner, its place in the list, and its issuing CA.
+    fn source(&self, who: &protocol::bytes::Digest) -> Result<(String, usize, Cert)> {
+        for site in self.site_names()? {
+            for (place, provisioner) in self.site_ca(&site)?.provisioners.iter().enumerate() {
+                let issuing = Cert::parse(&from_b64(&provisioner.certificate)?)?;
+                if issuing.key_hash == *who {
+                    return Ok((site, place, issuing));
+                }
+            }
+        }
+        Err(Refused::new(Refusal::ReportRefused, 'a', "no provisioner of ours has this key").into())
+    }
+
+    /// Every site.
+    pub fn site_names(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(self.dir.join("sites")).into_iter().flatten().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn apply(&self, site: &str, report: &Report, new_id: &mut dyn FnMut() -> String) -> Result<Vec<String>> {
+        let mut said = vec![format!("report {} of {site}, made {}", report.seq, report.created_on)];
+        for approved in &report.approvals {
+            let record = self.register(site, approved, new_id)?;
+            said.push(format!(
+                "registered {} for {} (approved by {})",
+                record.id, approved.slot, approved.by
+            ));
+        }
+        for join in &report.joins {
+            said.push(format!("{} joined as {} in {} at {}", join.machine, join.node, join.slot, join.at));
+        }
+        for fill in &report.fills {
+            said.push(format!("{} holds {}", fill.machine, fill.slot));
+        }
+        said.extend(
+            report.burned.iter().map(|key| format!("key {key} was used; it is good for one machine only")),
+        );
+        said.extend(
+            report
+                .alarms
+                .iter()
+                .map(|alarm| format!("ALARM {}: {} at {}", alarm.reason, alarm.about, alarm.at)),
+        );
+        Ok(said)
+    }
+
+    /// A registration for a machine that a person approved: its proven ids, nothing else.
+    fn register(
+        &self,
+        site: &str,
+        approved: &Approved,
+        new_id: &mut dyn FnMut() -> String,
+    ) -> Result<Record> {
+        let known = self
+            .records()?
+            .into_iter()
+            .find(|record| record.auth.iter().any(|auth| approved.ids.contains(&auth.id())));
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        // The node key proves the connection only: it changes with every installation and registers nobody who has better.
+        let strong = approved.ids.iter().any(|id| !matches!(id, Id::Key(_)));
+        let auth = approved.ids.iter().filter_map(|id| match id {
+            Id::Ek(sha256) => Some(Auth::TpmEk { alg: "ecc-p256".to_owned(), sha256: *sha256 }),
+            Id::Idevid(sha256) => Some(Auth::Idevid { sha256: *sha256 }),
+            Id::Key(sha256) if !strong => Some(Auth::DevKey { sha256: *sha256 }),
+            _ => None,
+        });
+        let record = Record {
+            id: new_id(),
+            epoch: 1,
+            status: Status::Active,
+            site: Sites::One(site.to_owned()),
+            slot: Some(approved.slot.clone()),
+            roles: vec![],
+            hints: Match::default(),
+            auth: auth.collect(),
+            policy: Policy::default(),
+        };
+        record.canonical_id().context("the approved machine proved no id")?;
+        self.save_record(&record)?;
+        Ok(record)
+    }
+}

@@ -1,0 +1,178 @@
+//! Sites and their provisioners: CAs, and the keys that only a site can open its bundles with.
+
+use anyhow::{Context, Result, ensure};
+use protocol::anchors::RevokedSite;
+use protocol::bytes::{B64, B64u, b64, from_b64};
+use protocol::cert::Cert;
+use protocol::certify::{CaReply, CaRequest, Grant, seal_to_key, seal_with_secret};
+use protocol::claim::Code;
+use protocol::clock::Time;
+use protocol::crypto::{Alg, SystemRandom, random};
+use protocol::csr::Csr;
+use protocol::id::{Id, is_slot_name};
+use protocol::issue::{Role, issue};
+use protocol::refusal::{Refusal, Refused};
+use protocol::tpm::{Ek, Public, make_credential};
+use serde::{Deserialize, Serialize};
+
+use super::{Hq, read, write, write_text};
+
+/// `sites/<site>/ca.yaml`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SiteCa {
+    /// Rises when the CA is replaced.
+    pub generation: u32,
+    /// The CA's certificate, base64.
+    pub certificate: String,
+    /// Provisioners certified, in order of their number.
+    pub provisioners: Vec<Provisioner>,
+}
+
+/// A certified provisioner.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Provisioner {
+    /// Its number.
+    pub number: u32,
+    /// Its issuing CA, base64.
+    pub certificate: String,
+    /// The number of its last report.
+    pub last_report: u64,
+}
+
+impl Hq {
+    fn site_ca_path(&self, site: &str) -> std::path::PathBuf {
+        self.dir.join("sites").join(site).join("ca.yaml")
+    }
+
+    /// The CA of a site.
+    pub fn site_ca(&self, site: &str) -> Result<SiteCa> {
+        read(&self.site_ca_path(site))
+            .with_context(|| format!("there is no site {site}: `provisioner hq site add {site}`"))
+    }
+
+    /// Saves it.
+    pub fn save_site_ca(&self, site: &str, ca: &SiteCa) -> Result<()> {
+        write(&self.site_ca_path(site), ca)
+    }
+
+    /// The CA's certificate of a site.
+    pub fn pin(&self, site: &str) -> Result<Cert> {
+        Ok(Cert::parse(&from_b64(&self.site_ca(site)?.certificate)?)?)
+    }
+
+    /// Makes a site: its CA, the keys it shares with headquarters, and files to fill in.
+    pub fn add_site(&self, site: &str, now: Time) -> Result<()> {
+        ensure!(
+            is_slot_name(site),
+            "a site's name is at most 50 small letters, digits and hyphens, as in ship-7"
+        );
+        ensure!(!self.site_ca_path(site).exists(), "site {site} is there already");
+        let key = self.keys.make(&format!("site-{site}-g1"), Alg::Es256)?;
+        self.keys.make_scalar(&format!("site-{site}-bundle"))?;
+        self.keys.make_scalar(&format!("site-{site}-approve"))?;
+        let (anchor, anchor_key) = (self.certificate("site-anchor-a")?, self.key("site-anchor-a")?);
+        let role = Role::SiteCa { site, generation: 1 };
+        let der = issue(&role, protocol::crypto::Signer::spki(&key), &anchor, &*anchor_key, now)?;
+        let folder = self.dir.join("sites").join(site);
+        write_text(&folder.join("site.yaml"), &SITE.replace("SITE", site))?;
+        write_text(&folder.join("slots.yaml"), SLOTS)?;
+        self.save_site_ca(site, &SiteCa { generation: 1, certificate: b64(&der), provisioners: vec![] })
+    }
+
+    /// Certifies a provisioner of `site`: the sealed reply. R48.
+    pub fn certify(&self, site: &str, request: &CaRequest, code: Option<&str>, now: Time) -> Result<CaReply> {
+        let mut ca = self.site_ca(site)?;
+        let refused = |case, detail: &str| Refused::new(Refusal::CaRequestRefused, case, detail);
+        let csr = Csr::parse(&request.csr.0).map_err(|error| refused('c', &error.to_string()))?;
+        if request.ek.is_none() {
+            let typed = code
+                .ok_or_else(|| refused('b', "no TPM: the code that the person reads is needed (--code)"))?;
+            let right = Code::parse(typed).is_ok_and(|typed| typed == request.code());
+            ensure!(right, refused('b', "the code does not fit this request"));
+        }
+        let known = ca.provisioners.iter().position(|known| {
+            from_b64(&known.certificate)
+                .ok()
+                .and_then(|der| Cert::parse(&der).ok())
+                .is_some_and(|cert| cert.spki == csr.spki)
+        });
+        let pin = self.pin(site)?;
+        let number = match known {
+            Some(place) => ca.provisioners[place].number,
+            None => u32::try_from(ca.provisioners.len())? + 1,
+        };
+        let role = Role::IssuingCa { site, generation: ca.generation, number };
+        let key = self.keys.signer(&format!("site-{site}-g{}", ca.generation), None)?;
+        let issuing = issue(&role, &csr.spki, &pin, &*key, now)?;
+        let grant = self.grant(site, &issuing, &pin)?;
+        let reply = self.seal(site, request, &csr, &grant)?;
+        let entry = Provisioner { number, certificate: b64(&issuing), last_report: 0 };
+        match known {
+            Some(place) => ca.provisioners[place].certificate = entry.certificate,
+            None => ca.provisioners.push(entry),
+        }
+        self.save_site_ca(site, &ca)?;
+        Ok(reply)
+    }
+
+    fn grant(&self, site: &str, issuing: &[u8], pin: &Cert) -> Result<Grant> {
+        let approve =
+            protocol::bundle::public_of(&self.keys.scalar("approve")?[..]).context("the approve key")?;
+        Ok(Grant {
+            chain: vec![B64(issuing.to_vec()), B64(pin.der.clone())],
+            bundle_key: B64u(self.keys.scalar(&format!("site-{site}-bundle"))?.to_vec()),
+            approve_key: B64u(self.keys.scalar(&format!("site-{site}-approve"))?.to_vec()),
+            hq_approve: B64u(approve),
+            anchors: self.anchors()?,
+            revoked: self.revoked()?,
+        })
+    }
+
+    fn seal(&self, site: &str, request: &CaRequest, csr: &Csr, grant: &Grant) -> Result<CaReply> {
+        let (Some(ek), Some(key)) = (&request.ek, &request.key) else {
+            return seal_to_key(grant, request).context("the request names no key to seal the reply to");
+        };
+        let refused = |case, detail: &str| Refused::new(Refusal::CaRequestRefused, case, detail);
+        let ek = Ek::parse(&ek.0).map_err(|error| refused('a', &error.to_string()))?;
+        let ours = self
+            .records()?
+            .into_iter()
+            .any(|record| record.site.contains(site) && record.auth.iter().any(|auth| auth.id() == ek.id()));
+        ensure!(
+            ours,
+            refused('a', &format!("no machine of {site} is registered with {}", Id::to_string(&ek.id())))
+        );
+        let key = Public::node_key(&key.0).map_err(|_| refused('c', "the key is not held by a TPM"))?;
+        ensure!(key.spki() == csr.spki, refused('c', "the request is signed by another key than the TPM's"));
+        let k = random::<32>()?;
+        let credential = make_credential(&ek, &key.name(), &k, &SystemRandom::new())?;
+        let ct = seal_with_secret(grant, &k, request).context("sealing the reply")?;
+        Ok(CaReply::Tpm { blob: B64u(credential.blob), secret: B64u(credential.secret), ct })
+    }
+
+    /// Withdraws a site's CA: no machine believes it any more once it has heard.
+    pub fn revoke_site(&self, site: &str, now: Time) -> Result<()> {
+        let ca = self.site_ca(site)?;
+        let withdrawn =
+            RevokedSite { name: format!("{site} g{}", ca.generation), spki: self.pin(site)?.key_hash };
+        self.publish_revoked(&[withdrawn], now)
+    }
+}
+
+const SITE: &str = "# What every machine of the site is told.
+name: SITE
+network:
+  dns: []
+  ntp: []
+cluster:
+  distribution: kubeadm
+";
+
+const SLOTS: &str = "# The places in the cluster. Nodes are named after them.
+slots: []
+# - name: node-1
+#   role: worker
+#   labels: { rack: bridge }
+";

@@ -23,6 +23,7 @@ pub mod inventory; // what a machine says of its hardware
 pub mod issue; // certificates and requests as made
 pub mod json; // JSON without duplicate members
 pub mod jws; // signed documents
+pub mod mdns; // one question on the LAN, and its answer
 pub mod messages; // each request: path, size, who may send it, its JSON
 pub mod pvr; // the voucher request of a pledge
 pub mod record; // what HQ says of one machine

@@ -1,0 +1,73 @@
+//! What each question does.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{Ask, backup, est};
+use crate::site::machine::{Machine, Said};
+use crate::site::store::{Look, MACHINES};
+use crate::site::{Site, explain};
+
+/// How often a verdict of the inbox is looked for, and how often at most.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS: u32 = 600;
+
+/// Does what is asked.
+pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
+    Ok(match ask {
+        Ask::Machines { all } => json!(explain::machines(site, all)?),
+        Ask::Slots {} => json!(explain::slots(site)?),
+        Ask::Explain { machine } => json!(explain::explain(site, &machine)?),
+        Ask::Claims {} => json!(explain::claims(site)),
+        Ask::Health {} => json!(explain::health(site)),
+        Ask::Render { machine } => json!(explain::render(site, &machine)?),
+        Ask::Window { minutes } => json!(site.open_window(minutes.clamp(1, 60))),
+        Ask::Approve { slot, code } => json!(site.approve_by_voice(&slot, &code).await?),
+        Ask::Say { machine, word } => json!(say(site, &machine, word).await?),
+        Ask::Apply { name } => json!(apply(site, &name).await?),
+        Ask::Report {} => json!(site.report().await?),
+        Ask::Backup {} => json!(backup::make(site).await?),
+        Ask::EstClient { name } => json!(est::add(site, &name).await?),
+    })
+}
+
+/// Notes what a person said of a machine: the id of its registration.
+async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<String> {
+    let id = explain::find_machine(site, wanted)?.id;
+    let named = id.clone();
+    let change = site.store.write(move |tx| {
+        if let Some(mut machine) = tx.get::<Machine>(MACHINES, &named)? {
+            machine.said = word;
+            tx.put(MACHINES, &named, &machine)?;
+        }
+        Ok(())
+    });
+    change.await?;
+    Ok(id)
+}
+
+/// Shows a copied file to the watcher of the inbox, and waits for its verdict.
+async fn apply(site: &Site, name: &str) -> Result<String> {
+    let inbox = site.dir.join("inbox");
+    let shown = name.strip_suffix(".part").filter(|name| !name.contains('/') && !name.starts_with('.'));
+    let shown = shown.with_context(|| format!("{name} is no name of a file in {}", inbox.display()))?;
+    let whole = shown.ends_with(".nbb") || shown.ends_with(".jws");
+    ensure!(whole, "a bundle ends in .nbb, an approval in .jws");
+    let from = inbox.join(name);
+    std::fs::rename(&from, inbox.join(shown)).with_context(|| format!("taking {}", from.display()))?;
+    for _ in 0..LOOKS {
+        for folder in ["done", "refused"] {
+            let taken = inbox.join(folder).join(shown).exists();
+            let why = std::fs::read_to_string(inbox.join(folder).join(format!("{shown}.why")));
+            match why {
+                Ok(why) if taken && folder == "done" => return Ok(why.trim().to_owned()),
+                Ok(why) if taken => bail!("{}", why.trim()),
+                _ => {}
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    bail!("no verdict on {shown} within a minute: it stays in {}; see the log of `serve`", inbox.display())
+}

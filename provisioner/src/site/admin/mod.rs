@@ -1,0 +1,168 @@
+//! The one admin interface: one line of JSON asks, one line answers, over a local socket.
+
+mod act; // what each question does
+pub mod backup; // everything that cannot be made again, in one file
+pub mod client; // asking
+pub mod est; // machines that are not ours and may ask for a certificate once
+mod server; // answering
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::machine::Said;
+
+pub use self::client::ask;
+pub use self::server::serve;
+
+/// Name of the socket in the provisioner's folder.
+pub const SOCKET: &str = "admin.sock";
+/// Name of the file that gives roles to more users of this computer.
+pub const ROLES: &str = "roles.json";
+/// No question is longer, bytes.
+pub const LIMIT: usize = 64 * 1024;
+
+/// What may be asked: `{"do": "explain", "machine": "mc_01"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Ask {
+    /// Every machine.
+    Machines {
+        /// Those too that never spoke here.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Every slot.
+    Slots {},
+    /// Where one machine stands, and why.
+    Explain {
+        /// What a person calls it.
+        machine: String,
+    },
+    /// Machines that show a code.
+    Claims {},
+    /// Whether all is well.
+    Health {},
+    /// The files that a machine would be sent.
+    Render {
+        /// What a person calls it.
+        machine: String,
+    },
+    /// Open the window for machines that nobody registered.
+    Window {
+        /// For so long, 1 to 60.
+        minutes: u32,
+    },
+    /// HQ's answer by voice.
+    Approve {
+        /// The slot.
+        slot: String,
+        /// The code that HQ said.
+        code: String,
+    },
+    /// A person's word on one machine.
+    Say {
+        /// What a person calls it.
+        machine: String,
+        /// Yes, no, retire; nothing takes back what was said.
+        word: Option<Said>,
+    },
+    /// Take a file that lies in the inbox under a name the watcher leaves alone.
+    Apply {
+        /// Its name there.
+        name: String,
+    },
+    /// Write a report.
+    Report {},
+    /// Copy everything that cannot be made again into one file in the provisioner's folder.
+    Backup {},
+    /// Let a machine that is not ours ask for a certificate once.
+    EstClient {
+        /// The name its certificate will bear.
+        name: String,
+    },
+}
+
+/// Who may do what; each may do what those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// May look.
+    View,
+    /// May say yes and no to machines.
+    Approve,
+    /// May do everything.
+    Admin,
+}
+
+impl Role {
+    /// As it is written in `roles.json`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Approve => "approve",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl Ask {
+    /// The least role that may ask this. A rendered configuration can hold what is only for its machine.
+    pub fn needs(&self) -> Role {
+        match self {
+            Self::Machines { .. }
+            | Self::Slots {}
+            | Self::Explain { .. }
+            | Self::Claims {}
+            | Self::Health {} => Role::View,
+            Self::Window { .. } | Self::Approve { .. } | Self::Say { .. } => Role::Approve,
+            Self::Apply { .. }
+            | Self::Report {}
+            | Self::Render { .. }
+            | Self::Backup {}
+            | Self::EstClient { .. } => Role::Admin,
+        }
+    }
+
+    /// What the audit line says: everything but a code, which is good until it is used.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Approve { slot, .. } => format!("approve by voice for {slot}"),
+            other => serde_json::to_string(other).unwrap_or_default(),
+        }
+    }
+}
+
+/// The roles of the users of this computer, from `roles.json`: `{"users": {"1000": "approve"}, "groups": {"27": "view"}}`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roles {
+    #[serde(default)]
+    users: BTreeMap<u32, Role>,
+    #[serde(default)]
+    groups: BTreeMap<u32, Role>,
+}
+
+impl Roles {
+    /// The roles given in a provisioner's folder. A file that cannot be read gives none.
+    pub fn load(dir: &Path) -> Self {
+        let Ok(bytes) = std::fs::read(dir.join(ROLES)) else { return Self::default() };
+        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            tracing::warn!(%error, "{ROLES} gives nobody a role: it cannot be read");
+            Self::default()
+        })
+    }
+
+    /// The role of a user: root and the owner of the socket may do everything; others what they were given, the
+    /// greater of their own and their group's.
+    pub fn of(&self, owner: u32, uid: u32, gid: u32) -> Option<Role> {
+        if uid == 0 || uid == owner {
+            return Some(Role::Admin);
+        }
+        self.users.get(&uid).max(self.groups.get(&gid)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests;

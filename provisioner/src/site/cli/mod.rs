@@ -1,0 +1,396 @@
+//! The command line of a site.
+
+mod files; // bundles, backups, rendered configurations
+mod setup; // init and attach
+mod table; // what a person reads
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use protocol::messages::PORT;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::admin::{Ask, ask};
+use super::explain::{ClaimRow, Explained, Listed, SlotRow};
+use super::machine::Said;
+use super::{Site, serve, system_clock};
+
+/// Where a provisioner keeps its things.
+#[derive(clap::Args, Clone)]
+pub struct Where {
+    /// The provisioner's folder.
+    #[arg(long, default_value = "/var/lib/provisioner")]
+    dir: PathBuf,
+}
+
+/// What a site does. Every command takes `--dir`.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Make this provisioner's keys and the request for HQ; with --reply, finish with HQ's answer.
+    Init {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// The site.
+        #[arg(long, required_unless_present = "reply")]
+        site: Option<String>,
+        /// The TPM that holds the issuing CA's key: /dev/tpmrm0, unix:/path, tcp:host:port.
+        #[arg(long)]
+        tpm: Option<String>,
+        /// The owner's file: HQ's answer must come from this owner.
+        #[arg(long)]
+        owner: Option<PathBuf>,
+        /// HQ's answer.
+        #[arg(long, conflicts_with_all = ["site", "tpm"])]
+        reply: Option<PathBuf>,
+    },
+    /// Attach to a Kubernetes cluster: shows what it will change, applies it, keeps no administrator's access.
+    Attach {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// An administrator's kubeconfig.
+        kubeconfig: PathBuf,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Admit machines until stopped.
+    Serve {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// Where machines connect.
+        #[arg(long, default_value_t = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, PORT)))]
+        listen: SocketAddr,
+        /// Where EST clients that are not our machines connect.
+        #[arg(long)]
+        est: Option<SocketAddr>,
+        /// Where /metrics and /healthz are.
+        #[arg(long, default_value = "127.0.0.1:9443")]
+        metrics: SocketAddr,
+        /// How logs are written.
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        log: String,
+    },
+    /// List the machines.
+    Machines {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// Those too that HQ registered and that never spoke here.
+        #[arg(long)]
+        all: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the slots.
+    Slots {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say where a machine stands, why, since when, what happens next and by when.
+    Explain {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// Its id, serial, MAC, Node, slot, ek: or key: id, or the beginning of one.
+        machine: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a bundle or an approval.
+    Apply {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Say "I am plugging in a machine": for a while, one that nobody registered may show a code.
+    Window {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// For so long.
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=60))]
+        minutes: u32,
+    },
+    /// List the machines that show a code.
+    Claims {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say yes: to a code, with HQ's answer by voice; or to a machine that waits for a person here.
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["slot", "machine"]))]
+    Approve {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// The slot that HQ said.
+        #[arg(long, requires = "code")]
+        slot: Option<String>,
+        /// The code that HQ said.
+        #[arg(long, requires = "slot")]
+        code: Option<String>,
+        /// A registered machine whose policy asks for a person's yes.
+        #[arg(long)]
+        machine: Option<String>,
+    },
+    /// Say no to a machine.
+    Refuse {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// What it is called.
+        machine: String,
+    },
+    /// Take a machine out of service: its Node is removed, its slot is free.
+    Retire {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// What it is called.
+        machine: String,
+        /// Take that back, or an earlier yes or no.
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Show the files that a machine would be sent.
+    Render {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// What it is called.
+        #[arg(long)]
+        machine: String,
+        /// Only what differs from the files in this folder (/ on the machine itself).
+        #[arg(long, num_args = 0..=1, default_missing_value = "/")]
+        diff: Option<PathBuf>,
+    },
+    /// Write a report for HQ, and print where it is.
+    Report {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+    },
+    /// Copy everything that cannot be made again into one file.
+    Backup {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Put a backup back, while the provisioner does not run.
+    Restore {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Let a machine that is not ours ask for a certificate by EST.
+    EstClient {
+        /// What about them.
+        #[command(subcommand)]
+        what: EstClient,
+    },
+}
+
+/// What there is to do about machines that are not ours.
+#[derive(clap::Subcommand)]
+pub enum EstClient {
+    /// Print a password that is good once, for a week.
+    Add {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// The name that its certificate will bear.
+        name: String,
+    },
+}
+
+/// Runs one command.
+pub fn run(command: Command) -> Result<()> {
+    // Everything a provisioner writes is its owner's alone.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    match command {
+        Command::Init { at, reply: Some(reply), owner, .. } => {
+            setup::finish(&at.dir, &reply, owner.as_deref())
+        }
+        Command::Init { at, site, tpm, owner, reply: None } => {
+            setup::begin(&at.dir, &site.context("--site is missing")?, tpm.as_deref(), owner.as_deref())
+        }
+        Command::Attach { at, kubeconfig, yes } => {
+            runtime()?.block_on(setup::attach(&at.dir, &kubeconfig, yes))
+        }
+        Command::Serve { at, listen, est, metrics, log } => {
+            logs(&log);
+            let site = Arc::new(Site::open(&at.dir, system_clock)?);
+            runtime()?.block_on(serve::run(site, serve::Options { listen, est, metrics }))
+        }
+        Command::Apply { at, file } => files::apply(&at.dir, &file, system_clock()),
+        Command::Render { at, machine, diff } => files::render(&at.dir, machine, diff.as_deref()),
+        Command::Backup { at, file } => files::back_up(&at.dir, &file),
+        Command::Restore { at, file } => files::restore(&at.dir, &file),
+        Command::Report { at } => {
+            println!("{}", ask::<String>(&at.dir, &Ask::Report {})?);
+            Ok(())
+        }
+        Command::EstClient { what: EstClient::Add { at, name } } => {
+            let password: String = ask(&at.dir, &Ask::EstClient { name: name.clone() })?;
+            println!("Name {name}, password {password}: good once, for a week. It is not kept here.");
+            Ok(())
+        }
+        look @ (Command::Machines { .. }
+        | Command::Slots { .. }
+        | Command::Explain { .. }
+        | Command::Claims { .. }) => show(look),
+        word => say(word),
+    }
+}
+
+/// Commands that only look.
+fn show(command: Command) -> Result<()> {
+    match command {
+        Command::Machines { at, all, json } => {
+            let ask = Ask::Machines { all };
+            print::<Listed>(&at.dir, &ask, json, |listed| table::machines(listed))
+        }
+        Command::Slots { at, json } => {
+            print::<Vec<SlotRow>>(&at.dir, &Ask::Slots {}, json, |slots| table::slots(slots))
+        }
+        Command::Claims { at, json } => {
+            print::<Vec<ClaimRow>>(&at.dir, &Ask::Claims {}, json, |claims| table::claims(claims))
+        }
+        Command::Explain { at, machine, json } => {
+            print::<Explained>(&at.dir, &Ask::Explain { machine }, json, table::explained)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Commands by which a person says something.
+fn say(command: Command) -> Result<()> {
+    let word = |dir: &Path, machine: String, word: Option<Said>, done: &str| -> Result<()> {
+        let id: String = ask(dir, &Ask::Say { machine, word })?;
+        println!("{id}: {done}");
+        Ok(())
+    };
+    match command {
+        Command::Window { at, minutes } => {
+            let until: String = ask(&at.dir, &Ask::Window { minutes })?;
+            println!("Until {until}, a machine that nobody registered may show a code.");
+            println!("Read its code to HQ. `provisioner claims` lists the machines that show one.");
+            Ok(())
+        }
+        Command::Approve { at, slot: Some(slot), code: Some(code), .. } => {
+            ask::<String>(&at.dir, &Ask::Approve { slot: slot.clone(), code })?;
+            println!("The code is right: the machine is approved for {slot}.");
+            println!("Somebody at the machine must now confirm the site on its screen.");
+            Ok(())
+        }
+        Command::Approve { at, machine: Some(machine), .. } => {
+            word(&at.dir, machine, Some(Said::Yes), "approved; it goes on by itself.")
+        }
+        Command::Refuse { at, machine } => {
+            word(&at.dir, machine, Some(Said::No), "refused, until `provisioner retire --undo`.")
+        }
+        Command::Retire { at, machine, undo: false } => {
+            word(&at.dir, machine, Some(Said::Retire), "out of service; its Node is being removed.")
+        }
+        Command::Retire { at, machine, undo: true } => {
+            word(&at.dir, machine, None, "what was said of it here is taken back.")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn print<T: Serialize + DeserializeOwned>(
+    dir: &Path,
+    question: &Ask,
+    json: bool,
+    text: impl Fn(&T) -> String,
+) -> Result<()> {
+    let answer: T = ask(dir, question)?;
+    if json {
+        println!("{}", serde_json::to_string(&answer)?);
+    } else {
+        print!("{}", text(&answer));
+    }
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+fn logs(form: &str) {
+    let builder = tracing_subscriber::fmt().with_target(false).with_max_level(tracing::Level::INFO);
+    if form == "json" {
+        builder.json().init();
+    } else {
+        builder.with_ansi(std::io::stdout().is_terminal()).init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        /// What about them.
+        #[command(subcommand)]
+        command: super::Command,
+    }
+
+    fn reads(line: &str) -> bool {
+        Cli::try_parse_from(std::iter::once("provisioner").chain(line.split(' '))).is_ok()
+    }
+
+    #[test]
+    fn every_documented_line_is_read_and_half_a_line_is_not() {
+        for line in [
+            "init --dir D --site ship-7 --tpm /dev/tpmrm0 --owner owner.json",
+            "init --dir D --reply reply.json",
+            "attach --dir D admin.conf --yes",
+            "serve --dir D --listen [::]:7443 --est [::]:8443 --metrics 127.0.0.1:9443 --log json",
+            "machines --json --all",
+            "slots --json",
+            "explain node-1-k3v9q2",
+            "apply site.nbb",
+            "window --minutes 15",
+            "claims",
+            "approve --slot node-3 --code WT0T-BSPH-K",
+            "approve --machine mc_01",
+            "refuse mc_01",
+            "retire mc_01 --undo",
+            "render --machine mc_01 --diff",
+            "report",
+            "backup file",
+            "restore file",
+            "est-client add printer",
+        ] {
+            assert!(reads(line), "{line}");
+        }
+        for line in ["init --dir D", "approve --slot node-3", "approve", "window --minutes 0", "attach --yes"]
+        {
+            assert!(!reads(line), "{line}");
+        }
+    }
+}

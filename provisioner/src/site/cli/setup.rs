@@ -1,0 +1,108 @@
+//! Before a provisioner serves: its keys, HQ's certificate, the cluster it admits machines to.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cluster::attach::{Attach, Plan};
+use crate::cluster::credential::{Credential, FILE};
+use crate::site::keys;
+
+/// The owner's file, kept between the two steps.
+const OWNER: &str = "owner.json";
+
+/// Makes the keys and the request for HQ, and says what to do with it.
+pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: Option<&Path>) -> Result<()> {
+    let request = keys::begin(dir, site, tpm)?;
+    if let Some(owner) = owner {
+        let bytes = std::fs::read(owner).with_context(|| format!("reading {}", owner.display()))?;
+        keys::save(&dir.join(OWNER), &bytes)?;
+    }
+    println!("This provisioner has its keys. They stay here.\n");
+    println!("1. Carry {} to HQ.", dir.join(keys::REQUEST).display());
+    if request.ek.is_none() {
+        println!("   There is no TPM here: read this code to HQ by telephone: {}", request.code());
+        println!(
+            "2. HQ runs: provisioner hq site certify {site} {} --code CODE -o reply.json",
+            keys::REQUEST
+        );
+    } else {
+        println!("2. HQ runs: provisioner hq site certify {site} {} -o reply.json", keys::REQUEST);
+    }
+    println!("3. Bring reply.json back and run: provisioner init --dir {} --reply reply.json", dir.display());
+    Ok(())
+}
+
+/// Finishes with HQ's answer.
+pub fn finish(dir: &Path, reply: &Path, owner: Option<&Path>) -> Result<()> {
+    let bytes = std::fs::read(reply).with_context(|| format!("reading {}", reply.display()))?;
+    let kept = dir.join(OWNER);
+    let owner = owner.or_else(|| kept.exists().then_some(kept.as_path()));
+    keys::finish(dir, &bytes, owner)?;
+    if owner.is_none() {
+        println!("Note: no owner's file was given, so the owner named in the reply is believed as it came.");
+    }
+    println!("This provisioner is certified. Next:");
+    println!("1. provisioner attach --dir {} KUBECONFIG", dir.display());
+    println!("2. provisioner serve --dir {}", dir.display());
+    println!("3. provisioner apply --dir {} BUNDLE", dir.display());
+    Ok(())
+}
+
+fn identity(dir: &Path) -> Result<keys::Identity> {
+    let missing = || format!("{} is not certified: run `provisioner init --site SITE` first", dir.display());
+    serde_json::from_slice(&std::fs::read(dir.join("identity.json")).with_context(missing)?)
+        .context("reading identity.json")
+}
+
+/// Shows what will be changed in the cluster, asks, changes it, and keeps a certificate of its own.
+pub async fn attach(dir: &Path, kubeconfig: &Path, yes: bool) -> Result<()> {
+    let identity = identity(dir)?;
+    let attach = Attach::with(kubeconfig).await?;
+    let plan = attach.plan(&identity.site, identity.number).await?;
+    print!("{}", shown(&plan)?);
+    if let Some(old) = Credential::load(dir)? {
+        println!("This provisioner is attached to {} now; that credential is replaced.", old.server);
+    }
+    if !plan.remedies.is_empty() {
+        bail!("nothing was applied; the cluster must be changed first:\n{}", numbered(&plan.remedies));
+    }
+    ensure!(yes || agreed()?, "nothing was applied");
+    let credential = attach.apply(&plan).await?;
+    keys::save(&dir.join(FILE), &protocol::json::to_vec(&credential))?;
+    println!("Attached as {}. The administrator's kubeconfig was not kept.", credential.user);
+    println!("A provisioner that runs uses it from now on.");
+    Ok(())
+}
+
+fn agreed() -> Result<bool> {
+    ensure!(std::io::stdin().is_terminal(), "nothing was applied: there is nobody to ask; repeat with --yes");
+    print!("Apply this? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn numbered(lines: &[String]) -> String {
+    let lines = lines.iter().enumerate().map(|(place, line)| format!("{}. {line}", place + 1));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn shown(plan: &Plan) -> Result<String> {
+    let foreign = match plan.foreign.as_slice() {
+        [] => "It has no Nodes yet.".to_owned(),
+        nodes => format!("Nodes that are there already stay as they are: {}", nodes.join(", ")),
+    };
+    let mut text = format!(
+        "Cluster {} ({})\n{foreign}\nThese rights will be given to the provisioner, nothing more:\n",
+        plan.server, plan.version
+    );
+    for object in &plan.objects {
+        text.push_str("---\n");
+        text.push_str(&serde_saphyr::to_string(object)?);
+    }
+    text.push_str("---\n");
+    Ok(text)
+}

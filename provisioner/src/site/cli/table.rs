@@ -1,0 +1,217 @@
+//! What a person reads on a terminal: aligned tables and plain sentences.
+
+use crate::site::explain::{ClaimRow, Explained, Listed, Row, SlotRow, span};
+
+/// Columns as wide as their widest cell, two spaces between them.
+fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut lines = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
+    lines.extend(rows);
+    let width =
+        |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.chars().count()).max();
+    let widths: Vec<_> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A dash where there is nothing.
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+/// Lives are written as the state diagram writes them.
+fn life(word: &str) -> String {
+    let mut symbols = word.chars();
+    symbols
+        .next()
+        .map_or_else(|| "-".to_owned(), |first| first.to_ascii_uppercase().to_string() + symbols.as_str())
+}
+
+fn ago(row: &Row) -> String {
+    if row.since.is_empty() { "-".to_owned() } else { span(row.seconds) }
+}
+
+/// The machines.
+pub fn machines(listed: &Listed) -> String {
+    let unseen = match listed.unseen {
+        0 => String::new(),
+        1 => "1 more is registered and has not spoken here (--all lists it too).\n".to_owned(),
+        many => format!("{many} more are registered and have not spoken here (--all lists them too).\n"),
+    };
+    if listed.machines.is_empty() {
+        return format!("No machine has spoken here yet.\n{unseen}");
+    }
+    let head = ["MACHINE", "SERIAL", "LIFE", "SLOT", "NODE", "SINCE", "WHY"];
+    let line = |row: &Row| {
+        let cells =
+            [&row.machine, &row.serial, &life(&row.life), &row.slot, &row.node, &ago(row), &row.reason];
+        cells.map(|cell| or_dash(cell)).to_vec()
+    };
+    table(&head, listed.machines.iter().map(line)) + &unseen
+}
+
+/// The slots.
+pub fn slots(slots: &[SlotRow]) -> String {
+    if slots.is_empty() {
+        return "HQ's word names no slots yet: apply a bundle.\n".to_owned();
+    }
+    let line = |row: &SlotRow| {
+        let holder = if row.machine.is_empty() { "(free)" } else { &row.machine };
+        vec![row.slot.clone(), row.role.clone(), holder.to_owned(), life(&row.life), or_dash(&row.node)]
+    };
+    table(&["SLOT", "ROLE", "MACHINE", "LIFE", "NODE"], slots.iter().map(line))
+}
+
+/// The machines that show a code.
+pub fn claims(claims: &[ClaimRow]) -> String {
+    if claims.is_empty() {
+        return "No machine shows a code.\n".to_owned();
+    }
+    let line = |row: &ClaimRow| {
+        let state = match row.by.as_str() {
+            "" => "read its code to HQ".to_owned(),
+            "voice" => format!("approved by voice for {}: confirm the site at the machine", row.slot),
+            _ => format!("approved by HQ for {}: waits for the bundle", row.slot),
+        };
+        let key: String = row.machine.chars().take("key:".len() + 12).collect();
+        vec![key, or_dash(&row.serial), or_dash(&row.model), span(row.seconds), state]
+    };
+    table(&["MACHINE", "SERIAL", "MODEL", "SINCE", "STATE"], claims.iter().map(line))
+}
+
+/// Everything about one machine.
+pub fn explained(it: &Explained) -> String {
+    let row = &it.row;
+    let serial = if row.serial.is_empty() { String::new() } else { format!(" (serial {})", row.serial) };
+    let since = if row.since.is_empty() {
+        String::new()
+    } else {
+        format!(" since {}, for {}", row.since, span(row.seconds))
+    };
+    let mut lines = vec![
+        ("why".to_owned(), format!("{} ({})", it.person, row.reason)),
+        ("in detail".to_owned(), it.engineer.clone()),
+        ("next".to_owned(), it.next.clone()),
+        ("by when".to_owned(), it.deadline.clone()),
+    ];
+    lines.extend(it.facts.iter().filter(|(_, value)| !value.is_empty()).cloned());
+    let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let mut text = format!("{}{serial}: {}{since}\n", row.machine, life(&row.life));
+    for (name, value) in lines {
+        text.push_str(format!("  {name:<width$}  {value}").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row {
+            machine: "mc_01".into(),
+            serial: "5CG1234ABC".into(),
+            life: "member".into(),
+            reason: "member".into(),
+            slot: "node-1".into(),
+            node: "node-1-k3v9q2".into(),
+            since: "2026-11-24T12:00:00Z".into(),
+            seconds: 3 * 3600 + 120,
+        }
+    }
+
+    #[test]
+    fn machines_stand_in_columns() {
+        let new = Row {
+            machine: "mc_0000002".into(),
+            life: "registered".into(),
+            reason: "not-seen".into(),
+            ..Row::default()
+        };
+        let listed = Listed { machines: vec![row(), new], unseen: 3 };
+        assert_eq!(
+            machines(&listed),
+            "\
+MACHINE     SERIAL      LIFE        SLOT    NODE           SINCE      WHY
+mc_01       5CG1234ABC  Member      node-1  node-1-k3v9q2  3 h 2 min  member
+mc_0000002  -           Registered  -       -              -          not-seen
+3 more are registered and have not spoken here (--all lists them too).
+"
+        );
+    }
+
+    #[test]
+    fn an_empty_site_says_so_in_words() {
+        assert_eq!(machines(&Listed::default()), "No machine has spoken here yet.\n");
+        assert_eq!(slots(&[]), "HQ's word names no slots yet: apply a bundle.\n");
+        assert_eq!(claims(&[]), "No machine shows a code.\n");
+    }
+
+    #[test]
+    fn a_free_slot_is_called_free() {
+        let held = SlotRow {
+            slot: "node-1".into(),
+            role: "control-plane".into(),
+            machine: "mc_01".into(),
+            node: "node-1-k3v9q2".into(),
+            life: "missing".into(),
+        };
+        let free = SlotRow { slot: "node-2".into(), role: "worker".into(), ..SlotRow::default() };
+        assert_eq!(
+            slots(&[held, free]),
+            "\
+SLOT    ROLE           MACHINE  LIFE     NODE
+node-1  control-plane  mc_01    Missing  node-1-k3v9q2
+node-2  worker         (free)   -        -
+"
+        );
+    }
+
+    #[test]
+    fn a_machine_with_a_code_says_what_to_do_and_never_the_code() {
+        let waits = ClaimRow {
+            machine: "key:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),
+            serial: "S1".into(),
+            model: "Intel NUC".into(),
+            seconds: 40,
+            ..ClaimRow::default()
+        };
+        let approved = ClaimRow { slot: "node-3".into(), by: "voice".into(), ..waits.clone() };
+        assert_eq!(
+            claims(&[waits, approved]),
+            "\
+MACHINE           SERIAL  MODEL      SINCE  STATE
+key:47DEQpj8HBSa  S1      Intel NUC  40 s   read its code to HQ
+key:47DEQpj8HBSa  S1      Intel NUC  40 s   approved by voice for node-3: confirm the site at the machine
+"
+        );
+    }
+
+    #[test]
+    fn an_explanation_reads_like_one() {
+        let it = Explained {
+            row: row(),
+            person: "This machine works in the cluster.".into(),
+            engineer: "Its Node is Ready.".into(),
+            next: "Nothing: all is well.".into(),
+            deadline: "nothing is waited for".into(),
+            facts: vec![("last heard".into(), "12 s ago".into()), ("empty".into(), String::new())],
+        };
+        assert_eq!(
+            explained(&it),
+            "\
+mc_01 (serial 5CG1234ABC): Member since 2026-11-24T12:00:00Z, for 3 h 2 min
+  why         This machine works in the cluster. (member)
+  in detail   Its Node is Ready.
+  next        Nothing: all is well.
+  by when     nothing is waited for
+  last heard  12 s ago
+"
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! Every life can be explained, and nothing that a person reads is left blank.
+
+use decide::{Life, Offer};
+use protocol::bytes::Digest;
+use protocol::id::Id;
+
+use super::*;
+
+const NOW: Time = Time(1_800_000_000);
+
+fn record(change: impl FnOnce(&mut Record)) -> Record {
+    let mut record: Record =
+        serde_json::from_str(r#"{"id":"mc_01","epoch":1,"site":"ship-7","slot":"node-1"}"#).unwrap();
+    record.hints.product_serial = Some("5CG1234ABC".into());
+    change(&mut record);
+    record
+}
+
+fn machine(life: Life) -> Machine {
+    Machine {
+        id: "mc_01".into(),
+        life,
+        since: NOW.plus(-90),
+        s: Some(Digest::of(b"node key")),
+        proven: vec![Id::Ek(Digest::of(b"ek"))],
+        slot: Some("node-1".into()),
+        heard: NOW.plus(-12),
+        ..Machine::default()
+    }
+}
+
+fn explained(machine: &Machine, node: NodeView) -> Explained {
+    let record = record(|_| {});
+    let around = Around {
+        record: Some(&record),
+        site: "ship-7",
+        now: NOW,
+        node,
+        offer: Offer::Mine,
+        alive: true,
+        skew: None,
+    };
+    let reason = decide::reason(machine.life, &machine.seen(&around));
+    of_machine(machine, Some(&record), reason, NOW)
+}
+
+#[test]
+fn every_life_is_explained_in_every_view_of_its_node() {
+    let views = [
+        NodeView::Blind,
+        NodeView::Absent,
+        NodeView::There { ready: false },
+        NodeView::There { ready: true },
+    ];
+    for life in Life::ALL {
+        for view in views {
+            let it = explained(&machine(*life), view);
+            for text in [&it.person, &it.engineer, &it.next, &it.deadline, &it.row.reason] {
+                assert!(!text.is_empty(), "{life:?} {view:?}: {it:?}");
+            }
+            assert_eq!(it.row.life, life.word());
+            assert_eq!(it.row.serial, "5CG1234ABC");
+        }
+    }
+}
+
+#[test]
+fn each_life_has_the_reason_that_the_rest_of_the_system_gives() {
+    let ready = NodeView::There { ready: true };
+    let mut member = machine(Life::Member);
+    member.kubelet = KubeletState::Issued;
+    let cases = [
+        (machine(Life::Assigned), NodeView::Absent, "installing"),
+        (machine(Life::Joining), NodeView::There { ready: false }, "starting"),
+        (member.clone(), ready, "member"),
+        (member, NodeView::Blind, "cluster-away"),
+        (machine(Life::Missing), NodeView::Absent, "not-ready"),
+        (machine(Life::Replaced), NodeView::Absent, "replaced"),
+        (machine(Life::Retired(decide::Why::Lost)), NodeView::Absent, "lost"),
+    ];
+    for (machine, view, wanted) in cases {
+        assert_eq!(explained(&machine, view).row.reason, wanted, "{:?}", machine.life);
+    }
+}
+
+#[test]
+fn a_wait_names_the_moment_it_ends_and_a_late_one_says_so() {
+    let mut waits = machine(Life::Assigned);
+    let by = NOW.plus(-90).plus(30 * 60);
+    assert_eq!(explained(&waits, NodeView::Absent).deadline, format!("{by}, in 28 min"));
+    waits.since = NOW.plus(-40 * 60);
+    let late = explained(&waits, NodeView::Absent).deadline;
+    assert!(late.ends_with("10 min ago, so somebody should look"), "{late}");
+}
+
+#[test]
+fn a_registration_that_never_spoke_says_so_and_a_locked_one_says_why() {
+    let fresh = of_record(&record(|_| {}), None);
+    assert_eq!((fresh.row.life.as_str(), fresh.row.reason.as_str()), ("registered", "not-seen"));
+    let lost = record(|record| record.status = protocol::record::Status::Lost);
+    let refused = admit::check_standing(&lost, "ship-7", NOW).unwrap_err();
+    let locked = of_record(&lost, Some(&refused));
+    assert_eq!((locked.row.reason.as_str(), locked.person.as_str()), ("lost", "HQ has locked this machine."));
+}
+
+fn named(id: &str, names: &[&str], wanted: &str) -> (Fit, String, Known) {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    (fit(&names, wanted), id.to_owned(), Known::Registered(Box::new(record(|record| record.id = id.into()))))
+}
+
+fn chosen(wanted: &str) -> Result<String> {
+    let candidates = [
+        named("mc_01", &["mc_01", "", "5CG1234ABC", "key:aaaa1111", "node-1"], wanted),
+        named("mc_011", &["mc_011", "5CG1234ABD", "ek:bbbb2222"], wanted),
+    ];
+    let fitting = candidates.into_iter().filter(|(fit, ..)| *fit != Fit::No).collect();
+    match the_one(fitting, wanted, 7)? {
+        Known::Registered(record) => Ok(record.id),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_machine_is_found_by_a_whole_name_or_by_a_beginning_that_only_one_has() {
+    for (wanted, id) in [
+        ("mc_01", "mc_01"),
+        ("5cg1234abd", "mc_011"),
+        ("key:aaaa1111", "mc_01"),
+        ("aaaa", "mc_01"),
+        ("ek:bb", "mc_011"),
+        ("node-1", "mc_01"),
+    ] {
+        assert_eq!(chosen(wanted).unwrap(), id, "{wanted}");
+    }
+}
+
+#[test]
+fn a_name_that_fits_two_lists_them_and_one_that_fits_none_says_where_to_look() {
+    let two = chosen("5CG1234").unwrap_err().to_string();
+    assert!(two.contains("mc_01, mc_011") && two.contains("give more of the name"), "{two}");
+    for none in ["mc", "nothing", ""] {
+        let error = chosen(none).unwrap_err().to_string();
+        assert!(error.contains("bundle 7 registers no such machine"), "{none}: {error}");
+    }
+}
+
+#[test]
+fn a_span_is_said_in_two_units() {
+    for (seconds, text) in [
+        (0, "0 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (3600, "1 h"),
+        (3720, "1 h 2 min"),
+        (86_400, "1 d"),
+        (100_000, "1 d 3 h"),
+    ] {
+        assert_eq!(span(seconds), text);
+    }
+}

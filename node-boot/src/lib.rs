@@ -1,1 +1,9 @@
 //! The agent on the machine: discover, identify, enroll, configure, join.
+
+pub mod cli; // arguments
+pub mod console; // what a person at the machine reads
+pub mod join; // the kubelet, its way to the API servers, the agent afterwards
+pub mod os; // clock, inventory, services
+pub mod sequence; // the named steps, one after the other
+pub mod site; // towards the provisioner
+pub mod state; // what survives a power cut

@@ -1,2 +1,15 @@
-//! The agent on the machine.
-fn main() {}
+//! The agent on the machine: arguments, run.
+
+use clap::Parser as _;
+
+fn main() -> std::process::ExitCode {
+    // A second provider somewhere in the tree would be a build error; that this one is installed twice is not.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match node_boot::cli::run(node_boot::cli::Cli::parse()) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

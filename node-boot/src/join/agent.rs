@@ -1,0 +1,140 @@
+//! What goes on after the join: heartbeats, status, renewals, services.
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use protocol::bytes::Digest;
+use protocol::heartbeat::{self, Datagram, PERIOD_SECONDS, UNANSWERED_LIMIT};
+use protocol::json;
+use protocol::messages::{Act, Done, Health, Message, StatusAnswer, StatusRequest};
+use protocol::voucher::LIMIT;
+
+use crate::site::http::{Conversation, Meaning};
+use crate::state::{Belief, State};
+
+/// Between two M11 when nothing calls for one.
+pub const HOURLY: Duration = Duration::from_secs(3600);
+
+/// Heartbeats under one key.
+pub struct Beats {
+    socket: UdpSocket,
+    key: [u8; 32],
+    s: Digest,
+    counter: u64,
+    unanswered: u32,
+    next: Instant,
+}
+
+impl Beats {
+    /// Over a conversation on which M11 has just been answered.
+    pub fn over(talk: &Conversation) -> Result<Self> {
+        let address = talk.address()?;
+        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).context("a socket for heartbeats")?;
+        socket.connect(address)?;
+        socket.set_nonblocking(true)?;
+        let key = talk.exported(heartbeat::LABEL)?;
+        Ok(Self { socket, key, s: talk.binding.s, counter: 0, unanswered: 0, next: Instant::now() })
+    }
+
+    /// Sends what is due and reads what came; whether it is time for M11.
+    pub fn tick(&mut self, well: bool) -> bool {
+        let mut asked = false;
+        let mut buffer = [0; 64];
+        while let Ok(length) = self.socket.recv(&mut buffer) {
+            let answer = Datagram::read_answer(&buffer[..length]).filter(|answer| answer.made_by(&self.key));
+            if let Some(answer) = answer.filter(|answer| answer.counter == self.counter) {
+                self.unanswered = 0;
+                asked |= answer.byte & heartbeat::FLAG_STATUS_NOW != 0;
+            }
+        }
+        if Instant::now() >= self.next {
+            self.counter += 1;
+            self.unanswered += 1;
+            let state = if well { heartbeat::State::Ready } else { heartbeat::State::Degraded };
+            // A cable that is out shows in the answers that do not come.
+            let _ = self.socket.send(&heartbeat::beat(&self.key, &self.s, self.counter, state));
+            self.next = Instant::now() + Duration::from_secs(PERIOD_SECONDS);
+        }
+        asked || self.unanswered > UNANSWERED_LIMIT
+    }
+}
+
+/// M11: says how we are, and takes HQ's word over.
+pub fn status(
+    talk: &mut Conversation,
+    state: &State,
+    belief: &Belief,
+    facts_kubelet: &str,
+) -> Result<Option<Belief>> {
+    let mut asked = StatusRequest {
+        bundle: belief.bundle,
+        anchors: 0,
+        revoked: 0,
+        done: vec![],
+        health: Health { step: "joined".to_owned(), kubelet: facts_kubelet.to_owned(), index: None },
+    };
+    if let Ok(trust) = protocol::anchors::Trust::from_kept(&belief.kept) {
+        asked.anchors = trust.anchors_seq();
+        asked.revoked = trust.latest_revoked().map_or(0, |(seq, _)| seq);
+    }
+    let mut next = belief.clone();
+    for _ in 0..2 {
+        let answer: StatusAnswer = match talk.json(Message::Status, "", &asked)?.meaning() {
+            Meaning::Good(body) => json::parse(&body)?,
+            Meaning::Wait(said, _) | Meaning::No(said) => anyhow::bail!("{} ({})", said.text, said.reason),
+        };
+        next = adopt(state, &next, &answer)?;
+        let Some(order) = answer.orders.iter().find(|order| order.act == Act::ShowIndex) else { break };
+        asked.done = vec![Done { id: order.id.clone(), ok: next.index.is_some() }];
+        asked.health.index.clone_from(&next.index);
+    }
+    Ok(Some(next))
+}
+
+/// Takes newer documents over, each on its own merits, and saves what changed.
+fn adopt(state: &State, belief: &Belief, answer: &StatusAnswer) -> Result<Belief> {
+    let mut next = belief.clone();
+    let mut trust = protocol::anchors::Trust::from_kept(&belief.kept)?;
+    if let Some(newer) = answer.anchors.as_ref().and_then(|text| trust.accept_anchors(text).ok()) {
+        next.floor = next.floor.max(newer.created_on());
+        trust = newer;
+    }
+    if let Some(text) = &answer.revoked
+        && let Ok(newer) = trust.accept_revoked(text, next.floor, crate::os::clock::rtc())
+    {
+        trust = newer;
+    }
+    next.kept = trust.kept().clone();
+    if let Some(text) = answer.index.as_ref().filter(|text| text.len() <= LIMIT) {
+        next = with_index(next, &trust, text);
+    }
+    if protocol::json::to_vec(&next) != protocol::json::to_vec(belief) {
+        state.save("belief.json", &next)?;
+    }
+    Ok(next)
+}
+
+/// The highest index that HQ signed for our site is kept: it proves to any provisioner what it may have missed.
+fn with_index(mut belief: Belief, trust: &protocol::anchors::Trust, text: &str) -> Belief {
+    use protocol::jws::{Unverified, typ};
+    #[derive(serde::Deserialize)]
+    struct Index {
+        seq: u64,
+        site: String,
+        #[serde(rename = "created-on")]
+        created_on: protocol::clock::Time,
+    }
+    let Ok(document) = Unverified::read(text.as_bytes(), typ::BUNDLE) else { return belief };
+    let signed = trust.check_signer(&document.signer, belief.floor, crate::os::clock::rtc()).is_ok();
+    let index: Option<Index> =
+        document.verified().filter(|_| signed).and_then(|bytes| json::parse(bytes).ok());
+    let ours = |index: &Index| belief.voucher.as_ref().is_some_and(|held| held.site == index.site);
+    if let Some(index) = index.filter(|index| ours(index) && index.seq > belief.bundle) {
+        belief.bundle = index.seq;
+        belief.floor = belief.floor.max(index.created_on.min(document.signer.not_after));
+        belief.index = Some(text.to_owned());
+    }
+    belief
+}

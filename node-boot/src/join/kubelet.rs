@@ -1,0 +1,110 @@
+//! M8: the kubelet's certificate, for a key that is made here and never leaves.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use protocol::bytes::{B64u, b64};
+use protocol::cert::Cert;
+use protocol::clock::Time;
+use protocol::crypto::{Alg, Signer as _, SoftKey};
+use protocol::json;
+use protocol::messages::{Config, KubeletChain, KubeletRequest, Message};
+use protocol::refusal::{Refusal, Refused};
+use zeroize::Zeroizing;
+
+use crate::site::enroll::Step;
+use crate::site::http::{Conversation, Meaning};
+use crate::state::{State, write_file};
+
+/// Where kubelet reads key and certificate from; it notices when the file is replaced.
+pub const PEM: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
+
+/// Asks for a certificate and puts key and chain where kubelet reads them. The key that is asked for is saved first,
+/// so that asking again after a power cut asks for the same.
+pub fn obtain(talk: &mut Conversation, state: &State, root: &Path, config: &Config) -> Result<Step<Time>> {
+    let key = pending(state)?;
+    let subject = format!("system:node:{}", config.node);
+    let csr = match state.bytes("kubelet.csr")? {
+        Some(csr)
+            if protocol::csr::Csr::parse(&csr).is_ok_and(|csr| {
+                csr.key_hash == key.0.key_hash() && csr.common_names == [subject.clone()]
+            }) =>
+        {
+            csr
+        }
+        _ => {
+            let csr = protocol::issue::request(&subject, Some("system:nodes"), &key.0)?;
+            state.save_bytes("kubelet.csr", &csr)?;
+            csr
+        }
+    };
+    let chain: KubeletChain =
+        match talk.json(Message::Kubelet, "", &KubeletRequest { csr: B64u(csr) })?.meaning() {
+            Meaning::Good(body) => json::parse(&body)?,
+            Meaning::Wait(said, after) => return Ok(Step::Wait(said, after)),
+            Meaning::No(said) => return Ok(Step::No(said)),
+        };
+    let first = chain.chain.first().context("no certificate in the answer")?;
+    let cert = Cert::parse(&first.0)?;
+    if cert.key_hash != key.0.key_hash() || cert.common_name != subject {
+        return Ok(Step::Refused(Refused::new(
+            Refusal::WrongAnswer,
+            'a',
+            "the kubelet's certificate is for another key",
+        )));
+    }
+    let mut text = Zeroizing::new(String::new());
+    for der in &chain.chain {
+        text.push_str(&pem("CERTIFICATE", &der.0));
+    }
+    text.push_str(&pem("PRIVATE KEY", &key.1));
+    write_file(&root.join(PEM), text.as_bytes(), 0o600)?;
+    state.remove("kubelet.csr")?;
+    state.remove("kubelet.key")?;
+    Ok(Step::Done(cert.not_after))
+}
+
+fn pending(state: &State) -> Result<(SoftKey, Zeroizing<Vec<u8>>)> {
+    if let Some(der) = state.bytes("kubelet.key")?
+        && let Ok(key) = SoftKey::from_pkcs8(&der)
+    {
+        return Ok((key, Zeroizing::new(der)));
+    }
+    let (key, pkcs8) = SoftKey::generate(Alg::Es256)?;
+    state.save_bytes("kubelet.key", &pkcs8)?;
+    Ok((key, pkcs8))
+}
+
+fn pem(kind: &str, der: &[u8]) -> String {
+    let text = b64(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n"))
+}
+
+/// The certificate that kubelet has now; none where there is none for this Node.
+pub fn current(root: &Path, node: &str) -> Option<Cert> {
+    let text = std::fs::read_to_string(root.join(PEM)).ok()?;
+    let body = text.split("-----BEGIN CERTIFICATE-----").nth(1)?.split("-----END").next()?;
+    let cert = Cert::parse(&protocol::est::read_base64(body.as_bytes()).ok()?).ok()?;
+    (cert.common_name == format!("system:node:{node}")).then_some(cert)
+}
+
+/// Whether it is time for a new one: a third of its life is over, or all of it.
+pub fn is_due(cert: &Cert, now: Time) -> bool {
+    let life = i64::try_from(cert.not_after.since(cert.not_before)).unwrap_or(0);
+    now >= cert.not_before.plus(life / 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_after_a_third_of_its_life() {
+        let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
+        let mut cert = Cert::parse(&protocol::issue::pledge(&key).unwrap()).unwrap();
+        (cert.not_before, cert.not_after) = (Time(0), Time(300));
+        assert!(!is_due(&cert, Time(99)));
+        assert!(is_due(&cert, Time(100)) && is_due(&cert, Time(1000)));
+    }
+}

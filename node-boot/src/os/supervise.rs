@@ -1,0 +1,182 @@
+//! Programs that are to run: started in order, started again when they end, with growing pauses.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::console::say;
+
+/// A program that ran this long was well: the next pause is short again.
+const WELL: Duration = Duration::from_secs(60);
+/// Longest pause before a program is started again.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How long a service may take until it answers.
+const READY: Duration = Duration::from_secs(60);
+
+/// A service, as the machine's configuration names it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// How it shows that it is ready.
+    pub ready: Ready,
+}
+
+/// How a service shows that it is ready.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ready {
+    /// It listens on this socket.
+    Unix(String),
+    /// It answers 200 here: `http://address:port/path`.
+    Http(String),
+}
+
+struct Running {
+    service: Service,
+    child: Option<Child>,
+    started: Instant,
+    pause: Duration,
+    again_at: Instant,
+}
+
+/// Services that run.
+#[derive(Default)]
+pub struct Services(Vec<Running>);
+
+impl Services {
+    /// Starts them one after the other, each once the one before is ready.
+    pub fn start(services: Vec<Service>) -> Result<Self> {
+        let mut all = Self::default();
+        for service in services {
+            let last = all.0.len();
+            all.0.push(Running {
+                service,
+                child: None,
+                started: Instant::now(),
+                pause: Duration::from_secs(1),
+                again_at: Instant::now(),
+            });
+            all.0[last].start();
+            // The last one is watched by whoever waits for the Node, not here.
+            all.0[last].await_ready();
+        }
+        Ok(all)
+    }
+
+    /// Starts again what has ended and whose pause is over.
+    pub fn watch(&mut self) {
+        self.0.iter_mut().for_each(Running::watch);
+    }
+
+    /// Ends them, the last first.
+    pub fn stop(&mut self) {
+        for running in self.0.iter_mut().rev() {
+            running.stop();
+        }
+    }
+
+    /// Whether all run.
+    pub fn well(&self) -> bool {
+        self.0.iter().all(|running| running.child.is_some())
+    }
+}
+
+impl Running {
+    fn start(&mut self) {
+        let Some((program, arguments)) = self.service.argv.split_first() else { return };
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Its own group: what stops the agent on a terminal does not stop the machine's Pods.
+        command.process_group(0);
+        self.started = Instant::now();
+        match command.spawn() {
+            Ok(child) => self.child = Some(child),
+            Err(error) => {
+                say(&format!("{} cannot be started: {error}.", self.service.name));
+                self.rest();
+            }
+        }
+    }
+
+    fn rest(&mut self) {
+        self.again_at = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST);
+    }
+
+    fn watch(&mut self) {
+        if let Some(child) = &mut self.child {
+            if let Ok(Some(status)) = child.try_wait() {
+                self.child = None;
+                if self.started.elapsed() > WELL {
+                    self.pause = Duration::from_secs(1);
+                }
+                let pause = self.pause.as_secs();
+                say(&format!(
+                    "{} has ended ({status}); it is started again in {pause} s.",
+                    self.service.name
+                ));
+                self.rest();
+            }
+        } else if Instant::now() >= self.again_at {
+            self.start();
+        }
+    }
+
+    fn await_ready(&mut self) {
+        let deadline = Instant::now() + READY;
+        while Instant::now() < deadline {
+            if self.child.is_none() || is_ready(&self.service.ready).is_ok() {
+                return;
+            }
+            self.watch();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        say(&format!("{} does not answer; going on without it.", self.service.name));
+    }
+
+    fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        if let Ok(pid) = i32::try_from(child.id()) {
+            // SAFETY: `kill` only takes numbers; the process is our child and not yet collected.
+            #[allow(unsafe_code)]
+            let _ = unsafe { libc::kill(pid, libc::SIGTERM) };
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn is_ready(ready: &Ready) -> Result<()> {
+    match ready {
+        Ready::Unix(path) => {
+            UnixStream::connect(path).map(drop).with_context(|| format!("connecting to {path}"))
+        }
+        Ready::Http(url) => {
+            let rest = url.strip_prefix("http://").context("an http:// address")?;
+            let (address, path) = rest.split_once('/').context("a path")?;
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.write_all(format!("GET /{path} HTTP/1.0\r\n\r\n").as_bytes())?;
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer)?;
+            anyhow::ensure!(answer.ends_with(b" 200"), "it answers {}", String::from_utf8_lossy(&answer));
+            Ok(())
+        }
+    }
+}

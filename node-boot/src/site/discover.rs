@@ -1,0 +1,180 @@
+//! Where is the registrar? The machine asks; it does not wait for an announcement.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use protocol::mdns::{self, Found, GROUP_V4, GROUP_V6};
+use protocol::messages::{PORT, REGISTRAR_SERVICE};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// A registrar that may be ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Where.
+    pub address: SocketAddr,
+    /// By what.
+    pub by: &'static str,
+    /// The hint of its owner, hexadecimal; empty where unknown.
+    pub own: String,
+}
+
+/// Asks on every interface and hands each answer on, until `wait` is over or `enough` says so.
+pub fn ask(wait: Duration, mut enough: impl FnMut(&Candidate) -> bool) -> Result<()> {
+    let id = u16::from_be_bytes(protocol::crypto::random::<2>()?);
+    let question = mdns::question(id, REGISTRAR_SERVICE);
+    let sockets = questions(&question);
+    let deadline = Instant::now() + wait;
+    let mut fds: Vec<_> = sockets
+        .iter()
+        .map(|socket| libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .collect();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || fds.is_empty() {
+            std::thread::sleep(left);
+            return Ok(());
+        }
+        let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
+        let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
+        // SAFETY: `fds` is a live array of `count` entries whose descriptors `sockets` keeps open.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::poll(fds.as_mut_ptr(), count, millis)
+        };
+        for (socket, fd) in sockets.iter().zip(&fds) {
+            if fd.revents & libc::POLLIN != 0
+                && let Some(candidate) = receive(socket)
+                && enough(&candidate)
+            {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// One socket for each interface and kind of address, each with the question sent.
+fn questions(question: &[u8]) -> Vec<Socket> {
+    let mut sockets = Vec::new();
+    for index in interfaces() {
+        let mut send = |domain, target: SocketAddr| -> std::io::Result<()> {
+            let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+            socket.set_nonblocking(true)?;
+            if domain == Domain::IPV4 {
+                let request = libc::ip_mreqn {
+                    imr_multiaddr: libc::in_addr { s_addr: 0 },
+                    imr_address: libc::in_addr { s_addr: 0 },
+                    imr_ifindex: i32::try_from(index).unwrap_or(0),
+                };
+                set_v4_interface(&socket, &request)?;
+            } else {
+                socket.set_multicast_if_v6(index)?;
+            }
+            socket.send_to(question, &SockAddr::from(target))?;
+            sockets.push(socket);
+            Ok(())
+        };
+        // An interface without one of the two kinds of address is asked by the other.
+        let _ = send(Domain::IPV6, SocketAddrV6::new(GROUP_V6, mdns::PORT, 0, index).into());
+        let _ = send(Domain::IPV4, (GROUP_V4, mdns::PORT).into());
+    }
+    sockets
+}
+
+fn set_v4_interface(socket: &Socket, request: &libc::ip_mreqn) -> std::io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<libc::ip_mreqn>()).unwrap_or(0);
+    // SAFETY: the pointer is to a live `ip_mreqn` of the size given, which is what IP_MULTICAST_IF takes (ip(7)).
+    #[allow(unsafe_code)]
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MULTICAST_IF,
+            std::ptr::from_ref(request).cast(),
+            size,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Indices of the interfaces that have a cable.
+pub fn interfaces() -> Vec<u32> {
+    let read = |entry: &fs::DirEntry, file: &str| {
+        fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned()).unwrap_or_default()
+    };
+    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let up = entries.filter(|entry| {
+        let name = entry.file_name();
+        let ours =
+            ["lo", "cni0"].iter().any(|own| name == *own) || name.to_string_lossy().starts_with("veth");
+        !ours && read(entry, "carrier") == "1"
+    });
+    let mut found: Vec<_> = up.filter_map(|entry| read(&entry, "ifindex").parse().ok()).collect();
+    found.sort_unstable();
+    found
+}
+
+fn receive(socket: &Socket) -> Option<Candidate> {
+    let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); 1500];
+    let (length, source) = socket.recv_from(&mut buffer).ok()?;
+    let datagram: Vec<u8> = {
+        let received = buffer.get(..length)?;
+        // SAFETY: `recv_from` says that it wrote the first `length` bytes.
+        #[allow(unsafe_code)]
+        received.iter().map(|byte| unsafe { byte.assume_init() }).collect()
+    };
+    let found = mdns::read_answer(&datagram)?;
+    candidate(source.as_socket()?, &found)
+}
+
+/// The address to connect to: who answered is who is reachable; what it says of itself is only its port.
+fn candidate(source: SocketAddr, found: &Found) -> Option<Candidate> {
+    let mut address = source;
+    address.set_port(found.port);
+    (!source.ip().is_unspecified()).then(|| Candidate {
+        address,
+        by: "asked on the LAN",
+        own: found.own.clone(),
+    })
+}
+
+/// Addresses that the owner's file, or an earlier life, knows.
+pub fn known(texts: &[String], by: &'static str) -> Vec<Candidate> {
+    let read = |text: &String| {
+        let address: Option<SocketAddr> = text.parse().ok();
+        address.or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, PORT)))
+    };
+    let good = |address: &SocketAddr| {
+        let ip = address.ip();
+        ip != IpAddr::V4(Ipv4Addr::UNSPECIFIED) && ip != IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    };
+    texts
+        .iter()
+        .filter_map(read)
+        .filter(good)
+        .map(|address| Candidate { address, by, own: String::new() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_answers_is_asked_whatever_the_answer_claims() {
+        let found = Found { port: 7443, addresses: vec!["6.6.6.6".parse().unwrap()], own: "aa".into() };
+        let candidate = candidate("[fe80::1%3]:5353".parse().unwrap(), &found).unwrap();
+        assert_eq!(candidate.address.to_string(), "[fe80::1%3]:7443");
+    }
+
+    #[test]
+    fn known_addresses_get_the_default_port() {
+        let texts =
+            ["10.7.0.2".to_owned(), "10.7.0.3:99".to_owned(), "nonsense".to_owned(), "0.0.0.0".to_owned()];
+        let found: Vec<_> =
+            known(&texts, "file").into_iter().map(|candidate| candidate.address.to_string()).collect();
+        assert_eq!(found, ["10.7.0.2:7443", "10.7.0.3:99"]);
+    }
+}

@@ -1,0 +1,249 @@
+//! Vouchers, proof, certificate: M2 to M6. Until the site has proved itself, nothing else can be said to it.
+
+use anyhow::{Context, Result};
+use protocol::anchors::Trust;
+use protocol::attest::{Challenge, Proof, Proven, Request};
+use protocol::bytes::{B64u, b64, b64u};
+use protocol::cert::Cert;
+use protocol::clock::Time;
+use protocol::crypto::Signer as _;
+use protocol::est;
+use protocol::inventory::Facts;
+use protocol::json;
+use protocol::messages::{Clock, Message, Outcome, VOUCHER_TYPE};
+use protocol::pvr::{self, Claims};
+use protocol::refusal::{Refusal, Refused, Said};
+use protocol::voucher::{self, Accepted, Setting, Stored};
+
+use super::http::{Conversation, Meaning};
+use super::identify::Identity;
+use crate::state::{Belief, Held, State};
+
+/// How a step ended, when it did not fail.
+pub enum Step<T> {
+    /// Done.
+    Done(T),
+    /// Ask again after so many seconds.
+    Wait(Said, u64),
+    /// The provisioner says no.
+    No(Said),
+    /// We say no.
+    Refused(Refused),
+}
+
+/// A provisioner of our owner that has not yet shown that this machine is for its site. It can only be asked for a
+/// voucher, told what we think of it, and given proof of who we are: R16 is this type.
+pub struct Unproven {
+    talk: Conversation,
+}
+
+/// A provisioner that has proved itself.
+pub struct Proved {
+    /// The conversation.
+    pub talk: Conversation,
+}
+
+/// What the machine knows when it speaks to a provisioner.
+pub struct Setup<'a> {
+    /// Who it is.
+    pub identity: &'a Identity,
+    /// What it believes.
+    pub belief: &'a Belief,
+    /// The same, read.
+    pub trust: &'a Trust,
+    /// What it is made of.
+    pub facts: &'a Facts,
+    /// Its clock.
+    pub rtc: Option<Time>,
+    /// Its state.
+    pub state: &'a State,
+}
+
+impl Setup<'_> {
+    fn stored(&self) -> Option<Stored> {
+        self.belief.voucher.as_ref().map(|held| Stored { epoch: held.epoch, pin: held.pin_key })
+    }
+}
+
+impl Unproven {
+    /// Over a fresh connection.
+    pub fn new(talk: Conversation) -> Self {
+        Self { talk }
+    }
+
+    /// The conversation, for the human code (M10).
+    pub fn talk(&mut self) -> &mut Conversation {
+        &mut self.talk
+    }
+
+    /// A connection to the site that the machine belongs to already proves itself by the pin it holds.
+    pub fn by_pin(self, setup: &Setup<'_>) -> Result<Proved, Box<(Self, Refused)>> {
+        let Some(held) = &setup.belief.voucher else {
+            return Err(Box::new((self, Refusal::TooEarly.into())));
+        };
+        let checked = Cert::parse(&held.pin.0)
+            .map_err(|error| Refused::new(Refusal::VoucherMalformed, 'a', error.to_string()))
+            .and_then(|pin| voucher::check_session(&self.setting(setup), &pin));
+        match checked {
+            Ok(()) => Ok(Proved { talk: self.talk }),
+            Err(refused) => Err(Box::new((self, refused))),
+        }
+    }
+
+    fn setting<'a>(&'a self, setup: &'a Setup<'_>) -> Setting<'a> {
+        Setting {
+            trust: setup.trust,
+            ids: &setup.identity.ids,
+            chain: &self.talk.chain,
+            floor: setup.belief.floor,
+            rtc: setup.rtc,
+            stored: setup.stored(),
+        }
+    }
+
+    /// The voucher request for this connection: the same one is sent again after a wait.
+    pub fn request(&self, setup: &Setup<'_>) -> Result<String> {
+        let mut caps = vec!["screen".to_owned()];
+        caps.extend(setup.identity.tpm.is_some().then(|| "tpm-ek".to_owned()));
+        caps.extend(setup.identity.device.is_some().then(|| "dev-key".to_owned()));
+        let claims = Claims {
+            ids: setup.identity.ids.clone(),
+            hw: setup.facts.clone(),
+            epoch: setup.belief.voucher.as_ref().map_or(0, |held| held.epoch),
+            bundle: setup.belief.bundle,
+            floor: setup.belief.floor,
+            caps,
+        };
+        let leaf = self.talk.chain.first().context("the provisioner's certificate")?;
+        let now = protocol::clock::known_rtc(setup.rtc, setup.belief.floor).unwrap_or(setup.belief.floor);
+        let nonce = protocol::crypto::random()?;
+        Ok(pvr::make(&claims, leaf, nonce, now, &setup.identity.pledge, &*setup.identity.node)?)
+    }
+
+    /// M2 and M3: asks for the voucher, checks it in order, saves what it says, and tells the provisioner.
+    pub fn voucher(
+        mut self,
+        setup: &Setup<'_>,
+        request: &str,
+    ) -> Result<(Option<Self>, Step<(Proved, Belief)>)> {
+        let answer = self.talk.send(Message::RequestVoucher, "", VOUCHER_TYPE, request.as_bytes())?;
+        let text = match answer.meaning() {
+            Meaning::Good(text) => text,
+            Meaning::Wait(said, after) => return Ok((Some(self), Step::Wait(said, after))),
+            Meaning::No(said) => return Ok((Some(self), Step::No(said))),
+        };
+        match voucher::check(&text, &self.setting(setup)) {
+            Ok(accepted) => {
+                let belief = adopt(setup, &accepted)?;
+                self.tell(None)?;
+                Ok((None, Step::Done((Proved { talk: self.talk }, belief))))
+            }
+            Err(refused) => {
+                self.tell(Some(&refused))?;
+                Ok((Some(self), Step::Refused(refused)))
+            }
+        }
+    }
+
+    /// M3.
+    fn tell(&mut self, refused: Option<&Refused>) -> Result<()> {
+        let reason = refused.map(|refused| refused.refusal.code().to_owned());
+        let outcome = Outcome { version: 1, status: refused.is_none(), reason };
+        self.talk.json(Message::VoucherStatus, "", &outcome).map(drop)
+    }
+}
+
+/// Saves the voucher before anything else is said.
+fn adopt(setup: &Setup<'_>, accepted: &Accepted) -> Result<Belief> {
+    let held = Held {
+        epoch: accepted.assignment.epoch,
+        site: accepted.assignment.site.clone(),
+        pin: B64u(accepted.pin.der.clone()),
+        pin_key: accepted.pin.key_hash,
+    };
+    let floor = setup.belief.floor.max(accepted.floor);
+    let belief = Belief { voucher: Some(held), floor, ..setup.belief.clone() };
+    setup.state.save("belief.json", &belief)?;
+    Ok(belief)
+}
+
+/// M4: proves the strongest name there is. The voucher has said which endorsement key HQ means.
+pub fn prove(talk: &mut Conversation, setup: &Setup<'_>) -> Result<Step<Proven>> {
+    let identity = setup.identity;
+    if let Some(chip) = &identity.tpm {
+        let ek = chip.eks.first().context("the TPM's endorsement key")?;
+        let key = B64u(chip.blob.public.as_bytes().to_vec());
+        let asked = Request::TpmEk { ek: B64u(ek.public().as_bytes().to_vec()), key };
+        let challenge: Challenge = match talk.json(Message::Attest, "", &asked)?.meaning() {
+            Meaning::Good(body) => json::parse(&body)?,
+            other => return Ok(not_done(other)),
+        };
+        let id: [u8; 16] = challenge.id.0.as_slice().try_into().context("a challenge's name of 16 bytes")?;
+        let secret = {
+            let mut tpm = chip.tpm.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            tpm.activate(ek, &chip.blob, &challenge.blob.0, &challenge.secret.0)?
+        };
+        let proof = Proof { proof: B64u(talk.binding.tpm_proof(&secret, &id).to_vec()) };
+        return proven(talk.json(Message::AttestProof, &b64u(&id), &proof)?.meaning());
+    }
+    let device = identity.device.as_ref().context("a machine without TPM has a device key")?;
+    let sig = B64u(device.sign(&talk.binding.dev_key_message())?);
+    let asked = Request::DevKey { spki: B64u(device.spki().to_vec()), sig };
+    proven(talk.json(Message::Attest, "", &asked)?.meaning())
+}
+
+fn not_done<T>(meaning: Meaning) -> Step<T> {
+    match meaning {
+        Meaning::Wait(said, after) => Step::Wait(said, after),
+        Meaning::No(said) => Step::No(said),
+        Meaning::Good(_) => Step::Refused(Refusal::WrongAnswer.into()),
+    }
+}
+
+fn proven(meaning: Meaning) -> Result<Step<Proven>> {
+    match meaning {
+        Meaning::Good(body) => Ok(Step::Done(json::parse(&body)?)),
+        other => Ok(not_done(other)),
+    }
+}
+
+/// M6: what time the site thinks it is.
+pub fn time(talk: &mut Conversation) -> Result<Step<Clock>> {
+    Ok(match talk.get::<Clock>(Message::Time)? {
+        Ok(clock) => Step::Done(clock),
+        Err(meaning) => not_done(meaning),
+    })
+}
+
+/// M5: a certificate of the site for the node key: DER. R15a.
+pub fn certificate(
+    talk: &mut Conversation,
+    setup: &Setup<'_>,
+    belief: &Belief,
+    renew: bool,
+) -> Result<Step<Vec<u8>>> {
+    let node = &setup.identity.node;
+    let csr = protocol::issue::request("machine", None, &**node)?;
+    let message = if renew { Message::SimpleReenroll } else { Message::SimpleEnroll };
+    let body = match talk.send(message, "", est::REQUEST_TYPE, b64(&csr).as_bytes())?.meaning() {
+        Meaning::Good(body) => body,
+        other => return Ok(not_done(other)),
+    };
+    let wrong = |detail: &str| Refused::new(Refusal::WrongAnswer, 'a', detail);
+    let Some(der) = est::read_certs_only(&body)?.into_iter().next() else {
+        return Ok(Step::Refused(wrong("no certificate in the answer")));
+    };
+    let cert = Cert::parse(&der)?;
+    if cert.key_hash != node.key_hash() {
+        return Ok(Step::Refused(wrong("the certificate is for another key")));
+    }
+    let pin =
+        belief.voucher.as_ref().map(|held| Cert::parse(&held.pin.0)).transpose()?.context("a voucher")?;
+    let at = protocol::clock::effective(belief.floor, setup.rtc, [cert.not_before, pin.not_before]);
+    let between = talk.chain.get(1..).unwrap_or_default();
+    if protocol::cert::is_client(&der, between, std::slice::from_ref(&pin), at).is_err() {
+        return Ok(Step::Refused(wrong("the certificate does not come from the pinned CA")));
+    }
+    setup.state.save_bytes("node.der", &der)?;
+    Ok(Step::Done(der))
+}

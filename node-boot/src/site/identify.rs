@@ -1,0 +1,114 @@
+//! Who this machine is: its node key, in the TPM or in a file, and every name it can prove.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use protocol::crypto::{Alg, Signer, SoftKey};
+use protocol::id::Id;
+use protocol::inventory::Facts;
+use protocol::tpm::{Ek, Key, KeyBlob, Spec, Tpm};
+use zeroize::Zeroizing;
+
+use crate::state::State;
+
+/// The machine's keys and names.
+pub struct Identity {
+    /// The node key: TLS, voucher request, certificate request.
+    pub node: Arc<dyn Signer>,
+    /// Its self-signed certificate, DER.
+    pub pledge: Vec<u8>,
+    /// The device key of a machine without TPM.
+    pub device: Option<SoftKey>,
+    /// The TPM, and the node key's blob in it.
+    pub tpm: Option<Chip>,
+    /// Every name, the most canonical first.
+    pub ids: Vec<Id>,
+}
+
+/// A TPM that holds the node key.
+pub struct Chip {
+    /// The TPM.
+    pub tpm: Arc<Mutex<Tpm>>,
+    /// Its endorsement keys, canonical first.
+    pub eks: Vec<Ek>,
+    /// The node key in it.
+    pub blob: KeyBlob,
+}
+
+/// Reads the machine's keys; makes those that are not there.
+pub fn identify(state: &State, spec: Option<&Spec>, facts: &Facts) -> Result<Identity> {
+    let chip = spec.map(|spec| chip(state, spec)).transpose()?;
+    let node: Arc<dyn Signer> = match &chip {
+        Some(chip) => {
+            Arc::new(Key::load(Arc::clone(&chip.tpm), chip.blob.clone()).context("loading the node key")?)
+        }
+        None => Arc::new(soft(state, "node.key")?),
+    };
+    // A machine with a TPM needs no device key; one that HQ registered by a device key has it from the depot.
+    let device = match (&chip, state.bytes("device.key")?) {
+        (Some(_), None) => None,
+        (_, _) => Some(soft(state, "device.key")?),
+    };
+    let mut ids: Vec<Id> = chip.iter().flat_map(|chip| &chip.eks).map(Ek::id).collect();
+    ids.extend(device.iter().map(|key| Id::Key(key.key_hash())));
+    ids.push(Id::Key(node.key_hash()));
+    if !facts.dmi.serial.is_empty() {
+        ids.push(Id::Serial(facts.dmi.serial.clone()));
+    }
+    let pledge = pledge(state, &*node)?;
+    Ok(Identity { node, pledge, device, tpm: chip, ids })
+}
+
+fn chip(state: &State, spec: &Spec) -> Result<Chip> {
+    let mut tpm = Tpm::open(spec)?;
+    // Making an RSA endorsement key takes a real chip seconds: once in the machine's life.
+    let eks = match state.load::<Vec<Ek>>("eks.json")? {
+        Some(eks) => eks,
+        None => {
+            let eks = tpm.eks()?;
+            state.save("eks.json", &eks)?;
+            eks
+        }
+    };
+    let usable = |tpm: &mut Tpm, blob: &KeyBlob| tpm.load(blob);
+    let kept = state.load::<KeyBlob>("node.tpm")?;
+    let blob = match kept {
+        Some(blob) => match usable(&mut tpm, &blob) {
+            Ok(()) => blob,
+            Err(error) if error.foreign() => new_key(state, &mut tpm)?,
+            Err(error) => return Err(error).context("loading the node key"),
+        },
+        None => new_key(state, &mut tpm)?,
+    };
+    Ok(Chip { tpm: Arc::new(Mutex::new(tpm)), eks, blob })
+}
+
+fn new_key(state: &State, tpm: &mut Tpm) -> Result<KeyBlob> {
+    let blob = tpm.create_key().context("making the node key in the TPM")?;
+    state.save("node.tpm", &blob)?;
+    state.remove("pledge.der")?;
+    Ok(blob)
+}
+
+fn soft(state: &State, name: &str) -> Result<SoftKey> {
+    if let Some(der) = state.bytes(name)?
+        && let Ok(key) = SoftKey::from_pkcs8(&Zeroizing::new(der))
+    {
+        return Ok(key);
+    }
+    let (key, pkcs8) = SoftKey::generate(Alg::Es256)?;
+    state.save_bytes(name, &pkcs8)?;
+    Ok(key)
+}
+
+/// The self-signed certificate: made once for a key, since each signature costs a TPM a fifth of a second.
+fn pledge(state: &State, node: &dyn Signer) -> Result<Vec<u8>> {
+    if let Some(der) = state.bytes("pledge.der")?
+        && protocol::cert::Cert::parse(&der).is_ok_and(|cert| cert.key_hash == node.key_hash())
+    {
+        return Ok(der);
+    }
+    let der = protocol::issue::pledge(node)?;
+    state.save_bytes("pledge.der", &der)?;
+    Ok(der)
+}

@@ -1,0 +1,9 @@
+//! Towards the provisioner: find it, prove who we are, check who it is, receive what we are to be.
+
+pub mod claim; // the human code
+pub mod configure; // M7: what we are to be
+pub mod discover; // where is the registrar?
+pub mod enroll; // vouchers, proof, certificate
+pub mod http; // requests over one connection
+pub mod identify; // our keys and names
+pub mod tls; // whom we believe on the wire

@@ -1,0 +1,206 @@
+//! Whom we believe on the wire: a provisioner of our owner's, whatever our clock says.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use protocol::anchors::Trust;
+use protocol::attest::Binding;
+use protocol::clock::Time;
+use protocol::crypto::{Alg, Signer, der_signature};
+use protocol::messages::{ALPN, BINDING_LABEL, SNI};
+use protocol::refusal::Refused;
+use protocol::voucher::check_provisioner;
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureAlgorithm, SignatureScheme,
+    StreamOwned,
+};
+
+/// No connection takes longer to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// No answer takes longer: M8 may wait for the cluster.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// A connection, and what its handshake proved.
+pub struct Link {
+    /// The stream.
+    pub stream: StreamOwned<ClientConnection, TcpStream>,
+    /// Certificates that the provisioner showed, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// What binds our proofs to this connection.
+    pub binding: Binding,
+}
+
+/// Who we are on a connection.
+pub struct Own<'a> {
+    /// The node key.
+    pub key: &'a Arc<dyn Signer>,
+    /// The certificate to show, DER: the site's, or the self-signed one.
+    pub certificate: &'a [u8],
+}
+
+/// M1. A refusal says why the other end is not believed.
+pub fn connect(
+    address: SocketAddr,
+    own: &Own<'_>,
+    trust: &Trust,
+    floor: Time,
+    rtc: Option<Time>,
+) -> Result<Result<Link, Refused>> {
+    let refused = Arc::new(Mutex::new(None));
+    let config = config(own, trust, floor, rtc, Arc::clone(&refused))?;
+    let mut socket =
+        TcpStream::connect_timeout(&address, CONNECT).with_context(|| format!("connecting to {address}"))?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    socket.set_write_timeout(Some(ANSWER))?;
+    let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from(SNI)?)?;
+    while connection.is_handshaking() {
+        if let Err(error) = connection.complete_io(&mut socket) {
+            let why = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return why.map_or_else(|| Err(error).context("the TLS handshake"), |why| Ok(Err(why)));
+        }
+    }
+    let chain =
+        connection.peer_certificates().context("no certificate")?.iter().map(|der| der.to_vec()).collect();
+    let x = connection.export_keying_material([0; 32], BINDING_LABEL, None)?;
+    let binding = Binding { x, s: own.key.key_hash() };
+    Ok(Ok(Link { stream: StreamOwned::new(connection, socket), chain, binding }))
+}
+
+fn config(
+    own: &Own<'_>,
+    trust: &Trust,
+    floor: Time,
+    rtc: Option<Time>,
+    refused: Arc<Mutex<Option<Refused>>>,
+) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let certificate = vec![CertificateDer::from(own.certificate.to_vec())];
+    let certified = Arc::new(CertifiedKey::new(certificate, Arc::new(Held(Arc::clone(own.key)))));
+    let owners = Owners { trust: trust.clone(), floor, rtc, algorithms, refused };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(owners))
+        .with_client_cert_resolver(Arc::new(Always(certified)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// Believes provisioners of the owner: R1–R4.
+struct Owners {
+    trust: Trust,
+    floor: Time,
+    rtc: Option<Time>,
+    algorithms: WebPkiSupportedAlgorithms,
+    refused: Arc<Mutex<Option<Refused>>>,
+}
+
+impl std::fmt::Debug for Owners {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the owner's anchors")
+    }
+}
+
+impl ServerCertVerifier for Owners {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain: Vec<_> =
+            std::iter::once(end_entity).chain(intermediates).map(|der| der.to_vec()).collect();
+        check_provisioner(&self.trust, &chain, self.floor, self.rtc).map_err(|refused| {
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
+            Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)
+        })?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.3 only".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ECDSA_NISTP384_SHA384]
+    }
+}
+
+#[derive(Debug)]
+struct Always(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Always {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// The node key, wherever it is held, as the TLS library wants it.
+#[derive(Clone)]
+struct Held(Arc<dyn Signer>);
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "key {}", self.0.key_hash())
+    }
+}
+
+impl Held {
+    fn scheme_of(&self) -> SignatureScheme {
+        match self.0.alg() {
+            Alg::Es256 => SignatureScheme::ECDSA_NISTP256_SHA256,
+            Alg::Es384 => SignatureScheme::ECDSA_NISTP384_SHA384,
+        }
+    }
+}
+
+impl SigningKey for Held {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
+        offered.contains(&self.scheme_of()).then(|| Box::new(self.clone()) as Box<dyn rustls::sign::Signer>)
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ECDSA
+    }
+}
+
+impl rustls::sign::Signer for Held {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        let fixed = self.0.sign(message).map_err(|error| Error::General(error.to_string()))?;
+        Ok(der_signature(&fixed))
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.scheme_of()
+    }
+}

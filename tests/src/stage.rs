@@ -340,11 +340,11 @@ impl Csv {
 /// Slots of the site, as an engineer writes them.
 pub const SLOTS: &str = r"slots:
 - name: node-1
-  role: worker
+  address: 10.77.0.11
 - name: node-2
-  role: worker
+  address: 10.77.0.12
 - name: node-3
-  role: worker
+  address: 10.77.0.13
 ";
 
 /// A LAN with a plain cluster, attached.

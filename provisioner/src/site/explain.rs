@@ -173,9 +173,10 @@ pub fn machines(site: &Site, all: bool) -> Result<Listed> {
         if look.bytes(MACHINES, &id)?.is_some() {
             continue;
         }
-        match all {
-            true => listed.machines.push(unseen_row(&record)),
-            false => listed.unseen += 1,
+        if all {
+            listed.machines.push(unseen_row(&record));
+        } else {
+            listed.unseen += 1;
         }
     }
     Ok(listed)

@@ -1,5 +1,6 @@
 //! What each question does.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -53,8 +54,8 @@ async fn apply(site: &Site, name: &str) -> Result<String> {
     let inbox = site.dir.join("inbox");
     let shown = name.strip_suffix(".part").filter(|name| !name.contains('/') && !name.starts_with('.'));
     let shown = shown.with_context(|| format!("{name} is no name of a file in {}", inbox.display()))?;
-    let whole = shown.ends_with(".nbb") || shown.ends_with(".jws");
-    ensure!(whole, "a bundle ends in .nbb, an approval in .jws");
+    let kind = Path::new(shown).extension().and_then(|kind| kind.to_str());
+    ensure!(matches!(kind, Some("nbb" | "jws")), "a bundle ends in .nbb, an approval in .jws");
     let from = inbox.join(name);
     std::fs::rename(&from, inbox.join(shown)).with_context(|| format!("taking {}", from.display()))?;
     for _ in 0..LOOKS {

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use protocol::bytes::Digest;
 use protocol::clock::Time;
+use protocol::id::Id;
 use serde::{Deserialize, Serialize};
 
-use crate::site::store::Store;
+use crate::site::store::{BURNED, IDS, Look, Store};
 use crate::site::{Site, keys};
 
 const MAGIC: &[u8] = b"node-boot backup 1\n";
@@ -24,6 +25,12 @@ const FILES: [&str; 7] = [
     "owner.json",
     super::ROLES,
 ];
+
+/// The node key of no machine.
+const NOBODY: Digest = Digest([0; 32]);
+
+/// Names and bytes.
+type Files = Vec<(String, Vec<u8>)>;
 
 #[derive(Serialize, Deserialize)]
 struct Contents {
@@ -68,11 +75,13 @@ fn pack(site: &str, at: Time, files: &[(String, Vec<u8>)]) -> Vec<u8> {
     };
     let contents = Contents { site: site.to_owned(), at, files: files.iter().map(entry).collect() };
     let mut packed = [MAGIC, &protocol::json::to_vec(&contents), b"\n"].concat();
-    files.iter().for_each(|(_, bytes)| packed.extend_from_slice(bytes));
+    for (_, bytes) in files {
+        packed.extend_from_slice(bytes);
+    }
     packed
 }
 
-fn unpack(packed: &[u8]) -> Result<(Contents, Vec<(String, Vec<u8>)>)> {
+fn unpack(packed: &[u8]) -> Result<(Contents, Files)> {
     let rest = packed.strip_prefix(MAGIC).context("this file is no backup of a provisioner")?;
     let end = rest.iter().position(|byte| *byte == b'\n').context("the backup ends too early")?;
     let contents: Contents = serde_json::from_slice(&rest[..end]).context("the backup's contents")?;
@@ -89,8 +98,19 @@ fn unpack(packed: &[u8]) -> Result<(Contents, Vec<(String, Vec<u8>)>)> {
     Ok((contents, files))
 }
 
-/// Puts a backup back; what was there before is kept beside. The site of the backup, and when it was made.
-pub fn restore(dir: &Path, file: &Path) -> Result<(String, Time)> {
+/// What a restore brought back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The site.
+    pub site: String,
+    /// When the backup was made.
+    pub at: Time,
+    /// Device keys that count as used from now on, because nobody here can know that they were not.
+    pub burned: usize,
+}
+
+/// Puts a backup back; what was there before is kept beside.
+pub async fn restore(dir: &Path, file: &Path) -> Result<Restored> {
     let running = super::client::is_running(dir);
     ensure!(!running, "the provisioner in {} runs: stop it first", dir.display());
     let packed = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
@@ -101,7 +121,24 @@ pub fn restore(dir: &Path, file: &Path) -> Result<(String, Time)> {
     for (name, bytes) in &files {
         keys::save(&dir.join(name), bytes).with_context(|| format!("writing {name}"))?;
     }
-    Ok((contents.site, contents.at))
+    let burned = burn(&Store::open(&dir.join(STORE))?).await?;
+    Ok(Restored { site: contents.site, at: contents.at, burned })
+}
+
+/// A device key is good once. Whether one was used after the backup is not known here: all that are left count as used.
+async fn burn(store: &Store) -> Result<usize> {
+    let burned = store.write(|tx| {
+        let mut burned = 0;
+        for (id, _) in tx.all(IDS, "key:")? {
+            let Ok(Id::Key(hash)) = id.parse() else { continue };
+            if tx.bytes(BURNED, &hash.to_string())?.is_none() {
+                tx.put(BURNED, &hash.to_string(), &NOBODY)?;
+                burned += 1;
+            }
+        }
+        Ok(burned)
+    });
+    Ok(burned.await?)
 }
 
 /// Moves what a restore would mix with into a folder beside.
@@ -114,8 +151,9 @@ fn set_aside(dir: &Path) -> Result<()> {
     if present.is_empty() {
         return Ok(());
     }
-    let aside = (1..).map(|n| dir.join(format!("before-restore-{n}"))).find(|aside| !aside.exists());
-    let aside = aside.context("a folder for what was there")?;
+    let mut asides = (1..100).map(|n| dir.join(format!("before-restore-{n}")));
+    let free = asides.find(|aside| !aside.exists());
+    let aside = free.context("there are too many folders called before-restore: remove old ones")?;
     fs::create_dir(&aside)?;
     for name in present {
         fs::rename(dir.join(name), aside.join(name)).with_context(|| format!("moving {name}"))?;
@@ -126,7 +164,7 @@ fn set_aside(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::store::{Look, MACHINES};
+    use crate::site::store::MACHINES;
 
     #[tokio::test]
     async fn a_backup_of_a_store_in_use_opens_and_holds_all_that_was_saved_before() {
@@ -142,13 +180,33 @@ mod tests {
         let file = other.path().join("backup");
         fs::write(&file, packed).unwrap();
         let to = other.path().join("new");
-        assert_eq!(restore(&to, &file).unwrap(), ("ship-7".to_owned(), Time(7)));
+        let restored = Restored { site: "ship-7".into(), at: Time(7), burned: 0 };
+        assert_eq!(restore(&to, &file).await.unwrap(), restored);
         let restored = Store::open(&to.join(STORE)).unwrap();
         assert_eq!(restored.look().unwrap().all(MACHINES, "").unwrap().len(), 50);
     }
 
-    #[test]
-    fn a_damaged_cut_or_foreign_backup_changes_nothing() {
+    #[tokio::test]
+    async fn after_a_restore_no_device_key_is_good_that_may_have_been_used_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(STORE);
+        let store = Store::open(&path).unwrap();
+        let (used, fresh, ek) = (Digest::of(b"used"), Digest::of(b"fresh"), Digest::of(b"ek"));
+        let ids = [Id::Key(used), Id::Key(fresh), Id::Ek(ek)];
+        let by = Digest::of(b"the machine that used it");
+        let fill = store.write(move |tx| {
+            ids.iter().try_for_each(|id| tx.put(IDS, &id.to_string(), &"mc_01"))?;
+            tx.put(BURNED, &used.to_string(), &by)
+        });
+        fill.await.unwrap();
+        assert_eq!(burn(&store).await.unwrap(), 1);
+        let look = store.look().unwrap();
+        assert_eq!(look.get(BURNED, &used.to_string()).unwrap(), Some(by));
+        assert_eq!(look.get(BURNED, &fresh.to_string()).unwrap(), Some(NOBODY));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_cut_or_foreign_backup_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let good = pack("ship-7", Time(7), &[("trust.json".to_owned(), b"{}".to_vec())]);
         let mut damaged = good.clone();
@@ -157,18 +215,18 @@ mod tests {
         for bad in [&damaged[..], &good[..good.len() - 1], &foreign, b"", b"node-boot backup 1\n"] {
             let file = dir.path().join("bad");
             fs::write(&file, bad).unwrap();
-            assert!(restore(&dir.path().join("new"), &file).is_err());
+            assert!(restore(&dir.path().join("new"), &file).await.is_err());
             assert!(!dir.path().join("new").exists());
         }
     }
 
-    #[test]
-    fn what_was_there_before_a_restore_is_kept() {
+    #[tokio::test]
+    async fn what_was_there_before_a_restore_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("backup");
         fs::write(&file, pack("ship-7", Time(7), &[("trust.json".to_owned(), b"new".to_vec())])).unwrap();
         fs::write(dir.path().join("trust.json"), "old").unwrap();
-        restore(dir.path(), &file).unwrap();
+        restore(dir.path(), &file).await.unwrap();
         assert_eq!(fs::read(dir.path().join("trust.json")).unwrap(), b"new");
         assert_eq!(fs::read(dir.path().join("before-restore-1/trust.json")).unwrap(), b"old");
     }

@@ -16,7 +16,7 @@ async fn said(bytes: &[u8], role: Option<Role>) -> Value {
     let mut client = UnixStream::connect(dir.path().join(SOCKET)).await.unwrap();
     let served = async {
         let stream = desk.accept().await.unwrap();
-        let guest = Guest { uid: 1000, role, patience: Duration::from_secs(60) };
+        let guest = Guest { uid: 1000, role, patience: Duration::from_mins(1) };
         converse(stream, guest, async |ask| json!({ "ok": ask.told() })).await;
     };
     let asked = async {

@@ -25,6 +25,8 @@ pub fn apply(dir: &Path, file: &Path, now: Time) -> Result<()> {
         .file_stem()
         .map(|stem| stem.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
     let kind = if bytes.starts_with(MAGIC) { "nbb" } else { "jws" };
+    let known = kind == "nbb" || bytes.trim_ascii_start().starts_with(b"{");
+    ensure!(known, "{} is neither a bundle (.nbb) nor an approval (.jws) from HQ", file.display());
     let stem: String = stem.unwrap_or_default().chars().take(60).collect();
     let name = format!("{}-{}-{stem}.{kind}.part", now.0, std::process::id());
     keys::save(&dir.join("inbox").join(&name), &bytes).context("copying it into the inbox")?;
@@ -42,7 +44,7 @@ fn sentence(said: &str) -> String {
 pub fn back_up(dir: &Path, file: &Path) -> Result<()> {
     let made: std::path::PathBuf = ask(dir, &Ask::Backup {})?;
     let bytes = fs::read(&made).with_context(|| format!("reading {}", made.display()))?;
-    keys::save(file, &bytes).with_context(|| format!("writing {}", file.display()))?;
+    keys::save(&std::path::absolute(file)?, &bytes).with_context(|| format!("writing {}", file.display()))?;
     fs::remove_file(&made)?;
     println!(
         "{} holds everything that cannot be made again, private keys too: keep it like a key.",
@@ -52,9 +54,15 @@ pub fn back_up(dir: &Path, file: &Path) -> Result<()> {
 }
 
 /// Puts a backup back, while the provisioner does not run.
-pub fn restore(dir: &Path, file: &Path) -> Result<()> {
-    let (site, at) = backup::restore(dir, file)?;
-    println!("Restored: {site} as it was at {at}.");
+pub async fn restore(dir: &Path, file: &Path) -> Result<()> {
+    let restored = backup::restore(dir, file).await?;
+    println!("Restored: {} as it was at {}.", restored.site, restored.at);
+    if restored.burned > 0 {
+        println!(
+            "{} device keys count as used now: HQ registers new ones for machines without a TPM.",
+            restored.burned
+        );
+    }
     println!("What happened since is not known here. Apply HQ's latest bundle before machines are admitted:");
     println!("1. provisioner serve --dir {}", dir.display());
     println!("2. provisioner apply --dir {} BUNDLE", dir.display());

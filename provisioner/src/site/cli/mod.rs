@@ -37,7 +37,7 @@ pub enum Command {
         /// The site.
         #[arg(long, required_unless_present = "reply")]
         site: Option<String>,
-        /// The TPM that holds the issuing CA's key: /dev/tpmrm0, unix:/path, tcp:host:port.
+        /// The TPM that holds the issuing CA's key: /dev/tpmrm0, unix:PATH or tcp:HOST:PORT.
         #[arg(long)]
         tpm: Option<String>,
         /// The owner's file: HQ's answer must come from this owner.
@@ -240,13 +240,14 @@ pub fn run(command: Command) -> Result<()> {
         }
         Command::Serve { at, listen, est, metrics, log } => {
             logs(&log);
+            setup::identity(&at.dir)?;
             let site = Arc::new(Site::open(&at.dir, system_clock)?);
             runtime()?.block_on(serve::run(site, serve::Options { listen, est, metrics }))
         }
         Command::Apply { at, file } => files::apply(&at.dir, &file, system_clock()),
         Command::Render { at, machine, diff } => files::render(&at.dir, machine, diff.as_deref()),
         Command::Backup { at, file } => files::back_up(&at.dir, &file),
-        Command::Restore { at, file } => files::restore(&at.dir, &file),
+        Command::Restore { at, file } => runtime()?.block_on(files::restore(&at.dir, &file)),
         Command::Report { at } => {
             println!("{}", ask::<String>(&at.dir, &Ask::Report {})?);
             Ok(())
@@ -269,7 +270,7 @@ fn show(command: Command) -> Result<()> {
     match command {
         Command::Machines { at, all, json } => {
             let ask = Ask::Machines { all };
-            print::<Listed>(&at.dir, &ask, json, |listed| table::machines(listed))
+            print::<Listed>(&at.dir, &ask, json, table::machines)
         }
         Command::Slots { at, json } => {
             print::<Vec<SlotRow>>(&at.dir, &Ask::Slots {}, json, |slots| table::slots(slots))

@@ -50,7 +50,8 @@ pub fn finish(dir: &Path, reply: &Path, owner: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-fn identity(dir: &Path) -> Result<keys::Identity> {
+/// Who the provisioner is; before HQ certified it, what to do.
+pub fn identity(dir: &Path) -> Result<keys::Identity> {
     let missing = || format!("{} is not certified: run `provisioner init --site SITE` first", dir.display());
     serde_json::from_slice(&std::fs::read(dir.join("identity.json")).with_context(missing)?)
         .context("reading identity.json")

@@ -52,14 +52,18 @@ pub fn finish(dir: &Path, reply: &Path, owner: Option<&Path>) -> Result<()> {
 
 /// Who the provisioner is; before HQ certified it, what to do.
 pub fn identity(dir: &Path) -> Result<keys::Identity> {
-    let missing = || format!("{} is not certified: run `provisioner init --site SITE` first", dir.display());
-    serde_json::from_slice(&std::fs::read(dir.join("identity.json")).with_context(missing)?)
-        .context("reading identity.json")
+    let path = dir.join("identity.json");
+    if !path.exists() {
+        let begun = if dir.join(keys::REQUEST).exists() { "--reply REPLY.json" } else { "--site SITE" };
+        bail!("{0} is not certified by HQ: run `provisioner init --dir {0} {begun}`", dir.display());
+    }
+    serde_json::from_slice(&std::fs::read(path)?).context("reading identity.json")
 }
 
 /// Shows what will be changed in the cluster, asks, changes it, and keeps a certificate of its own.
 pub async fn attach(dir: &Path, kubeconfig: &Path, yes: bool) -> Result<()> {
     let identity = identity(dir)?;
+    ensure!(kubeconfig.exists(), "there is no file {}", kubeconfig.display());
     let attach = Attach::with(kubeconfig).await?;
     let plan = attach.plan(&identity.site, identity.number).await?;
     print!("{}", shown(&plan)?);

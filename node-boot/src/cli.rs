@@ -32,7 +32,7 @@ pub struct Where {
     /// The owner's file.
     #[arg(long, default_value = "/etc/node-boot/owner.json")]
     owner: PathBuf,
-    /// The TPM: /dev/tpmrm0, unix:/path, tcp:host:port, or none.
+    /// The TPM: /dev/tpmrm0, <unix:/path>, tcp:host:port, or none.
     #[arg(long)]
     tpm: Option<String>,
     /// Where SMBIOS strings are.

@@ -31,9 +31,11 @@ use crate::state::{Belief, State};
 
 /// How long one round of asking the LAN takes at first, and at most.
 const FIRST_ROUND: Duration = Duration::from_millis(250);
-const LONGEST_ROUND: Duration = Duration::from_secs(60);
+const LONGEST_ROUND: Duration = Duration::from_mins(1);
 /// How long a provisioner that was refused is not asked again.
-const REFUSED_FOR: Duration = Duration::from_secs(600);
+const REFUSED_FOR: Duration = Duration::from_mins(10);
+/// How long one that said no is not asked again.
+const AGAIN_AFTER_NO: Duration = Duration::from_secs(10);
 
 /// Where the machine's things are.
 #[derive(Clone, Debug)]
@@ -166,7 +168,7 @@ impl Awake {
     }
 
     fn try_one(&mut self, candidate: &Candidate) -> Result<Option<Conversation>> {
-        if self.refused.get(&candidate.address).is_some_and(|since| since.elapsed() < REFUSED_FOR) {
+        if self.refused.get(&candidate.address).is_some_and(|until| Instant::now() < *until) {
             return Ok(None);
         }
         let (trust, certificate) = (self.trust()?, self.certificate());
@@ -178,7 +180,7 @@ impl Awake {
                 Ok(Some(Conversation::over(link)))
             }
             Ok(Err(refused)) => {
-                self.refused.insert(candidate.address, Instant::now());
+                self.avoid(candidate.address, REFUSED_FOR);
                 say(&format!("{} ({} at {})", refused.refusal.sentence(), refused.id(), candidate.address));
                 Ok(None)
             }
@@ -231,8 +233,14 @@ impl Awake {
                     }
                     std::thread::sleep(Duration::from_secs(after));
                 }
-                (_, Step::No(said)) => return self.no(address, &said),
-                (_, Step::Refused(refused)) => return self.we_refuse(address, &refused),
+                (_, Step::No(said)) => {
+                    self.no(address, &said);
+                    return Ok(None);
+                }
+                (_, Step::Refused(refused)) => {
+                    self.we_refuse(address, &refused);
+                    return Ok(None);
+                }
                 (None, _) => bail!("the conversation ended"),
             }
         }
@@ -266,21 +274,22 @@ impl Awake {
         }
     }
 
-    fn no<T>(&mut self, address: SocketAddr, said: &Said) -> Result<Option<T>> {
+    /// The provisioner says no. Another one may say otherwise; this one is asked again in a while, since HQ may change
+    /// its mind.
+    fn no(&mut self, address: SocketAddr, said: &Said) {
         say(&format!("{} ({})", said.text, said.reason));
-        // Another provisioner may say otherwise; this one is asked again in a while, since HQ may change its mind.
-        self.refused.insert(
-            address,
-            Instant::now().checked_sub(REFUSED_FOR - Duration::from_secs(10)).unwrap_or_else(Instant::now),
-        );
+        self.avoid(address, AGAIN_AFTER_NO);
         std::thread::sleep(Duration::from_secs(1));
-        Ok(None)
     }
 
-    fn we_refuse<T>(&mut self, address: SocketAddr, refused: &Refused) -> Result<Option<T>> {
+    /// We say no.
+    fn we_refuse(&mut self, address: SocketAddr, refused: &Refused) {
         say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
-        self.refused.insert(address, Instant::now());
-        Ok(None)
+        self.avoid(address, REFUSED_FOR);
+    }
+
+    fn avoid(&mut self, address: SocketAddr, pause: Duration) {
+        self.refused.insert(address, Instant::now() + pause);
     }
 
     /// M4, M6, M5 on a connection that has proved itself; whether it is done.
@@ -295,8 +304,14 @@ impl Awake {
                 std::thread::sleep(Duration::from_secs(after));
                 return Ok(false);
             }
-            Some(Step::No(said)) => return Ok(self.no::<()>(address, &said)?.is_some()),
-            Some(Step::Refused(refused)) => return Ok(self.we_refuse::<()>(address, &refused)?.is_some()),
+            Some(Step::No(said)) => {
+                self.no(address, &said);
+                return Ok(false);
+            }
+            Some(Step::Refused(refused)) => {
+                self.we_refuse(address, &refused);
+                return Ok(false);
+            }
         }
         match enroll::time(&mut proved.talk)? {
             Step::Done(_) => {}
@@ -305,8 +320,14 @@ impl Awake {
                 self.at.state.remove("node.der")?;
                 return Ok(false);
             }
-            Step::No(said) | Step::Wait(said, _) => return Ok(self.no::<()>(address, &said)?.is_some()),
-            Step::Refused(refused) => return Ok(self.we_refuse::<()>(address, &refused)?.is_some()),
+            Step::No(said) | Step::Wait(said, _) => {
+                self.no(address, &said);
+                return Ok(false);
+            }
+            Step::Refused(refused) => {
+                self.we_refuse(address, &refused);
+                return Ok(false);
+            }
         }
         if certified {
             return Ok(true);
@@ -316,8 +337,14 @@ impl Awake {
                 say("The site has accepted this machine.");
                 Ok(true)
             }
-            Step::No(said) | Step::Wait(said, _) => Ok(self.no::<()>(address, &said)?.is_some()),
-            Step::Refused(refused) => Ok(self.we_refuse::<()>(address, &refused)?.is_some()),
+            Step::No(said) | Step::Wait(said, _) => {
+                self.no(address, &said);
+                Ok(false)
+            }
+            Step::Refused(refused) => {
+                self.we_refuse(address, &refused);
+                Ok(false)
+            }
         }
     }
 

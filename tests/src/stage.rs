@@ -16,7 +16,7 @@ pub const SITE: &str = "ship-7";
 /// Where the provisioner keeps its things, on its machine.
 pub const DIR: &str = "/var/lib/provisioner";
 /// No step of a join takes longer on a busy computer.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The programs under test.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use crate::site::http::{Conversation, Meaning};
 use crate::state::{Belief, State};
 
 /// Between two M11 when nothing calls for one.
-pub const HOURLY: Duration = Duration::from_secs(3600);
+pub const HOURLY: Duration = Duration::from_hours(1);
 
 /// Heartbeats under one key.
 pub struct Beats {

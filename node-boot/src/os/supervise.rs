@@ -13,11 +13,11 @@ use serde::Deserialize;
 use crate::console::say;
 
 /// A program that ran this long was well: the next pause is short again.
-const WELL: Duration = Duration::from_secs(60);
+const WELL: Duration = Duration::from_mins(1);
 /// Longest pause before a program is started again.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// How long a service may take until it answers.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 
 /// A service, as the machine's configuration names it.
 #[derive(Clone, Debug, Deserialize)]

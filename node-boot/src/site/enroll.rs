@@ -43,6 +43,9 @@ pub struct Proved {
     pub talk: Conversation,
 }
 
+/// What came of asking for a voucher: who can be asked again, where that makes sense, and how it ended.
+pub type Vouched = (Option<Unproven>, Step<(Proved, Belief)>);
+
 /// What the machine knows when it speaks to a provisioner.
 pub struct Setup<'a> {
     /// Who it is.
@@ -121,11 +124,7 @@ impl Unproven {
     }
 
     /// M2 and M3: asks for the voucher, checks it in order, saves what it says, and tells the provisioner.
-    pub fn voucher(
-        mut self,
-        setup: &Setup<'_>,
-        request: &str,
-    ) -> Result<(Option<Self>, Step<(Proved, Belief)>)> {
+    pub fn voucher(mut self, setup: &Setup<'_>, request: &str) -> Result<Vouched> {
         let answer = self.talk.send(Message::RequestVoucher, "", VOUCHER_TYPE, request.as_bytes())?;
         let text = match answer.meaning() {
             Meaning::Good(text) => text,

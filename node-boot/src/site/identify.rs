@@ -62,13 +62,12 @@ pub fn identify(state: &State, spec: Option<&Spec>, facts: &Facts) -> Result<Ide
 fn chip(state: &State, spec: &Spec) -> Result<Chip> {
     let mut tpm = Tpm::open(spec)?;
     // Making an RSA endorsement key takes a real chip seconds: once in the machine's life.
-    let eks = match state.load::<Vec<Ek>>("eks.json")? {
-        Some(eks) => eks,
-        None => {
-            let eks = tpm.eks()?;
-            state.save("eks.json", &eks)?;
-            eks
-        }
+    let eks = if let Some(eks) = state.load::<Vec<Ek>>("eks.json")? {
+        eks
+    } else {
+        let eks = tpm.eks()?;
+        state.save("eks.json", &eks)?;
+        eks
     };
     let usable = |tpm: &mut Tpm, blob: &KeyBlob| tpm.load(blob);
     let kept = state.load::<KeyBlob>("node.tpm")?;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Cluster, ClusterError, call, has_code};
 
-/// The label that binds a Node to its slot. NodeRestriction keeps kubelets from setting it.
+/// The label that binds a Node to its slot. `NodeRestriction` keeps kubelets from setting it.
 pub const SLOT_LABEL: &str = "slot.node-restriction.kubernetes.io/name";
 
 /// A Node as seen in one look.

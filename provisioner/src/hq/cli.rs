@@ -238,10 +238,7 @@ fn machines(hq: &Hq, command: MachinesCommand) -> Result<()> {
                 let serial = record.hints.product_serial.clone().unwrap_or_default();
                 let place = record.slot.clone().unwrap_or_else(|| record.roles.join("+"));
                 let sites: Vec<_> = record.site.iter().collect();
-                let id = record
-                    .canonical_id()
-                    .map(|id| id.to_string())
-                    .unwrap_or_else(|| "(label only)".to_owned());
+                let id = record.canonical_id().map_or_else(|| "(label only)".to_owned(), |id| id.to_string());
                 println!(
                     "{}  {serial:<16} {:<10} {place:<16} {:?}  {id}",
                     record.id,

@@ -103,7 +103,7 @@ pub fn import(text: &[u8], known: &mut Known<'_>) -> Result<Vec<Record>, Vec<Bad
         csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).trim(csv::Trim::All).from_reader(text);
     let broken = |line, error: &csv::Error| vec![Bad { line, column: "-".into(), what: error.to_string() }];
     let header: Vec<String> =
-        reader.headers().map_err(|error| broken(1, &error.into()))?.iter().map(str::to_lowercase).collect();
+        reader.headers().map_err(|error| broken(1, &error))?.iter().map(str::to_lowercase).collect();
     let mut bad: Vec<Bad> = header
         .iter()
         .filter(|name| !COLUMNS.contains(&name.as_str()))

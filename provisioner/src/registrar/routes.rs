@@ -126,7 +126,7 @@ impl Session {
         match message {
             Message::RequestVoucher => self.voucher(&body).await,
             Message::VoucherStatus => {
-                self.site.voucher_status(&self.peer, &self.parse::<Outcome>(&body)?).await;
+                self.site.voucher_status(&self.peer, &Self::parse::<Outcome>(&body)?).await;
                 Ok(empty())
             }
             Message::Attest => self.attest(&body).await,
@@ -137,7 +137,7 @@ impl Session {
                 Ok(certificates(&chain))
             }
             Message::CsrAttrs => Ok(reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.into())),
-            Message::SimpleEnroll | Message::SimpleReenroll => self.enroll(&body).await,
+            Message::SimpleEnroll | Message::SimpleReenroll => self.enroll(&body),
             Message::Time => {
                 self.site.bound(&self.peer.s)?;
                 Ok(said(&self.site.clock()))
@@ -145,23 +145,23 @@ impl Session {
             Message::Config => Ok(answered(self.site.config(&self.peer).await?, said)),
             Message::Kubelet => self.kubelet(&body).await,
             Message::EnrollStatus => {
-                self.site.enrolled(&self.peer, &self.parse::<Outcome>(&body)?).await?;
+                self.site.enrolled(&self.peer, &Self::parse::<Outcome>(&body)?)?;
                 Ok(empty())
             }
             Message::Claim => {
-                let open: Open = self.parse(&body)?;
+                let open: Open = Self::parse(&body)?;
                 let proven = self.proven();
-                Ok(said(&self.site.claim(&self.peer, &proven, &open).await?))
+                Ok(said(&self.site.claim(&self.peer, &proven, &open)?))
             }
-            Message::ClaimReveal => self.reveal(rest, &body).await,
+            Message::ClaimReveal => self.reveal(rest, &body),
             Message::Status => {
-                let asked: StatusRequest = self.parse(&body)?;
+                let asked: StatusRequest = Self::parse(&body)?;
                 Ok(said(&self.site.status(&self.peer, self.beat_key, &asked).await?))
             }
         }
     }
 
-    fn parse<T: serde::de::DeserializeOwned>(&self, body: &[u8]) -> Result<T, Refused> {
+    fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
         json::parse(body).map_err(|error| refuse(Refusal::PvrMalformed, 'b', error.to_string()))
     }
 
@@ -179,7 +179,7 @@ impl Session {
 
     async fn attest(&self, body: &[u8]) -> Result<Reply, Refused> {
         let wrong = |case| refuse(Refusal::ProofWrong, case, "the proof does not fit this connection");
-        match self.parse::<attest::Request>(body)? {
+        match Self::parse::<attest::Request>(body)? {
             attest::Request::TpmEk { ek, key } => self.challenge(&ek, &key),
             attest::Request::DevKey { spki, sig } => {
                 let id = self.peer.binding.check_dev_key(&spki.0, &sig.0).ok_or_else(|| wrong('a'))?;
@@ -219,7 +219,7 @@ impl Session {
 
     async fn attest_proof(&self, rest: &str, body: &[u8]) -> Result<Reply, Refused> {
         let wrong = |case, detail: &str| refuse(Refusal::ProofWrong, case, detail);
-        let proof: attest::Proof = self.parse(body)?;
+        let proof: attest::Proof = Self::parse(body)?;
         // One shot: whatever comes of it, this challenge is over.
         let pending = self.state.lock().unwrap_or_else(PoisonError::into_inner).pending.take();
         let pending = pending.ok_or_else(|| wrong('c', "no challenge is open on this connection"))?;
@@ -240,25 +240,25 @@ impl Session {
         Ok(said(&self.site.prove(&self.peer, kind, id, None).await?))
     }
 
-    async fn enroll(&self, body: &[u8]) -> Result<Reply, Refused> {
+    fn enroll(&self, body: &[u8]) -> Result<Reply, Refused> {
         self.site.bound(&self.peer.s)?;
         let wrong = |error: protocol::bytes::Malformed| refuse(Refusal::CsrKey, 'b', error.to_string());
         let csr = Csr::parse(&est::read_base64(body).map_err(wrong)?).map_err(wrong)?;
-        Ok(certificates(&self.site.certify(&self.peer, &csr).await?))
+        Ok(certificates(&self.site.certify(&self.peer, &csr)?))
     }
 
     async fn kubelet(&self, body: &[u8]) -> Result<Reply, Refused> {
         self.site.bound(&self.peer.s)?;
-        let asked: KubeletRequest = self.parse(body)?;
+        let asked: KubeletRequest = Self::parse(body)?;
         let csr =
             Csr::parse(&asked.csr.0).map_err(|error| refuse(Refusal::CsrKey, 'b', error.to_string()))?;
         let answer = self.site.kubelet(&self.peer, &csr).await?;
         Ok(answered(answer, |chain| said(&KubeletChain { chain: chain.iter().cloned().map(B64u).collect() })))
     }
 
-    async fn reveal(&self, rest: &str, body: &[u8]) -> Result<Reply, Refused> {
+    fn reveal(&self, rest: &str, body: &[u8]) -> Result<Reply, Refused> {
         let id = protocol::bytes::from_b64u(rest).unwrap_or_default();
-        self.site.reveal(&self.peer, &id, &self.parse::<Reveal>(body)?).await?;
+        self.site.reveal(&self.peer, &id, &Self::parse::<Reveal>(body)?)?;
         Ok(wait(Wait::PendingHq, crate::site::admit::RETRY))
     }
 }

@@ -99,7 +99,7 @@ impl Site {
         let voucher = record.canonical_id().map(|id| look.bytes(VOUCHERS, &id.to_string())).transpose();
         match voucher.map_err(broken)?.flatten() {
             Some(voucher) => Ok(Answer::Now(String::from_utf8_lossy(&voucher).into_owned())),
-            None => self.without_voucher(peer),
+            None => Ok(self.without_voucher(peer)),
         }
     }
 
@@ -127,8 +127,8 @@ impl Site {
         ))
     }
 
-    fn without_voucher(&self, peer: &Peer) -> Result<Answer<String>, Refused> {
-        Ok(Answer::Wait(self.claim_state(&peer.s).unwrap_or(Wait::PendingHq), RETRY))
+    fn without_voucher(&self, peer: &Peer) -> Answer<String> {
+        Answer::Wait(self.claim_state(&peer.s).unwrap_or(Wait::PendingHq), RETRY)
     }
 
     /// M3: what the machine thinks of the voucher.

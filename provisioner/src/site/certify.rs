@@ -25,7 +25,7 @@ pub(crate) fn is_global(address: &IpAddr) -> bool {
 
 impl Site {
     /// M5: a node certificate for the machine's own key. R34.
-    pub async fn certify(&self, peer: &Peer, csr: &Csr) -> Result<Vec<Vec<u8>>, Refused> {
+    pub fn certify(&self, peer: &Peer, csr: &Csr) -> Result<Vec<Vec<u8>>, Refused> {
         let bound = self.bound(&peer.s)?;
         if csr.key_hash != peer.s {
             return Err(Refused::new(
@@ -199,7 +199,7 @@ impl Site {
     }
 
     /// M9: how the join went on the machine.
-    pub async fn enrolled(&self, peer: &Peer, outcome: &Outcome) -> Result<(), Refused> {
+    pub fn enrolled(&self, peer: &Peer, outcome: &Outcome) -> Result<(), Refused> {
         let bound = self.bound(&peer.s)?;
         let reason = outcome.reason.clone().unwrap_or_default();
         tracing::info!(

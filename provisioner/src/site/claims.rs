@@ -71,7 +71,7 @@ impl Site {
     }
 
     /// M10, first step: R21c, R41, R42a.
-    pub async fn claim(&self, peer: &Peer, proven: &[Id], open: &Open) -> Result<Opened, Refused> {
+    pub fn claim(&self, peer: &Peer, proven: &[Id], open: &Open) -> Result<Opened, Refused> {
         if !self.window_open() {
             return Err(Refused::new(Refusal::Unknown, 'c', "nobody here says that he plugs a machine in"));
         }
@@ -108,7 +108,7 @@ impl Site {
     }
 
     /// M10, second step: R42b, R42c.
-    pub async fn reveal(&self, peer: &Peer, id: &[u8], reveal: &Reveal) -> Result<(), Refused> {
+    pub fn reveal(&self, peer: &Peer, id: &[u8], reveal: &Reveal) -> Result<(), Refused> {
         let wrong = |case, detail: &str| Refused::new(Refusal::ClaimWrong, case, detail);
         let p = self.keys.leaf().0.key_hash;
         let id: [u8; 16] = id.try_into().map_err(|_| wrong('c', "no such claim"))?;

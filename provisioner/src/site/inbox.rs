@@ -19,7 +19,7 @@ const PERIOD: Duration = Duration::from_millis(500);
 impl Site {
     /// Takes one file: a bundle or an approval. What became of it, in words.
     pub async fn take(&self, name: &str, bytes: &[u8]) -> Result<String, Refused> {
-        if bytes.starts_with(bundle::MAGIC) || name.ends_with(".nbb") {
+        if bytes.starts_with(bundle::MAGIC) || has_ending(name, "nbb") {
             let seq = self.accept_bundle(bytes).await?;
             return Ok(format!("bundle {seq} is in force"));
         }
@@ -91,6 +91,10 @@ impl Site {
     }
 }
 
+fn has_ending(name: &str, ending: &str) -> bool {
+    Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
+}
+
 /// Watches the folder until the program ends.
 pub async fn watch(site: Arc<Site>) -> Result<()> {
     let inbox = site.dir.join("inbox");
@@ -100,7 +104,7 @@ pub async fn watch(site: Arc<Site>) -> Result<()> {
     loop {
         for entry in std::fs::read_dir(&inbox)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let whole = name.ends_with(".nbb") || name.ends_with(".jws");
+            let whole = has_ending(&name, "nbb") || has_ending(&name, "jws");
             if whole && entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 take_file(&site, &inbox, &name).await?;
             }

@@ -13,7 +13,7 @@ use super::store::{Look, MACHINES, VOUCHERS};
 use super::{Peer, Site, broken};
 
 /// Silence after which a machine is no longer taken for alive.
-pub const SILENCE: Duration = Duration::from_secs(60);
+pub const SILENCE: Duration = Duration::from_mins(1);
 /// The order to show the highest bundle index.
 const SHOW_INDEX: &str = "show-index";
 
@@ -50,11 +50,11 @@ impl Site {
             voucher: voucher.map(|text| String::from_utf8_lossy(&text).into_owned()),
             anchors: newer(asked.anchors, (trust.anchors_seq(), trust.kept().anchors.clone())),
             revoked: revoked.and_then(|revoked| newer(asked.revoked, revoked)),
-            orders: self.orders(asked, word.seq),
+            orders: Self::orders(asked, word.seq),
         })
     }
 
-    fn orders(&self, asked: &StatusRequest, ours: u64) -> Vec<Order> {
+    fn orders(asked: &StatusRequest, ours: u64) -> Vec<Order> {
         let shown = asked.done.iter().any(|done| done.id == SHOW_INDEX);
         let order = Order { id: SHOW_INDEX.to_owned(), act: Act::ShowIndex };
         if asked.bundle > ours && !shown { vec![order] } else { vec![] }

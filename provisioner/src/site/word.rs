@@ -196,11 +196,15 @@ impl Word {
         }
         if let Some(bytes) = sections.get("templates") {
             let texts: BTreeMap<String, String> = json::parse(bytes).map_err(|e| damaged("templates", e))?;
-            texts.iter().for_each(|(name, text)| word.templates.set(name, text));
+            for (name, text) in &texts {
+                word.templates.set(name, text);
+            }
         }
         if let Some(bytes) = sections.get("profiles") {
             let profiles: Vec<Profile> = json::parse(bytes).map_err(|e| damaged("profiles", e))?;
-            profiles.into_iter().for_each(|profile| word.profiles.set(profile));
+            for profile in profiles {
+                word.profiles.set(profile);
+            }
         }
         Ok(word)
     }

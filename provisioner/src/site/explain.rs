@@ -291,6 +291,11 @@ pub fn find(site: &Site, wanted: &str) -> Result<Known> {
         let names = vec![format!("key:{}", claim.s), claim.hw.dmi.serial.clone()];
         consider(names, Known::Claim(Box::new(claim)));
     }
+    if fitting.is_empty() && site.word().slots.get(wanted).is_some() {
+        bail!(
+            "{wanted} is a slot that no machine holds: a registered machine takes it when it is plugged in"
+        );
+    }
     the_one(fitting, wanted, site.word().seq)
 }
 
@@ -333,6 +338,7 @@ pub fn explain(site: &Site, wanted: &str) -> Result<Explained> {
             let mut it = of_machine(&machine, record.as_ref(), reason(site, &machine)?, now);
             let profile = site.word().profiles.of(&machine.hw).map(|(_, why)| why);
             it.facts.extend(profile.map(|why| ("profile".to_owned(), why)));
+            it.facts.extend(health(site).into_iter().map(|wrong| ("this site".to_owned(), wrong)));
             Ok(it)
         }
         Known::Registered(record) => {

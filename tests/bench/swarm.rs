@@ -1,5 +1,6 @@
 //! Goals 1 and 2: how many machines a provisioner on one core admits, and a thousand that are switched on at once.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -104,12 +105,9 @@ fn serve(programs: &Programs, pledges: &[Pledge]) -> Result<Served> {
     let dir = folder.path().join("site");
     let hq = Hq::found(programs, "Bench")?;
     let mut csv = String::from("serial,dev-key,site,roles\n");
-    let mut slots = String::from("slots:\n");
     for (number, pledge) in pledges.iter().enumerate() {
-        csv += &format!("BENCH{number:05},{},{SITE},worker\n", pledge.id());
-        slots += &format!("- name: node-{number}\n  role: worker\n");
+        writeln!(csv, "BENCH{number:05},{},{SITE},worker", pledge.id())?;
     }
-    hq.edit(&format!("sites/{SITE}/slots.yaml"), &slots)?;
     hq.import(&csv)?;
     let site = |words: &[&str]| {
         run(Command::new(&programs.provisioner).arg(words[0]).arg("--dir").arg(&dir).args(&words[1..]))

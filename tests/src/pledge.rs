@@ -27,6 +27,8 @@ pub struct Pledge {
     pub node: SoftKey,
     /// The key that HQ registered.
     pub device: SoftKey,
+    /// The same, as it lies on the disk; empty where it was given.
+    pub device_pkcs8: Vec<u8>,
     certificate: Vec<u8>,
     config: Arc<ClientConfig>,
 }
@@ -51,8 +53,8 @@ impl Answer {
 impl Pledge {
     /// A new machine.
     pub fn new() -> Result<Self> {
-        let (device, _) = SoftKey::generate(Alg::Es256)?;
-        Self::with_device(device)
+        let (device, pkcs8) = SoftKey::generate(Alg::Es256)?;
+        Ok(Self { device_pkcs8: pkcs8.to_vec(), ..Self::with_device(device)? })
     }
 
     /// A new installation of the machine with this device key.
@@ -66,7 +68,7 @@ impl Pledge {
             .with_client_auth_cert(vec![certificate.clone().into()], key)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { node, device, certificate, config: Arc::new(config) })
+        Ok(Self { node, device, device_pkcs8: vec![], certificate, config: Arc::new(config) })
     }
 
     /// The id that HQ registers.

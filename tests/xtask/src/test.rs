@@ -48,8 +48,9 @@ fn tiers() -> Vec<Tier> {
     };
     vec![
         tier("style", &["fmt --all --check", "clippy --workspace --all-targets -- -D warnings"], nothing),
-        tier("licences", &["deny --offline check bans licenses sources"], deny::missing),
+        tier("licences", &["deny check bans licenses sources"], deny::missing),
         tier("unit", &["test --workspace --exclude tests --exclude harness"], nothing),
+        tier("wire", &["test -p tests --test wire"], nothing),
         tier("harness", &["test -p harness -- --test-threads=1"], harness::missing_for_cluster),
         tier("cluster", &["test -p tests --test cluster -- --test-threads=1"], harness::missing_for_cluster),
     ]

@@ -1,0 +1,204 @@
+//! Each refusal of the registrar, by its id, with its status, its word and its sentence.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use protocol::attest::Request;
+use protocol::bytes::{B64u, b64};
+use protocol::crypto::{Alg, Signer as _, SoftKey};
+use protocol::id::Id;
+use protocol::messages::{Message, VOUCHER_TYPE};
+use protocol::refusal::{Refusal, Said};
+use protocol::{est, issue};
+use tests::pledge::{Answer, Pledge};
+
+use crate::Served;
+
+fn is(answer: &Answer, refusal: Refusal) {
+    let said: Said = protocol::json::parse(&answer.body).unwrap();
+    assert_eq!((answer.status, said.reason.as_str()), (refusal.status(), refusal.code()), "{said:?}");
+    assert!(said.text.starts_with(refusal.sentence()), "{said:?}");
+}
+
+#[test]
+fn a_registered_machine_is_admitted_and_a_copy_of_its_disk_is_not() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    // r30: the device key is bound to the first node key, for good.
+    let copy = Pledge::with_device(SoftKey::from_pkcs8(&pledge.device_pkcs8).unwrap()).unwrap();
+    let mut session = copy.connect(served.address).unwrap();
+    assert_eq!(session.voucher().unwrap().status, 200, "a voucher is no secret");
+    is(&session.attest().unwrap(), Refusal::Duplicate);
+    is(&session.enroll().unwrap(), Refusal::NotProven);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+}
+
+#[test]
+fn r17_only_mutual_tls_1_3_is_spoken() {
+    let served = Served::with(&[]);
+    for hello in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 3], &[0xff; 64]] {
+        let mut socket = TcpStream::connect(served.address).unwrap();
+        socket.write_all(hello).unwrap();
+        let mut answer = Vec::new();
+        // An alert, or the end of the connection: never an answer in HTTP.
+        let _ = socket.read_to_end(&mut answer);
+        assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    }
+}
+
+#[test]
+fn r18b_a_body_of_a_gigabyte_is_refused_before_it_is_read() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let mut session = pledge.connect(served.address).unwrap();
+    let head = format!(
+        "POST {} HTTP/1.1\r\nHost: p\r\nContent-Type: {VOUCHER_TYPE}\r\nContent-Length: 1000000000\r\n\r\n",
+        Message::RequestVoucher.path().1
+    );
+    session.raw(head.as_bytes()).unwrap();
+    is(&session.read().unwrap(), Refusal::TooLarge);
+}
+
+#[test]
+fn r19_a_damaged_voucher_request_is_refused() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let mut session = pledge.connect(served.address).unwrap();
+    is(&session.send(Message::RequestVoucher, "", "application/json", b"{}").unwrap(), Refusal::PvrMediaType);
+    is(&session.send(Message::RequestVoucher, "", VOUCHER_TYPE, b"{}").unwrap(), Refusal::PvrMalformed);
+    let other = Pledge::new().unwrap();
+    let theirs = other.connect(served.address).unwrap().pvr(vec![pledge.id()]).unwrap();
+    is(
+        &session.send(Message::RequestVoucher, "", VOUCHER_TYPE, theirs.as_bytes()).unwrap(),
+        Refusal::PvrSignature,
+    );
+}
+
+#[test]
+fn r20_a_request_made_for_another_provisioner_is_refused() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let mut session = pledge.connect(served.address).unwrap();
+    session.leaf = vec![0x30, 0];
+    is(&session.voucher().unwrap(), Refusal::OtherProvisioner);
+}
+
+#[test]
+fn r21a_a_machine_without_registration_is_unknown_until_somebody_opens_the_window() {
+    let served = Served::with(&[]);
+    let stranger = Pledge::new().unwrap();
+    is(&stranger.connect(served.address).unwrap().voucher().unwrap(), Refusal::Unknown);
+    served.site(&["window"]).unwrap();
+    let answer = stranger.connect(served.address).unwrap().voucher().unwrap();
+    assert_eq!((answer.status, answer.reason().as_str()), (202, "unknown"));
+}
+
+#[test]
+fn r22_a_machine_that_hq_has_locked_is_refused_at_every_step() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    served.hq.run(&["machines", "revoke", "WIRE000", "--lost"]).unwrap();
+    served.deliver();
+    let mut session = pledge.connect(served.address).unwrap();
+    is(&session.voucher().unwrap(), Refusal::Lost);
+    is(&session.attest().unwrap(), Refusal::Lost);
+    is(&session.enroll().unwrap(), Refusal::Lost);
+}
+
+#[test]
+fn r25_a_known_label_on_other_hardware_is_refused_and_told_to_hq() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let thief = Pledge::new().unwrap();
+    let mut session = thief.connect(served.address).unwrap();
+    let request = session.pvr(vec![thief.id(), Id::Serial("WIRE000".into())]).unwrap();
+    is(
+        &session.send(Message::RequestVoucher, "", VOUCHER_TYPE, request.as_bytes()).unwrap(),
+        Refusal::AuthMismatch,
+    );
+    let report = served.site(&["report"]).unwrap();
+    let path = report.split_whitespace().find(|word| word.starts_with('/')).unwrap();
+    let said = served.hq.run(&["ingest", path]).unwrap();
+    assert!(said.contains("ALARM auth-mismatch"), "{said}");
+}
+
+#[test]
+fn r29_a_wrong_proof_and_one_of_another_connection_are_refused() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let first = pledge.connect(served.address).unwrap();
+    let mut second = pledge.connect(served.address).unwrap();
+    let device = &pledge.device;
+    let sig = B64u(device.sign(&first.binding.dev_key_message()).unwrap());
+    let replayed = Request::DevKey { spki: B64u(device.spki().to_vec()), sig };
+    is(&second.json(Message::Attest, &replayed).unwrap(), Refusal::ProofWrong);
+}
+
+#[test]
+fn r33_nothing_is_given_to_a_machine_that_has_not_proved_itself() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let mut session = pledge.connect(served.address).unwrap();
+    for message in [Message::Time, Message::Config, Message::CaCerts] {
+        is(&session.send(message, "", "application/json", b"").unwrap(), Refusal::NotProven);
+    }
+    is(&session.enroll().unwrap(), Refusal::NotProven);
+}
+
+#[test]
+fn r34a_a_certificate_is_only_for_the_key_that_speaks() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let mut session = pledge.connect(served.address).unwrap();
+    session.admission().unwrap();
+    let (other, _) = SoftKey::generate(Alg::Es256).unwrap();
+    let csr = issue::request("machine", None, &other).unwrap();
+    is(
+        &session.send(Message::SimpleEnroll, "", est::REQUEST_TYPE, b64(&csr).as_bytes()).unwrap(),
+        Refusal::CsrKey,
+    );
+    let mut damaged = issue::request("machine", None, &pledge.node).unwrap();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    is(
+        &session.send(Message::SimpleEnroll, "", est::REQUEST_TYPE, b64(&damaged).as_bytes()).unwrap(),
+        Refusal::CsrKey,
+    );
+}
+
+#[test]
+fn r45_a_bundle_that_is_old_damaged_or_of_another_site_is_refused_and_the_one_in_force_stays() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let path = served.hq.path("site.nbb");
+    let again = served.site(&["apply", &path.display().to_string()]).unwrap_err().to_string();
+    assert!(again.contains("This file is damaged, old or for another site."), "{again}");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let damaged = served.hq.path("damaged.nbb");
+    std::fs::write(&damaged, bytes).unwrap();
+    assert!(served.site(&["apply", &damaged.display().to_string()]).is_err());
+    pledge.connect(served.address).unwrap().admission().unwrap();
+}
+
+#[test]
+fn a_provisioner_killed_at_any_moment_forgets_nothing_it_has_acknowledged() {
+    let pledges: Vec<_> = (0..12).map(|_| Pledge::new().unwrap()).collect();
+    let mut served = Served::with(&pledges.iter().collect::<Vec<_>>());
+    for pledge in &pledges {
+        let mut session = pledge.connect(served.address).unwrap();
+        assert_eq!(session.voucher().unwrap().status, 200);
+        assert_eq!(session.attest().unwrap().status, 200);
+        // The answer is out: what it promises must survive.
+        served.kill();
+        served.start();
+        let mut session = pledge.connect(served.address).unwrap();
+        assert_eq!(session.enroll().unwrap().status, 200, "the proof was acknowledged");
+        let copy = Pledge::with_device(SoftKey::from_pkcs8(&pledge.device_pkcs8).unwrap()).unwrap();
+        is(&copy.connect(served.address).unwrap().attest().unwrap(), Refusal::Duplicate);
+    }
+}

@@ -1,10 +1,14 @@
 //! Every life can be explained, and nothing that a person reads is left blank.
 
+use anyhow::Result;
 use decide::{Life, Offer};
 use protocol::bytes::Digest;
+use protocol::clock::Time;
 use protocol::id::Id;
 
+use super::find::{Fit, fit, the_one};
 use super::*;
+use crate::site::machine::KubeletState;
 
 const NOW: Time = Time(1_800_000_000);
 

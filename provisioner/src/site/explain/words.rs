@@ -1,0 +1,184 @@
+//! The sentences for each thing that a person may ask about.
+
+use protocol::clock::Time;
+use protocol::record::Record;
+use protocol::refusal::{Refused, Wait};
+
+use super::{ClaimRow, Explained, Row};
+use crate::site::claims::Claim;
+use crate::site::machine::{KubeletState, Machine};
+
+/// The word for a machine that HQ registered and that never spoke here.
+const REGISTERED: &str = "registered";
+
+pub(super) fn row(machine: &Machine, record: Option<&Record>, reason: decide::Reason, now: Time) -> Row {
+    let hinted = record.and_then(|record| record.hints.product_serial.clone());
+    Row {
+        machine: machine.id.clone(),
+        serial: hinted.unwrap_or_else(|| machine.hw.dmi.serial.clone()),
+        life: machine.life.word().to_owned(),
+        reason: reason.code.word().to_owned(),
+        slot: machine.slot.clone().unwrap_or_default(),
+        node: machine.node().unwrap_or_default(),
+        since: machine.since.to_string(),
+        seconds: now.since(machine.since),
+    }
+}
+
+pub(super) fn unseen_row(record: &Record) -> Row {
+    Row {
+        machine: record.id.clone(),
+        serial: record.hints.product_serial.clone().unwrap_or_default(),
+        life: REGISTERED.to_owned(),
+        reason: "not-seen".to_owned(),
+        slot: record.slot.clone().unwrap_or_default(),
+        ..Row::default()
+    }
+}
+
+pub(super) fn claim_row(claim: &Claim, now: Time) -> ClaimRow {
+    let (slot, by) = claim.approved.clone().unwrap_or_default();
+    ClaimRow {
+        machine: format!("key:{}", claim.s),
+        serial: claim.hw.dmi.serial.clone(),
+        model: format!("{} {}", claim.hw.dmi.vendor, claim.hw.dmi.product).trim().to_owned(),
+        slot,
+        by: by.to_owned(),
+        seconds: now.since(claim.since),
+    }
+}
+
+pub(super) fn of_machine(
+    machine: &Machine,
+    record: Option<&Record>,
+    reason: decide::Reason,
+    now: Time,
+) -> Explained {
+    Explained {
+        row: row(machine, record, reason, now),
+        person: reason.code.person().to_owned(),
+        engineer: reason.code.engineer().to_owned(),
+        next: reason.code.next().to_owned(),
+        deadline: deadline(reason, machine.since, now),
+        facts: facts(machine, now),
+    }
+}
+
+fn deadline(reason: decide::Reason, since: Time, now: Time) -> String {
+    match reason.deadline {
+        None => "nothing is waited for".to_owned(),
+        Some(decide::Deadline::Until(what)) => format!("until {what}"),
+        Some(decide::Deadline::Within(patience)) => {
+            let by = since.plus(i64::try_from(patience.as_secs()).unwrap_or(0));
+            if now > by {
+                format!("{by}: {} ago, so somebody should look", span(now.since(by)))
+            } else {
+                format!("{by}, in {}", span(by.since(now)))
+            }
+        }
+    }
+}
+
+fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
+    let listed = |values: Vec<String>| (!values.is_empty()).then(|| values.join(" "));
+    let heard = (machine.heard != Time::default()).then(|| format!("{} ago", span(now.since(machine.heard))));
+    let kubelet = match machine.kubelet {
+        KubeletState::None => None,
+        KubeletState::Asked => Some("asked for".to_owned()),
+        KubeletState::Issued => {
+            Some(machine.kubelet_until.map_or("issued".to_owned(), |until| format!("until {until}")))
+        }
+    };
+    [
+        ("slot", machine.slot.clone()),
+        ("Node", machine.node()),
+        ("proven", listed(machine.proven.iter().map(ToString::to_string).collect())),
+        ("node key", machine.s.map(|s| format!("key:{s}"))),
+        ("addresses", listed(machine.addresses.iter().map(ToString::to_string).collect())),
+        ("last heard", heard),
+        ("certificate", kubelet),
+        ("to be removed", listed(machine.former.clone())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))
+    .collect()
+}
+
+pub(super) fn of_record(record: &Record, refused: Option<&Refused>) -> Explained {
+    let mut row = unseen_row(record);
+    let ids: Vec<_> = record.auth.iter().map(|auth| auth.id().to_string()).collect();
+    let facts = vec![("expects".to_owned(), ids.join(" "))];
+    if let Some(refused) = refused {
+        refused.refusal.code().clone_into(&mut row.reason);
+        return Explained {
+            row,
+            person: refused.refusal.sentence().to_owned(),
+            engineer: refused.detail.clone(),
+            next: "It is refused when it speaks.".to_owned(),
+            deadline: "until HQ changes its registration and a bundle brings that".to_owned(),
+            facts,
+        };
+    }
+    Explained {
+        row,
+        person: "HQ registered this machine; it has not spoken to this site yet.".to_owned(),
+        engineer: "It has not proved itself here (M4): not plugged in, not powered, on another network, \
+                   or refused; the log of `serve` names every refusal."
+            .to_owned(),
+        next: "It is admitted by itself when it is plugged in.".to_owned(),
+        deadline: "until it is plugged in".to_owned(),
+        facts,
+    }
+}
+
+pub(super) fn of_claim(claim: &Claim, now: Time) -> Explained {
+    let shown = claim_row(claim, now);
+    let wait = match claim.approved {
+        Some((_, "voice")) => Wait::Approved,
+        _ => Wait::PendingHq,
+    };
+    let (next, deadline) = match claim.approved {
+        None => ("It goes on when HQ approves its code.", "until HQ says yes; a code is good for an hour"),
+        Some((_, "voice")) => (
+            "It goes on when the person at the machine confirms the site.",
+            "until somebody presses the key at the machine",
+        ),
+        Some(_) => (
+            "It goes on when a bundle brings its registration: send a report to HQ.",
+            "until the next bundle is applied",
+        ),
+    };
+    Explained {
+        row: Row {
+            machine: shown.machine,
+            serial: shown.serial,
+            life: decide::Life::Discovered.word().to_owned(),
+            reason: wait.code().to_owned(),
+            slot: shown.slot,
+            since: claim.since.to_string(),
+            seconds: shown.seconds,
+            ..Row::default()
+        },
+        person: wait.sentence().to_owned(),
+        engineer: "No registration names what it proved; it shows a code on its screen (M10).".to_owned(),
+        next: next.to_owned(),
+        deadline: deadline.to_owned(),
+        facts: vec![(
+            "proven".to_owned(),
+            claim.proven.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        )],
+    }
+}
+
+/// A span of time as people say it: the two largest units.
+pub fn span(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, 0) => format!("{hours} h"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, 0, _) => format!("{days} d"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}

@@ -44,8 +44,8 @@ fn sentence(said: &str) -> String {
 pub fn back_up(dir: &Path, file: &Path) -> Result<()> {
     let made: std::path::PathBuf = ask(dir, &Ask::Backup {})?;
     let bytes = fs::read(&made).with_context(|| format!("reading {}", made.display()))?;
-    keys::save(&std::path::absolute(file)?, &bytes).with_context(|| format!("writing {}", file.display()))?;
     fs::remove_file(&made)?;
+    keys::save(&std::path::absolute(file)?, &bytes).with_context(|| format!("writing {}", file.display()))?;
     println!(
         "{} holds everything that cannot be made again, private keys too: keep it like a key.",
         file.display()

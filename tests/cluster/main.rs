@@ -4,3 +4,4 @@
 
 mod attach; // rights, certificates, clusters that are unsafe
 mod join; // the main job
+mod kill; // power cuts at every step

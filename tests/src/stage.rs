@@ -187,12 +187,30 @@ impl Provisioner {
         Ok(())
     }
 
+    /// Starts `serve` so that it is killed when it flushes to disk for the n-th time from now.
+    pub fn start_until_flush(&mut self, n: u32) -> Result<()> {
+        let mut command = self.machine.command("strace")?;
+        command
+            .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+            .arg(format!("inject=fdatasync,fsync:signal=SIGKILL:when={n}"));
+        command.arg(&self.program).args(["serve", "--dir", DIR]).args(&self.options);
+        self.process = Some(self.machine.spawn("provisioner", command)?);
+        Ok(())
+    }
+
+    /// Whether it runs.
+    pub fn running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::running)
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(process) = &mut self.process {
             process.kill();
         }
         self.process = None;
+        // Whoever watched it may be what was killed above.
+        let _ = self.machine.run("pkill", &["-KILL", "-x", "provisioner"]);
     }
 
     /// What it printed so far.
@@ -254,6 +272,27 @@ impl Spare {
         command.arg("run").args(self.where_it_lives());
         self.process = Some(self.machine.spawn("node-boot", command)?);
         Ok(())
+    }
+
+    /// Starts `node-boot run` so that it is killed when it finishes a file for the n-th time: a power cut between two
+    /// steps. Whether it was killed; otherwise it got further and runs.
+    pub fn start_until_rename(&mut self, n: u32) -> Result<bool> {
+        let mut command = self.machine.command("strace")?;
+        command
+            .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+            .arg(format!("inject=rename:signal=SIGKILL:when={n}"));
+        command.arg(&self.program).arg("run").args(self.where_it_lives());
+        let mut process = self.machine.spawn("node-boot", command)?;
+        let joined = |process: &Process| process.log().contains("This machine is part of the cluster.");
+        let ended = wait::until("node-boot to be killed or to join", DEADLINE, || {
+            if !process.running() {
+                return Ok(true);
+            }
+            if joined(&process) { Ok(false) } else { Err(process.last_words()) }
+        })?;
+        process.kill();
+        let _ = self.machine.run("pkill", &["-KILL", "-x", "node-boot"]);
+        Ok(ended)
     }
 
     /// Puts the images of the test Pods into its containerd: there is no registry on this LAN.

@@ -1,6 +1,7 @@
 //! Towards a pledge: TLS, messages, limits, EST, discovery.
 
 pub mod answers; // questions "where is the registrar?" on the LAN
+pub mod foreign; // EST for machines that are not ours
 pub mod limits; // how much one source may ask
 pub mod routes; // each message to its room
 pub mod tls; // mutual TLS 1.3, any key
@@ -40,7 +41,7 @@ pub async fn serve(site: Arc<Site>, listen: SocketAddr, est: Option<SocketAddr>)
         accept(Arc::clone(&site), listener),
         heartbeats(Arc::clone(&site), beats),
         answers::serve(Arc::clone(&site), port),
-        foreign(site, est),
+        if_asked(site, est),
     )?;
     Ok(())
 }
@@ -135,9 +136,9 @@ async fn heartbeats(site: Arc<Site>, socket: UdpSocket) -> Result<()> {
 }
 
 /// EST for machines that are not ours: nothing unless asked for.
-async fn foreign(_site: Arc<Site>, est: Option<SocketAddr>) -> Result<()> {
-    if let Some(address) = est {
-        anyhow::bail!("EST for other machines on {address}: not in this version; leave --est out");
+async fn if_asked(site: Arc<Site>, est: Option<SocketAddr>) -> Result<()> {
+    match est {
+        Some(address) => foreign::serve(site, address).await,
+        None => std::future::pending().await,
     }
-    std::future::pending().await
 }

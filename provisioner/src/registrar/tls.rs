@@ -43,6 +43,20 @@ impl Acceptors {
     }
 }
 
+/// For EST clients that nobody here wrote: TLS 1.2 too, and a certificate only where they have one.
+pub fn lenient(site: &Site) -> Result<TlsAcceptor> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let chain: Vec<_> = site.keys.chain().into_iter().map(CertificateDer::from).collect();
+    let certified = Arc::new(CertifiedKey::new(chain, Arc::new(Held(site.keys.leaf().1))));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .context("TLS 1.2 and 1.3")?
+        .with_client_cert_verifier(Arc::new(AnyKey { algorithms, lenient: true }))
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
 fn config(site: &Site) -> Result<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
@@ -52,7 +66,7 @@ fn config(site: &Site) -> Result<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("TLS 1.3")?
-        .with_client_cert_verifier(Arc::new(AnyKey(algorithms)))
+        .with_client_cert_verifier(Arc::new(AnyKey { algorithms, lenient: false }))
         .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     // A resumed session would carry a proof of possession over to whoever holds the ticket.
@@ -104,7 +118,11 @@ impl rustls::sign::Signer for Held {
 
 /// Takes any well-formed certificate whose key signs the handshake; self-signed and expired ones too.
 #[derive(Debug)]
-struct AnyKey(WebPkiSupportedAlgorithms);
+struct AnyKey {
+    algorithms: WebPkiSupportedAlgorithms,
+    /// For EST clients: TLS 1.2, RSA, and no certificate are fine as well.
+    lenient: bool,
+}
 
 impl ClientCertVerifier for AnyKey {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -124,11 +142,18 @@ impl ClientCertVerifier for AnyKey {
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
+        if !self.lenient {
+            return Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered));
+        }
+        rustls::crypto::verify_tls12_signature(message, cert, signed, &self.algorithms)
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        !self.lenient
     }
 
     fn verify_tls13_signature(
@@ -137,10 +162,13 @@ impl ClientCertVerifier for AnyKey {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signed, &self.0)
+        verify_tls13_signature(message, cert, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        if self.lenient {
+            return self.algorithms.supported_schemes();
+        }
         vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ECDSA_NISTP384_SHA384]
     }
 }

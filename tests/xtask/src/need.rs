@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Debian packages that the tests call, beside what every Debian has.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "avahi-daemon",
     "avahi-utils",
     "conntrack",
@@ -19,6 +19,7 @@ const PACKAGES: [&str; 15] = [
     "libseccomp-dev",
     "openssl",
     "pkg-config",
+    "strace",
     "strongswan-pki",
     "swtpm",
     "swtpm-tools",

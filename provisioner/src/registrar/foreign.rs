@@ -1,0 +1,147 @@
+//! EST (RFC 7030) for machines that are not ours: a listener of its own, off unless asked for, with its own rules.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use protocol::cert::{Cert, MACHINE_URI, is_client};
+use protocol::clock::YEAR;
+use protocol::csr::Csr;
+use protocol::est;
+use protocol::issue::Role;
+use protocol::messages::Message;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{HANDSHAKE, HEADERS, tls};
+use crate::site::Site;
+use crate::site::admin::est::redeem;
+
+type Reply = Response<Full<Bytes>>;
+
+/// Connections at a time.
+const CONNECTIONS: usize = 64;
+
+/// Serves until the program ends.
+pub async fn serve(site: Arc<Site>, address: SocketAddr) -> Result<()> {
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("listening for EST on {address}"))?;
+    let busy = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else { continue };
+        let site = Arc::clone(&site);
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Err(error) = converse(site, stream).await {
+                tracing::debug!(%error, "an EST connection ended");
+            }
+        });
+    }
+}
+
+async fn converse(site: Arc<Site>, stream: TcpStream) -> Result<()> {
+    let stream = tokio::time::timeout(HANDSHAKE, tls::lenient(&site)?.accept(stream))
+        .await
+        .context("no handshake")??;
+    let client =
+        stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|der| der.to_vec());
+    let client = client.and_then(|der| Cert::parse(&der).ok()).filter(|cert| {
+        // A node certificate of ours is for the machine's own listener.
+        let own = cert.uris.iter().any(|uri| uri.starts_with(MACHINE_URI));
+        !own && is_client(&cert.der, &[], std::slice::from_ref(&site.keys.issuing), site.now()).is_ok()
+    });
+    let client = Arc::new(client);
+    let service = service_fn(move |request| {
+        let (site, client) = (Arc::clone(&site), Arc::clone(&client));
+        async move { Ok::<_, std::convert::Infallible>(answer(&site, client.as_ref().as_ref(), request).await) }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    http.serve_connection(TokioIo::new(stream), service).await?;
+    Ok(())
+}
+
+async fn answer(site: &Site, client: Option<&Cert>, request: Request<Incoming>) -> Reply {
+    match Message::of(request.method().as_str(), request.uri().path()) {
+        Some((Message::CaCerts, _)) => certificates(&site.ca_chain()),
+        Some((Message::CsrAttrs, _)) => reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.to_owned()),
+        Some((message @ (Message::SimpleEnroll | Message::SimpleReenroll), _)) => {
+            let Some(name) = who(site, client, &request).await else { return unauthorised() };
+            enroll(site, client, &name, message, request).await
+        }
+        _ => reply(404, "text/plain", "There is only EST here.\n".to_owned()),
+    }
+}
+
+/// The name that the client has shown to be its own: by the certificate it got here, or by a password, good once.
+async fn who(site: &Site, client: Option<&Cert>, request: &Request<Incoming>) -> Option<String> {
+    if let Some(client) = client {
+        return Some(client.common_name.clone());
+    }
+    let basic = request.headers().get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
+    let pair = String::from_utf8(protocol::bytes::from_b64(basic.trim()).ok()?).ok()?;
+    let (name, password) = pair.split_once(':')?;
+    redeem(&site.store, site.now(), name, password).await.ok()?.then(|| name.to_owned())
+}
+
+async fn enroll(
+    site: &Site,
+    client: Option<&Cert>,
+    name: &str,
+    message: Message,
+    request: Request<Incoming>,
+) -> Reply {
+    let wrong = |text: String| reply(400, "text/plain", text);
+    if message == Message::SimpleReenroll && client.is_none() {
+        return unauthorised();
+    }
+    let body =
+        match tokio::time::timeout(HEADERS, Limited::new(request.into_body(), message.limit()).collect())
+            .await
+        {
+            Ok(Ok(body)) => body.to_bytes(),
+            _ => return wrong("The request is too large or too slow.\n".to_owned()),
+        };
+    let csr = match est::read_base64(&body).and_then(|der| Csr::parse(&der)) {
+        Ok(csr) => csr,
+        Err(error) => return wrong(format!("The certificate request is not right: {error}.\n")),
+    };
+    // The subject is what was registered or certified before, never what the request wishes.
+    match site.keys.issue(&Role::Foreign { name, life: YEAR }, &csr.spki, site.now()) {
+        Ok(certificate) => {
+            tracing::info!(name, "EST certificate issued to a machine that is not ours");
+            certificates(&[certificate])
+        }
+        Err(error) => {
+            tracing::error!(%error, "an EST certificate could not be issued");
+            reply(500, "text/plain", "The certificate could not be made now.\n".to_owned())
+        }
+    }
+}
+
+fn reply(status: u16, media: &'static str, body: String) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    *reply.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    reply
+}
+
+fn unauthorised() -> Reply {
+    let mut reply =
+        reply(401, "text/plain", "Show the certificate you got here, or a password.\n".to_owned());
+    reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"est\""));
+    reply
+}
+
+fn certificates(chain: &[Vec<u8>]) -> Reply {
+    let chain: Vec<_> = chain.iter().map(Vec::as_slice).collect();
+    let mut reply = reply(200, est::CERTS_TYPE, est::certs_only(&chain));
+    reply.headers_mut().insert("content-transfer-encoding", HeaderValue::from_static("base64"));
+    reply
+}

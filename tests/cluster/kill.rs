@@ -42,6 +42,7 @@ fn node_boot_killed_at_every_step_goes_on_and_ends_ready() {
         site.hq.import(&rows.text()).unwrap();
         site.deliver().unwrap();
         // `register` has made the keys already; the steps counted are those of the join.
+        println!("step {n}");
         if !spare.start_until_rename(n).unwrap() {
             walked = n - 1;
             break;

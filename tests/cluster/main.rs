@@ -1,6 +1,6 @@
 //! The cluster tier: our side of Kubernetes against a real API server, etcd, controller manager and kubelet.
 
-#![allow(clippy::unwrap_used)] // The lint exempts test functions and not what they call.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, clippy::format_collect)] // A test may panic; lints exempt test functions and not what they call.
 
 mod attach; // rights, certificates, clusters that are unsafe
 mod join; // the main job

@@ -285,7 +285,12 @@ impl Spare {
         let mut process = self.machine.spawn("node-boot", command)?;
         let joined = |process: &Process| process.log().contains("This machine is part of the cluster.");
         let ended = wait::until("node-boot to be killed or to join", DEADLINE, || {
-            if !process.running() {
+            // What watches it may wait for the programs that it has started; the agent itself is gone all the same.
+            let alive = "for p in $(pgrep -x node-boot); do grep -q 'State:.[^ZX]' /proc/$p/status && exit 0; done; exit 1";
+            if !process.running()
+                || (process.log().contains("Starting the cluster")
+                    && self.machine.run("sh", &["-c", alive]).is_err())
+            {
                 return Ok(true);
             }
             if joined(&process) { Ok(false) } else { Err(process.last_words()) }

@@ -1,7 +1,8 @@
 //! The wire tier: the real provisioner on loopback, spoken to by pledges that misbehave.
 
-#![allow(clippy::unwrap_used)] // The lint exempts test functions and not what they call.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, clippy::format_collect)] // A test may panic; lints exempt test functions and not what they call.
 
+mod est; // a client that nobody here wrote
 mod refusals; // each refusal of the registrar, by its id
 
 use std::net::{SocketAddr, TcpListener};
@@ -19,6 +20,7 @@ pub struct Served {
     pub hq: Hq,
     programs: Programs,
     folder: tempfile::TempDir,
+    options: Vec<String>,
 }
 
 impl Drop for Served {
@@ -31,13 +33,19 @@ impl Drop for Served {
 impl Served {
     /// With these pledges registered, each by its device key.
     pub fn with(pledges: &[&Pledge]) -> Self {
+        Self::with_options(pledges, &[])
+    }
+
+    /// With more arguments for `serve`.
+    pub fn with_options(pledges: &[&Pledge], options: &[&str]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let programs = Programs::build().unwrap();
         let hq = Hq::found(&programs, "Wire").unwrap();
         let folder = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new("true").spawn().unwrap();
-        let mut served = Self { child, address, hq, programs, folder };
+        let options = options.iter().map(|word| (*word).to_owned()).collect();
+        let mut served = Self { child, address, hq, programs, folder, options };
         served.certify();
         let rows: String = pledges
             .iter()
@@ -62,6 +70,11 @@ impl Served {
             .args(&words[1..]))
     }
 
+    /// A command whose verb has two words.
+    pub fn site_two(&self, verb: [&str; 2], words: &[&str]) -> anyhow::Result<String> {
+        run(Command::new(&self.programs.provisioner).args(verb).args(["--dir", &self.dir()]).args(words))
+    }
+
     fn certify(&self) {
         let owner = self.hq.owner_file().display().to_string();
         let code = code_in(&self.site(&["init", "--site", SITE, "--owner", &owner]).unwrap()).unwrap();
@@ -83,11 +96,21 @@ impl Served {
             "--metrics",
             "127.0.0.1:0",
         ]);
+        command.args(&self.options);
         self.child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         harness::wait::until("the admin socket", DEADLINE, || {
             self.site(&["slots"]).map_err(|e| e.to_string())
         })
         .unwrap();
+    }
+
+    /// The owner's site anchor A, DER.
+    pub fn site_anchor(&self) -> Vec<u8> {
+        let owner: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(self.hq.owner_file()).unwrap()).unwrap();
+        let payload = protocol::bytes::from_b64u(owner["anchors"]["payload"].as_str().unwrap()).unwrap();
+        let anchors: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+        protocol::bytes::from_b64(anchors["site"][0].as_str().unwrap()).unwrap()
     }
 
     /// `kill -9`.

@@ -69,7 +69,11 @@ async fn converse(site: Arc<Site>, stream: TcpStream) -> Result<()> {
 
 async fn answer(site: &Site, client: Option<&Cert>, request: Request<Incoming>) -> Reply {
     match Message::of(request.method().as_str(), request.uri().path()) {
-        Some((Message::CaCerts, _)) => certificates(&site.ca_chain()),
+        Some((Message::CaCerts, _)) => {
+            // RFC 7030 section 4.1.3: up to the root. Such a client does not carry the owner's anchors as machines do.
+            let anchors = site.trust().0.site_anchors().into_iter().map(|anchor| anchor.der);
+            certificates(&site.ca_chain().into_iter().chain(anchors).collect::<Vec<_>>())
+        }
         Some((Message::CsrAttrs, _)) => reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.to_owned()),
         Some((message @ (Message::SimpleEnroll | Message::SimpleReenroll), _)) => {
             let Some(name) = who(site, client, &request).await else { return unauthorised() };

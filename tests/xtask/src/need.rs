@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Debian packages that the tests call, beside what every Debian has.
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 18] = [
     "avahi-daemon",
     "avahi-utils",
     "conntrack",
@@ -17,6 +17,8 @@ const PACKAGES: [&str; 16] = [
     "iptables",
     "libcharon-extra-plugins",
     "libseccomp-dev",
+    "libstrongswan-extra-plugins",
+    "libstrongswan-standard-plugins",
     "openssl",
     "pkg-config",
     "strace",

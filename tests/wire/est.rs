@@ -1,0 +1,73 @@
+//! A client that nobody here wrote: strongSwan's `pki` enrols and re-enrols at the EST listener.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use tests::stage::run;
+
+use crate::Served;
+
+/// `pki` on a computer whose hosts file says that `provisioner.local`, the name in the leaf, is here.
+fn command(dir: &Path, words: &[&str]) -> Command {
+    std::fs::write(dir.join("hosts"), "127.0.0.1 localhost provisioner.local\n").unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", "mount --bind hosts /etc/hosts && exec pki \"$@\"", "pki"]);
+    command.args(words).current_dir(dir);
+    command
+}
+
+fn pki(dir: &Path, words: &[&str]) -> anyhow::Result<String> {
+    run(&mut command(dir, words))
+}
+
+#[test]
+fn strongswan_enrols_and_re_enrols() {
+    if !harness::assets::on_path("pki") {
+        return harness::skip("strongSwan's `pki` is not installed: run `cargo xtask kube`");
+    }
+    let est = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let served = Served::with_options(&[], &["--est", &est.to_string()]);
+    let dir = tempfile::tempdir().unwrap();
+    let anchor = served.site_anchor();
+    std::fs::write(dir.path().join("anchor.der"), anchor).unwrap();
+    let url = format!("https://provisioner.local:{}", est.port());
+    pki(dir.path(), &["--estca", "--url", &url, "--cacert", "anchor.der", "--caout", "ca.der"]).unwrap();
+    assert!(std::fs::read_dir(dir.path()).unwrap().count() > 1, "it wrote the CAs");
+
+    let password = served.site_two(["est-client", "add"], &["printer"]).unwrap();
+    let password = password
+        .split_whitespace()
+        .map(|word| word.trim_end_matches([':', '.']))
+        .find(|word| word.len() == 26 && word.bytes().all(|b| b.is_ascii_alphanumeric()))
+        .unwrap();
+    let out = |words: &[&str]| command(dir.path(), words).output().unwrap().stdout;
+    let write = |name: &str, bytes: Vec<u8>| {
+        assert!(!bytes.is_empty(), "{name}");
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    };
+    write("key.der", out(&["--gen", "--type", "ecdsa", "--size", "256"]));
+    write("req.der", out(&["--req", "--type", "ecdsa", "--in", "key.der", "--dn", "CN=whatever I like"]));
+    let user = format!("printer:{password}");
+    let enrol = ["--est", "--url", &url, "--in", "req.der", "--cacert", "anchor.der", "--userpass", &user];
+    write("cert.der", out(&enrol));
+    let shown = pki(dir.path(), &["--print", "--in", "cert.der"]).unwrap();
+    assert!(shown.contains("CN=printer"), "the subject is what was registered: {shown}");
+    assert!(pki(dir.path(), &enrol).is_err(), "the password was good once");
+
+    let renew = [
+        "--est",
+        "--url",
+        &url,
+        "--in",
+        "req.der",
+        "--cacert",
+        "anchor.der",
+        "--cert",
+        "cert.der",
+        "--key",
+        "key.der",
+    ];
+    write("cert2.der", out(&renew));
+    assert!(pki(dir.path(), &["--print", "--in", "cert2.der"]).unwrap().contains("CN=printer"));
+}

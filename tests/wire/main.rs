@@ -75,6 +75,11 @@ impl Served {
         run(Command::new(&self.programs.provisioner).args(verb).args(["--dir", &self.dir()]).args(words))
     }
 
+    /// The same program for another folder.
+    pub fn elsewhere(&self, words: &[&str]) -> anyhow::Result<String> {
+        run(Command::new(&self.programs.provisioner).args(words))
+    }
+
     fn certify(&self) {
         let owner = self.hq.owner_file().display().to_string();
         let code = code_in(&self.site(&["init", "--site", SITE, "--owner", &owner]).unwrap()).unwrap();

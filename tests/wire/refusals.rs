@@ -21,7 +21,7 @@ fn is(answer: &Answer, refusal: Refusal) {
 }
 
 #[test]
-fn a_registered_machine_is_admitted_and_a_copy_of_its_disk_is_not() {
+fn r30_a_registered_machine_is_admitted_and_a_copy_of_its_disk_is_not() {
     let pledge = Pledge::new().unwrap();
     let served = Served::with(&[&pledge]);
     pledge.connect(served.address).unwrap().admission().unwrap();
@@ -200,5 +200,52 @@ fn a_provisioner_killed_at_any_moment_forgets_nothing_it_has_acknowledged() {
         assert_eq!(session.enroll().unwrap().status, 200, "the proof was acknowledged");
         let copy = Pledge::with_device(SoftKey::from_pkcs8(&pledge.device_pkcs8).unwrap()).unwrap();
         is(&copy.connect(served.address).unwrap().attest().unwrap(), Refusal::Duplicate);
+    }
+}
+
+#[test]
+fn r43a_a_misread_code_is_noticed_before_anything_is_looked_up() {
+    let served = Served::with(&[]);
+    let said =
+        served.site(&["approve", "--slot", "node-1", "--code", "WT0T-BSPH-M"]).unwrap_err().to_string();
+    assert!(said.contains(Refusal::CodeWrong.sentence()), "{said}");
+}
+
+#[test]
+fn r46_an_approval_that_fits_no_waiting_machine_is_refused() {
+    let served = Served::with(&[]);
+    served.hq.edit("sites/ship-7/slots.yaml", "slots:\n- name: node-1\n").unwrap();
+    served.deliver();
+    let approval = served.hq.path("approval.jws").display().to_string();
+    served.hq.run(&["approve", "ship-7", "node-1", "WT0T-BSPH-K", "-o", &approval]).unwrap();
+    let said = served.site(&["apply", &approval]).unwrap_err().to_string();
+    assert!(said.contains(Refusal::ApprovalRefused.sentence()), "{said}");
+    served.hq.run(&["approve", "ship-7", "node-9", "WT0T-BSPH-K", "-o", &approval]).unwrap();
+    assert!(served.site(&["apply", &approval]).is_err(), "no such slot");
+}
+
+#[test]
+fn r47_a_report_counts_once_and_only_from_a_provisioner_of_ours() {
+    let served = Served::with(&[]);
+    let report = served.site(&["report"]).unwrap();
+    served.hq.run(&["ingest", report.trim()]).unwrap();
+    let again = served.hq.run(&["ingest", report.trim()]).unwrap_err().to_string();
+    assert!(again.contains(Refusal::ReportRefused.sentence()), "{again}");
+    let strangers = Served::with(&[]);
+    let theirs = strangers.site(&["report"]).unwrap();
+    assert!(served.hq.run(&["ingest", theirs.trim()]).is_err());
+}
+
+#[test]
+fn r48b_a_provisioner_whose_code_does_not_fit_is_not_certified() {
+    let served = Served::with(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().display().to_string();
+    served.elsewhere(&["init", "--dir", &dir, "--site", "ship-7"]).unwrap();
+    let request = format!("{dir}/ca-request.json");
+    for code in [&["--code", "WT0T-BSPH-K"][..], &[]] {
+        let words = [&["site", "certify", "ship-7", &request, "-o", "/dev/null"][..], code].concat();
+        let said = served.hq.run(&words).unwrap_err().to_string();
+        assert!(said.contains(Refusal::CaRequestRefused.sentence()), "{said}");
     }
 }

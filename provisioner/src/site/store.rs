@@ -15,6 +15,8 @@ use tokio::sync::oneshot;
 
 /// The layout of the file. An older program refuses a newer one.
 pub const SCHEMA: u64 = 1;
+/// Pages kept in memory, bytes: the provisioner is a guest on a small machine.
+const CACHE: usize = 8 * 1024 * 1024;
 /// Changes that are saved together at most: a crowd of a thousand in a few flushes.
 const GROUP: usize = 512;
 /// Changes that may wait before their makers do.
@@ -200,7 +202,7 @@ impl Store {
     /// Opens the file, or makes it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let fail = failed("open its file");
-        let database = Database::create(path).map_err(|error| {
+        let database = Database::builder().set_cache_size(CACHE).create(path).map_err(|error| {
             let why = format!("{}: {error}", path.display());
             fail(&format!("{why}; is another provisioner running?"))
         })?;

@@ -39,6 +39,7 @@ fn a_registered_machine_becomes_a_ready_node_and_a_thief_with_its_serial_does_no
     site.plane.kubectl_until("the Pod", tests::stage::DEADLINE, &pod, |said| said == "Running").unwrap();
     let explained = site.provisioner.run(&["explain", &node]).unwrap();
     assert!(explained.contains("Member"), "{explained}");
+    assert!(explained.contains("intel-nuc-12"), "its hardware is known and matched: {explained}");
 
     let mut thief = site.spare("thief", 66, Hardware::nuc("GEWS1240001X")).unwrap();
     thief.start().unwrap();

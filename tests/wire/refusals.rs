@@ -109,6 +109,19 @@ fn r22_a_machine_that_hq_has_locked_is_refused_at_every_step() {
 }
 
 #[test]
+fn a_machine_that_a_person_took_out_is_refused_at_once_also_without_a_cluster() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    served.site(&["retire", "WIRE000"]).unwrap();
+    let mut session = pledge.connect(served.address).unwrap();
+    is(&session.enroll().unwrap(), Refusal::Revoked);
+    is(&session.attest().unwrap(), Refusal::Revoked);
+    served.site(&["retire", "WIRE000", "--undo"]).unwrap();
+    pledge.connect(served.address).unwrap().admission().unwrap();
+}
+
+#[test]
 fn r25_a_known_label_on_other_hardware_is_refused_and_told_to_hq() {
     let pledge = Pledge::new().unwrap();
     let served = Served::with(&[&pledge]);

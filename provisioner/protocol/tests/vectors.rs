@@ -11,6 +11,7 @@ use protocol::claim::{self, ClaimToken, Code};
 use protocol::clock::Time;
 use protocol::crypto::{Signer, SoftKey};
 use protocol::id::{self, Id};
+use protocol::issue::{Role, issue};
 use protocol::record::{Auth, Record};
 use protocol::voucher::{self, Setting, Stored};
 use protocol::{approval, bundle, crypto, heartbeat, jws, pvr, report};
@@ -115,18 +116,23 @@ fn the_vouchers_are_accepted_by_the_machine_they_name() {
 fn a_voucher_of_a_higher_epoch_pins_the_new_ca_of_the_site() {
     let vectors = vectors();
     let (trust, ids) = (trust(&vectors), ids(&vectors));
-    let chain = ["provisioner_2", "issuing_ca_2", "site_ca_g2"].map(|name| cert(&vectors, name).der).to_vec();
-    let stand = Stand { trust: &trust, ids: &ids, chain: &chain };
     let stored = Stored { epoch: 1, pin: cert(&vectors, "site_ca_g1").key_hash };
     let text = vectors["voucher-epoch-2-g2"].to_string();
-    let result = voucher::check(text.as_bytes(), &stand.at(Time(0), Some(stored)));
-    // The second provisioner of the vectors may stand under g1 or g2; only under g2 does this voucher fit it.
-    let under_g2 =
-        protocol::cert::issued_by(&cert(&vectors, "issuing_ca_2"), &cert(&vectors, "site_ca_g2"), Time(0));
-    assert_eq!(result.is_ok(), under_g2, "{result:?}");
-    if let Ok(accepted) = result {
-        assert_eq!(accepted.assignment.epoch, 2);
-    }
+    // The vectors' provisioners stand under g1: to them this voucher does not belong.
+    let old = chain(&vectors["tls"]["chain"]);
+    let stand = Stand { trust: &trust, ids: &ids, chain: &old };
+    assert_eq!(voucher::check(text.as_bytes(), &stand.at(Time(0), Some(stored))).unwrap_err().id(), "R10a");
+    let (g2, issuing_key, leaf_key) =
+        (cert(&vectors, "site_ca_g2"), key(&vectors, "issuing_ca_2"), key(&vectors, "provisioner_2"));
+    let role = Role::IssuingCa { site: "ship-7", generation: 2, number: 1 };
+    let issuing = issue(&role, issuing_key.spki(), &g2, &key(&vectors, "site_ca_g2"), NOV_22).unwrap();
+    let issuing = Cert::parse(&issuing).unwrap();
+    let leaf = Role::Leaf { site: "ship-7", number: 1 };
+    let leaf = issue(&leaf, leaf_key.spki(), &issuing, &issuing_key, NOV_22).unwrap();
+    let new = [leaf, issuing.der, g2.der.clone()];
+    let stand = Stand { trust: &trust, ids: &ids, chain: &new };
+    let accepted = voucher::check(text.as_bytes(), &stand.at(Time(0), Some(stored))).unwrap();
+    assert_eq!((accepted.assignment.epoch, accepted.pin), (2, g2));
 }
 
 #[test]

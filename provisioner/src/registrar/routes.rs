@@ -14,6 +14,7 @@ use protocol::bytes::{B64u, Digest, b64u};
 use protocol::claim::{Open, Reveal};
 use protocol::csr::Csr;
 use protocol::id::Id;
+use protocol::inventory::Facts;
 use protocol::messages::{
     BINDING_LABEL, JSON_TYPE, KubeletChain, KubeletRequest, Message, Outcome, StatusRequest, VOUCHER_TYPE,
 };
@@ -42,6 +43,8 @@ struct Pending {
 /// What is known of one connection.
 #[derive(Default)]
 struct State {
+    /// What it said of its hardware (M2), kept until a proof (M4) says whose hardware that is.
+    hw: Option<Facts>,
     proven: Vec<Id>,
     pending: Option<Pending>,
 }
@@ -174,6 +177,7 @@ impl Session {
     async fn voucher(&self, body: &[u8]) -> Result<Reply, Refused> {
         let pvr = pvr::check(body, &self.peer.s, &self.leaf)?;
         let answer = self.site.request_voucher(&self.peer, &pvr).await?;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).hw = Some(pvr.claims.hw);
         Ok(answered(answer, |voucher| reply(200, VOUCHER_TYPE, voucher.clone().into_bytes())))
     }
 
@@ -236,8 +240,12 @@ impl Session {
     }
 
     async fn prove(&self, kind: &str, id: Id) -> Result<Reply, Refused> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).proven.push(id.clone());
-        Ok(said(&self.site.prove(&self.peer, kind, id, None).await?))
+        let hw = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.proven.push(id.clone());
+            state.hw.clone()
+        };
+        Ok(said(&self.site.prove(&self.peer, kind, id, hw).await?))
     }
 
     fn enroll(&self, body: &[u8]) -> Result<Reply, Refused> {

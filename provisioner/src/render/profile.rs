@@ -246,7 +246,7 @@ mod tests {
             assert!(glob(pattern, text), "{pattern} {text}");
         }
         for (pattern, text) in [("a*c", "ab"), ("a", "ab"), ("*b", "a"), ("a*b*c", "acb"), ("ab*ba", "aba")] {
-            assert!(!glob(pattern, text) || (pattern, text) == ("ab*ba", "aba"), "{pattern} {text}");
+            assert!(!glob(pattern, text), "{pattern} {text}");
         }
     }
 }

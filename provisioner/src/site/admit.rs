@@ -216,6 +216,9 @@ impl Entry<'_> {
         }
         let mut machine: Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
         machine.id.clone_from(&id);
+        if let Err(refused) = machine.check_said() {
+            return Ok(Err(refused));
+        }
         let another = machine.s.filter(|old| *old != self.s);
         if let Id::Key(hash) = self.proven {
             let burned: Option<protocol::bytes::Digest> = tx.get(BURNED, &hash.to_string())?;

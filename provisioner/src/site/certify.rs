@@ -47,7 +47,7 @@ impl Site {
     pub async fn config(&self, peer: &Peer) -> Result<Answer<Config>, Refused> {
         let bound = self.bound(&peer.s)?;
         let Some((slot, node)) = bound.machine.slot.clone().zip(bound.machine.node()) else {
-            return Ok(Answer::Wait(Wait::NoFreeSlot, RETRY));
+            return Ok(Answer::Wait(bound.machine.wait_for_slot(&bound.record), RETRY));
         };
         let Some(cluster) = self.cluster() else { return Ok(Answer::Wait(Wait::ClusterAway, RETRY)) };
         let Some(api) = self.memory().view.as_ref().map(|view| view.api.clone()) else {
@@ -122,7 +122,9 @@ impl Site {
     /// M8: the kubelet's client certificate. R34b, R34c, R35, R36, R39.
     pub async fn kubelet(&self, peer: &Peer, csr: &Csr) -> Result<Answer<Vec<Vec<u8>>>, Refused> {
         let bound = self.bound(&peer.s)?;
-        let Some(node) = bound.machine.node() else { return Ok(Answer::Wait(Wait::NoFreeSlot, RETRY)) };
+        let Some(node) = bound.machine.node() else {
+            return Ok(Answer::Wait(bound.machine.wait_for_slot(&bound.record), RETRY));
+        };
         check_request(csr, &node, peer)?;
         if let Some(remedy) = self.memory().unsafe_why.clone() {
             return Err(Refused::new(Refusal::ClusterUnsafe, 'a', remedy));

@@ -113,8 +113,8 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
     Ok(request)
 }
 
-/// Takes HQ's reply. The anchors in it are believed because nobody else could have sealed it to this request... of a
-/// person who carried it: what it holds is checked against the owner's file where one is given.
+/// Takes HQ's reply. Anybody who saw the request could have sealed something to it: who it is from is known only by the
+/// owner's file, so give that to `init`.
 pub fn finish(dir: &Path, reply: &[u8], owner: Option<&Path>) -> Result<()> {
     let begun: Begun = serde_json::from_slice(
         &fs::read(dir.join("init.json")).context("run `provisioner init --site` first")?,

@@ -8,6 +8,7 @@ use protocol::clock::Time;
 use protocol::id::{Id, node_name};
 use protocol::inventory::Facts;
 use protocol::record::{Record, Status};
+use protocol::refusal::{Refusal, Refused, Wait};
 use serde::{Deserialize, Serialize};
 
 /// How far the kubelet's certificate of the current key is.
@@ -105,6 +106,21 @@ pub struct Around<'a> {
 }
 
 impl Machine {
+    /// Whether a person at the site keeps it out: then nothing is given to it, whether the cluster can be seen or not.
+    pub fn check_said(&self) -> Result<(), Refused> {
+        match self.said {
+            Some(Said::No | Said::Retire) => {
+                Err(Refused::new(Refusal::Revoked, ' ', "a person at the site keeps it out"))
+            }
+            Some(Said::Yes) | None => Ok(()),
+        }
+    }
+
+    /// Why it has no slot: a person has not said yes, or there is none.
+    pub fn wait_for_slot(&self, record: &Record) -> Wait {
+        if self.word(Some(record)) == Word::Wanted { Wait::PendingHuman } else { Wait::NoFreeSlot }
+    }
+
     /// The name of its Node; none without slot or key.
     pub fn node(&self) -> Option<String> {
         Some(node_name(self.slot.as_deref()?, self.s.as_ref()?))

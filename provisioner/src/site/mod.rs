@@ -213,7 +213,9 @@ impl Site {
             return Err(Refusal::Superseded.into());
         }
         let machine: Option<Machine> = look.get(MACHINES, &key.machine).map_err(broken)?;
-        Ok(Bound { machine: machine.ok_or_else(unproven)?, record })
+        let machine = machine.ok_or_else(unproven)?;
+        machine.check_said()?;
+        Ok(Bound { machine, record })
     }
 
     /// Tells people of something, at most once an hour for one machine and reason; HQ hears of it by report.

@@ -22,7 +22,10 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Chore {
     /// Measure the figures we are judged by, beside their limits and peers.
-    Bench,
+    Bench {
+        /// Numbers of goals; all of them where none is given.
+        goals: Vec<String>,
+    },
     /// Make sure that everything the tests and the demo need is on this computer.
     Kube,
     /// Tell the main job as a story, on real parts.
@@ -40,7 +43,7 @@ enum Chore {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
-        Chore::Bench => bench(),
+        Chore::Bench { goals } => bench(&goals),
         Chore::Kube => need::need(),
         Chore::Demo { keep } => demo::demo(keep),
         Chore::Test { only } => test::test(only.as_deref()),
@@ -54,11 +57,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench() -> anyhow::Result<()> {
+fn bench(goals: &[String]) -> anyhow::Result<()> {
     need::need()?;
     println!("building for release (a first build takes some minutes)");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let done = std::process::Command::new(cargo).args(["bench", "--quiet", "-p", "tests"]).status()?;
+    let done = std::process::Command::new(cargo).args(["bench", "--quiet", "-p", "tests", "--"]).args(goals).status()?;
     anyhow::ensure!(done.success(), "the bench failed");
     Ok(())
 }

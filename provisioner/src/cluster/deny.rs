@@ -45,6 +45,14 @@ impl Cluster {
         call(doing, bindings.patch(&name, &apply, &Patch::Apply(binding))).await.map(drop)
     }
 
+    /// The Nodes that are denied.
+    pub async fn denied(&self) -> Result<Vec<String>, ClusterError> {
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.client.clone());
+        let listed = call("listing admission policies", policies.list(&ListParams::default())).await?;
+        let names = listed.items.into_iter().filter_map(|policy| policy.metadata.name);
+        Ok(names.filter_map(|name| name.strip_suffix(SUFFIX).map(str::to_owned)).collect())
+    }
+
     /// Takes policies away whose certificates have run out.
     pub async fn lift_expired(&self, now: Time) -> Result<(), ClusterError> {
         let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.client.clone());

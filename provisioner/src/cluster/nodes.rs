@@ -11,6 +11,8 @@ use super::{Cluster, ClusterError, call, has_code};
 
 /// The label that binds a Node to its slot. `NodeRestriction` keeps kubelets from setting it.
 pub const SLOT_LABEL: &str = "slot.node-restriction.kubernetes.io/name";
+/// The label that names the machine behind a Node by its registration: a provisioner that lost its store reads it there.
+pub const MACHINE_LABEL: &str = "machine.node-restriction.kubernetes.io/id";
 
 /// A Node as seen in one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,17 +92,10 @@ impl Cluster {
         Ok(View { nodes: listed.items.into_iter().map(named).collect(), version: version.git_version, api })
     }
 
-    /// Puts the slot's labels on a Node; what others put there stays.
-    pub async fn dress(
-        &self,
-        node: &str,
-        slot: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<(), ClusterError> {
-        let mut all = labels.clone();
-        all.insert(SLOT_LABEL.to_owned(), slot.to_owned());
+    /// Puts labels on a Node; what others put there stays.
+    pub async fn dress(&self, node: &str, labels: &BTreeMap<String, String>) -> Result<(), ClusterError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let patch = Patch::Merge(json!({ "metadata": { "labels": all } }));
+        let patch = Patch::Merge(json!({ "metadata": { "labels": labels } }));
         call(format!("labelling Node {node}"), nodes.patch(node, &PatchParams::default(), &patch))
             .await
             .map(drop)

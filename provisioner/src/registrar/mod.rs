@@ -113,7 +113,11 @@ async fn converse(
         }
         Err(_) => anyhow::bail!("no handshake in time"),
     };
-    let session = Arc::new(Session::of(site, limits, stream.get_ref().1, source)?);
+    let tls = stream.get_ref().1;
+    if site.rebuild().is_some() {
+        site.readmit(&routes::certificate_of(tls)?).await.map_err(anyhow::Error::new)?;
+    }
+    let session = Arc::new(Session::of(site, limits, tls, source)?);
     let service = service_fn(move |request| {
         let session = Arc::clone(&session);
         async move { Ok::<_, std::convert::Infallible>(session.answer(request).await) }

@@ -11,6 +11,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 use protocol::attest::{self, Binding, Challenge};
 use protocol::bytes::{B64u, Digest, b64u};
+use protocol::cert::Cert;
 use protocol::claim::{Open, Reveal};
 use protocol::csr::Csr;
 use protocol::id::Id;
@@ -63,6 +64,12 @@ fn refuse(refusal: Refusal, case: char, detail: impl Into<String>) -> Refused {
     Refused::new(refusal, case, detail)
 }
 
+/// What the machine showed in the handshake.
+pub fn certificate_of(tls: &rustls::ServerConnection) -> Result<Cert> {
+    let certificate = tls.peer_certificates().and_then(|chain| chain.first()).context("no certificate")?;
+    Ok(Cert::parse(certificate)?)
+}
+
 impl Session {
     /// What a finished handshake proves.
     pub fn of(
@@ -71,9 +78,7 @@ impl Session {
         tls: &rustls::ServerConnection,
         source: SocketAddr,
     ) -> Result<Self> {
-        let certificate =
-            tls.peer_certificates().and_then(|chain| chain.first()).context("no certificate")?;
-        let s = protocol::cert::Cert::parse(certificate)?.key_hash;
+        let s = certificate_of(tls)?.key_hash;
         let x = tls.export_keying_material([0; 32], BINDING_LABEL, None)?;
         let beat_key = tls.export_keying_material([0; 32], heartbeat::LABEL, None)?;
         let leaf = site.keys.leaf().0.der;

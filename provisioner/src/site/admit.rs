@@ -1,5 +1,7 @@
 //! Who may come in: vouchers for those who say they are registered (M2), slots for those who prove it (M4).
 
+use std::sync::Arc;
+
 use decide::{Candidate, Needs, Offer};
 use protocol::attest::Proven;
 use protocol::clock::Time;
@@ -11,6 +13,7 @@ use protocol::record::{Record, Status};
 use protocol::refusal::{Refusal, Refused, Wait};
 
 use super::machine::{Around, Machine, NodeView};
+use super::rebuild::Stage;
 use super::store::{
     BURNED, Change, HOLDERS, IDS, KEYS, LABELS, Look, MACHINES, RECORDS, StoreError, VOUCHERS,
 };
@@ -153,7 +156,13 @@ impl Site {
         proven: Id,
         hw: Option<Facts>,
     ) -> Result<Proven, Refused> {
-        let (now, site, word) = (self.now(), self.name().to_owned(), self.word());
+        let (now, site) = (self.now(), self.name().to_owned());
+        let word = match self.rebuild() {
+            Some(Stage::Bundle) => return Err(self.check_rebuilt().err().unwrap_or_else(|| broken("rebuilding"))),
+            // Which slots are free is not known yet: it stands by until it is.
+            Some(Stage::Nodes) => Arc::new(Word::none(&site)),
+            None | Some(Stage::Machines) => self.word(),
+        };
         let (s, kind, old_alive) = (peer.s, kind.to_owned(), self.alive_keys());
         let own = proven.clone();
         let bound = self

@@ -10,6 +10,7 @@ use protocol::refusal::{Refusal, Refused, Wait};
 
 use super::admit::RETRY;
 use super::machine::KubeletState;
+use super::rebuild::Stage;
 use super::store::{KUBELETS, Look, MACHINES, NAMES};
 use super::{Answer, Bound, Peer, Site, broken};
 use crate::cluster::ClusterError;
@@ -46,6 +47,9 @@ impl Site {
     /// M7: everything the machine is to be.
     pub async fn config(&self, peer: &Peer) -> Result<Answer<Config>, Refused> {
         let bound = self.bound(&peer.s)?;
+        if self.rebuild() == Some(Stage::Nodes) {
+            return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
+        }
         let Some((slot, node)) = bound.machine.slot.clone().zip(bound.machine.node()) else {
             return Ok(Answer::Wait(bound.machine.wait_for_slot(&bound.record), RETRY));
         };

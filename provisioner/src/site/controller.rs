@@ -14,7 +14,7 @@ use super::machine::{Around, KubeletState, Machine, NodeView};
 use super::store::{HOLDERS, Look, MACHINES, RECORDS};
 use super::{Site, admit, report};
 use crate::cluster::credential::{Credential, FILE};
-use crate::cluster::nodes::View;
+use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
 use crate::cluster::serving::{Admitted, asking_node};
 use crate::cluster::{Cluster, ClusterError, csr};
 use crate::model::Range;
@@ -36,6 +36,9 @@ pub async fn run(site: Arc<Site>) -> Result<()> {
             && let Err(error) = tick(&site, &cluster, count).await
         {
             tracing::warn!(%error, "this tick could not be finished; the next one looks again");
+        }
+        if attached.is_none() {
+            site.recall_no_nodes().await?;
         }
         count = count.wrapping_add(1);
         tokio::time::sleep(TICK).await;
@@ -67,6 +70,9 @@ async fn tick(site: &Arc<Site>, cluster: &Cluster, count: u32) -> Result<()> {
         let mut memory = site.memory();
         memory.view = Some(view.clone());
         memory.blind_why.clear();
+    }
+    if let Some(view) = &view {
+        site.recall_nodes(cluster, view).await?;
     }
     if count.is_multiple_of(SAFETY_EVERY) && !blind {
         check_safety(site, cluster).await;
@@ -214,9 +220,10 @@ async fn dress(
     let Some(plan) = word.slots.get(slot) else { return Ok(()) };
     let mut labels = plan.labels.clone();
     labels.insert(format!("node-role.kubernetes.io/{}", plan.role.word()), String::new());
-    labels.insert(crate::cluster::nodes::SLOT_LABEL.to_owned(), slot.clone());
+    labels.insert(SLOT_LABEL.to_owned(), slot.clone());
+    labels.insert(MACHINE_LABEL.to_owned(), machine.id.clone());
     if labels.iter().any(|(name, value)| seen.labels.get(name) != Some(value)) {
-        cluster.dress(node, slot, &labels).await?;
+        cluster.dress(node, &labels).await?;
     }
     Ok(())
 }

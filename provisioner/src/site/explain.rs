@@ -11,6 +11,7 @@ pub use self::find::{Known, find_machine};
 pub use self::words::span;
 use self::words::{claim_row, of_claim, of_machine, of_record, row, unseen_row};
 use super::machine::{Around, Machine, NodeView};
+use super::rebuild::Stage;
 use super::store::{HOLDERS, Look, MACHINES, RECORDS};
 use super::{Bound, Site, admit};
 
@@ -201,6 +202,11 @@ pub fn health(site: &Site) -> Vec<String> {
     }
     if site.word().seq == 0 {
         wrong.push("no bundle from HQ yet: run `provisioner apply BUNDLE`".to_owned());
+    }
+    match site.rebuild() {
+        Some(Stage::Bundle) => wrong.push("the store was lost: apply HQ's latest bundle again".to_owned()),
+        Some(Stage::Nodes) => wrong.push("the store was lost: waiting for a look at the cluster's Nodes".to_owned()),
+        None | Some(Stage::Machines) => {}
     }
     if site.clock().uncertain {
         wrong.push("time-uncertain: the clock of this computer cannot be right".to_owned());

@@ -11,6 +11,7 @@ use protocol::{approval, record::Record};
 
 use super::store::{Look, MACHINES, RECORDS, SECTIONS};
 use super::word::{Read, Word};
+use super::rebuild::{self, Stage};
 use super::{Site, admit, broken};
 
 /// How often the folder is looked at.
@@ -37,9 +38,8 @@ impl Site {
     pub async fn accept_bundle(&self, file: &[u8]) -> Result<u64, Refused> {
         let opened = bundle::open(file, self.name(), &self.keys.identity.grant.bundle_key.0)?;
         let (trust, floor) = self.trust();
-        let word = self.word();
-        let setting =
-            Setting { trust: &trust, site: self.name(), seq: word.seq, floor, rtc: Some(self.now()) };
+        let seq = self.highest_bundle().map_err(broken)?;
+        let setting = Setting { trust: &trust, site: self.name(), seq, floor, rtc: Some(self.now()) };
         let checked = bundle::check(&opened, &setting)?;
         let held = self.held()?;
         let read = Read::of(checked.index, &opened, &|digest| held.get(digest).cloned())?;
@@ -50,21 +50,36 @@ impl Site {
         if let Some(doc) = read.revocations.as_ref().and_then(|r| r.doc.as_ref()) {
             newer = newer.accept_revoked(doc.get(), floor, Some(self.now())).unwrap_or(newer);
         }
-        self.set_trust(newer, floor.max(checked.floor)).map_err(broken)?;
-        let seq = read.index.seq;
+        let (seq, full, now) = (read.index.seq, read.index.base.is_none(), self.now());
+        self.keep_bundle(seq, file).map_err(broken)?;
+        self.set_trust(newer, floor.max(checked.floor), seq).map_err(broken)?;
         let mine = read.index.reports.get(&self.keys.issuing.key_hash).copied();
         self.store
             .write(move |tx| {
                 read.save(tx)?;
+                rebuild::has_bundle(tx, mine, now)?;
                 mine.map_or(Ok(()), |seq| Site::acknowledge(tx, seq))
             })
             .await
             .map_err(broken)?;
+        if full {
+            self.drop_bundles_before(seq);
+        }
         let look = self.store.look().map_err(broken)?;
         self.set_word(Word::load(&look, self.name()).map_err(broken)?);
+        self.look_at_stage().map_err(broken)?;
         self.place_all().await?;
         tracing::info!(seq, "bundle in force");
         Ok(seq)
+    }
+
+    /// The number that the next bundle must exceed. A store that was lost takes the last one again, and none before it.
+    fn highest_bundle(&self) -> Result<u64> {
+        if self.rebuild() != Some(Stage::Bundle) {
+            return Ok(self.word().seq);
+        }
+        let kept: super::keys::KeptTrust = serde_json::from_slice(&std::fs::read(self.dir.join("trust.json"))?)?;
+        Ok(kept.bundle.saturating_sub(1))
     }
 
     fn held(&self) -> Result<std::collections::BTreeMap<protocol::bytes::Digest, Vec<u8>>, Refused> {
@@ -73,7 +88,10 @@ impl Site {
     }
 
     /// Offers the slots of a new bundle to the machines that stand by.
-    async fn place_all(&self) -> Result<(), Refused> {
+    pub(super) async fn place_all(&self) -> Result<(), Refused> {
+        if matches!(self.rebuild(), Some(Stage::Bundle | Stage::Nodes)) {
+            return Ok(());
+        }
         let (word, site, now) = (self.word(), self.name().to_owned(), self.now());
         let placed = self.store.write(move |tx| {
             for (id, mut machine) in tx.list::<super::machine::Machine>(MACHINES)? {

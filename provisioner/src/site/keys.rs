@@ -73,6 +73,9 @@ pub struct KeptTrust {
     pub kept: Kept,
     /// The floor of its clock.
     pub floor: Time,
+    /// The highest bundle that was accepted, 0 before the first: known even where the store is lost.
+    #[serde(default)]
+    pub bundle: u64,
 }
 
 /// Makes the issuing CA's key and the request for HQ. Repeating it shows the same request.
@@ -129,7 +132,8 @@ pub fn finish(dir: &Path, reply: &[u8], owner: Option<&Path>) -> Result<()> {
     let trust = trust.accept_revoked(&grant.revoked, Time(0), None).unwrap_or(trust);
     let (generation, number) = check_chain(dir, &begun, &grant, &trust)?;
     let floor = trust.created_on();
-    save(&dir.join("trust.json"), &protocol::json::to_vec(&KeptTrust { kept: trust.kept().clone(), floor }))?;
+    let kept = KeptTrust { kept: trust.kept().clone(), floor, bundle: 0 };
+    save(&dir.join("trust.json"), &protocol::json::to_vec(&kept))?;
     let identity = Identity { site: begun.site, generation, number, grant, tpm: begun.tpm };
     save(&dir.join("identity.json"), &protocol::json::to_vec(&identity))?;
     let _ = fs::remove_file(dir.join("seal.key"));

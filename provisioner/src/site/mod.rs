@@ -11,6 +11,7 @@ pub mod inbox; // the one entrance for HQ's word
 pub mod keys; // who the provisioner is
 pub mod machine; // what is known of one machine
 pub mod metrics; // what is counted
+pub mod rebuild; // a store that was lost
 pub mod report; // what HQ is told
 pub mod serve; // everything that runs beside each other
 pub mod status; // M11 and heartbeats
@@ -98,6 +99,7 @@ pub struct Site {
     /// What it counts.
     pub metrics: metrics::Metrics,
     trust: RwLock<(Trust, Time)>,
+    rebuild: RwLock<Option<rebuild::Stage>>,
     word: RwLock<Arc<Word>>,
     cluster: RwLock<Option<Cluster>>,
     memory: Mutex<Memory>,
@@ -122,14 +124,17 @@ impl Site {
             serde_json::from_slice(&std::fs::read(dir.join("trust.json")).context("reading trust.json")?)?;
         let now = clock().max(kept.floor);
         let keys = Keys::load(dir, now)?;
-        let store = Store::open(&dir.join("store.redb"))?;
-        let word = Word::load(&store.look()?, &keys.identity.site)?;
+        let store = Store::open_or_make(&dir.join("store.redb"), |tx| rebuild::begin(tx, kept.bundle))?;
+        let look = store.look()?;
+        let word = Word::load(&look, &keys.identity.site)?;
+        let rebuild = look.get(store::META, rebuild::STAGE)?;
         Ok(Self {
             dir: dir.to_owned(),
             store,
             keys,
             metrics: metrics::Metrics::default(),
             trust: RwLock::new((Trust::from_kept(&kept.kept)?, kept.floor)),
+            rebuild: RwLock::new(rebuild),
             word: RwLock::new(Arc::new(word)),
             cluster: RwLock::new(None),
             memory: Mutex::new(Memory::default()),
@@ -156,9 +161,9 @@ impl Site {
         self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Saves and believes.
-    pub(crate) fn set_trust(&self, trust: Trust, floor: Time) -> Result<()> {
-        let kept = KeptTrust { kept: trust.kept().clone(), floor };
+    /// Saves and believes what bundle number `bundle` says.
+    pub(crate) fn set_trust(&self, trust: Trust, floor: Time, bundle: u64) -> Result<()> {
+        let kept = KeptTrust { kept: trust.kept().clone(), floor, bundle };
         keys::save(&self.dir.join("trust.json"), &protocol::json::to_vec(&kept))?;
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = (trust, floor);
         Ok(())
@@ -205,7 +210,11 @@ impl Site {
     pub fn bound(&self, s: &Digest) -> Result<Bound, Refused> {
         let look = self.store.look().map_err(broken)?;
         let unproven = || Refused::from(Refusal::NotProven);
-        let key: KeyEntry = look.get(KEYS, &s.to_string()).map_err(broken)?.ok_or_else(unproven)?;
+        let key: Option<KeyEntry> = look.get(KEYS, &s.to_string()).map_err(broken)?;
+        let Some(key) = key else {
+            self.check_rebuilt()?;
+            return Err(unproven());
+        };
         let record: Option<Record> = look.get(RECORDS, &key.machine).map_err(broken)?;
         let record = record.ok_or_else(unproven)?;
         admit::check_standing(&record, self.name(), self.now())?;

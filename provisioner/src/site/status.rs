@@ -102,6 +102,9 @@ impl Site {
 
     /// R24: whether a machine has proved that HQ made a newer bundle than the one in force. Nothing new is issued then.
     pub(crate) fn check_bundle_of(&self, peer: &Peer) -> Result<(), Refused> {
+        if self.rebuild() == Some(super::rebuild::Stage::Bundle) {
+            return self.check_rebuilt();
+        }
         let look = self.store.look().map_err(broken)?;
         let behind: u64 = look.get(super::store::META, "behind").map_err(broken)?.unwrap_or(0);
         if behind > self.word().seq && self.bound(&peer.s).is_err() {

@@ -201,13 +201,24 @@ pub struct Store {
 impl Store {
     /// Opens the file, or makes it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_or_make(path, |_| Ok(()))
+    }
+
+    /// Opens the file; where there is none, makes one that begins with what `first` saves.
+    pub fn open_or_make(
+        path: &Path,
+        first: impl FnOnce(&Change<'_>) -> Result<(), StoreError>,
+    ) -> Result<Self, StoreError> {
         let fail = failed("open its file");
         let database = Database::builder().set_cache_size(CACHE).create(path).map_err(|error| {
             let why = format!("{}: {error}", path.display());
-            fail(&format!("{why}; is another provisioner running?"))
+            fail(&format!(
+                "{why}; if no other provisioner runs, move the file away: the store is made again from HQ's bundle \
+                 and the Nodes, or comes from `provisioner restore`"
+            ))
         })?;
         let database = Arc::new(database);
-        prepare(&database)?;
+        prepare(&database, first)?;
         let (jobs, waiting) = sync_channel(QUEUE);
         let for_writer = Arc::clone(&database);
         let writer =
@@ -265,7 +276,10 @@ impl Drop for Store {
     }
 }
 
-fn prepare(database: &Database) -> Result<(), StoreError> {
+fn prepare(
+    database: &Database,
+    first: impl FnOnce(&Change<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     let fail = failed("open its file");
     let tx = database.begin_write().map_err(|e| fail(&e))?;
     for table in ALL {
@@ -278,8 +292,10 @@ fn prepare(database: &Database) -> Result<(), StoreError> {
                 format!("it has layout {schema} and this program knows {SCHEMA}: run the newer program");
             return Err(fail(&why));
         }
-        _ => change.put(META, "schema", &SCHEMA)?,
+        Some(_) => {}
+        None => first(&change)?,
     }
+    change.put(META, "schema", &SCHEMA)?;
     tx.commit().map_err(|e| fail(&e))
 }
 

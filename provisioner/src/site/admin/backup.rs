@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use protocol::bytes::Digest;
 use protocol::clock::Time;
-use protocol::id::Id;
 use serde::{Deserialize, Serialize};
 
-use crate::site::store::{BURNED, IDS, Look, Store};
-use crate::site::{Site, keys};
+use crate::site::store::{META, Store};
+use crate::site::{Site, keys, rebuild};
 
 const MAGIC: &[u8] = b"node-boot backup 1\n";
 /// Name of the store.
@@ -25,9 +24,6 @@ const FILES: [&str; 7] = [
     "owner.json",
     super::ROLES,
 ];
-
-/// The node key of no machine.
-const NOBODY: Digest = Digest([0; 32]);
 
 /// Names and bytes.
 type Files = Vec<(String, Vec<u8>)>;
@@ -121,22 +117,15 @@ pub async fn restore(dir: &Path, file: &Path) -> Result<Restored> {
     for (name, bytes) in &files {
         keys::save(&dir.join(name), bytes).with_context(|| format!("writing {name}"))?;
     }
-    let burned = burn(&Store::open(&dir.join(STORE))?).await?;
+    let burned = settle(&Store::open(&dir.join(STORE))?).await?;
     Ok(Restored { site: contents.site, at: contents.at, burned })
 }
 
-/// A device key is good once. Whether one was used after the backup is not known here: all that are left count as used.
-async fn burn(store: &Store) -> Result<usize> {
+/// What happened after the backup is not known here: device keys count as used, Nodes say who holds which slot.
+async fn settle(store: &Store) -> Result<usize> {
     let burned = store.write(|tx| {
-        let mut burned = 0;
-        for (id, _) in tx.all(IDS, "key:")? {
-            let Ok(Id::Key(hash)) = id.parse() else { continue };
-            if tx.bytes(BURNED, &hash.to_string())?.is_none() {
-                tx.put(BURNED, &hash.to_string(), &NOBODY)?;
-                burned += 1;
-            }
-        }
-        Ok(burned)
+        tx.put(META, rebuild::STAGE, &rebuild::Stage::Nodes)?;
+        rebuild::burn(tx)
     });
     Ok(burned.await?)
 }
@@ -163,8 +152,11 @@ fn set_aside(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::id::Id;
+
     use super::*;
-    use crate::site::store::MACHINES;
+    use crate::site::rebuild::NOBODY;
+    use crate::site::store::{BURNED, IDS, Look, MACHINES};
 
     #[tokio::test]
     async fn a_backup_of_a_store_in_use_opens_and_holds_all_that_was_saved_before() {
@@ -199,7 +191,7 @@ mod tests {
             tx.put(BURNED, &used.to_string(), &by)
         });
         fill.await.unwrap();
-        assert_eq!(burn(&store).await.unwrap(), 1);
+        assert_eq!(settle(&store).await.unwrap(), 1);
         let look = store.look().unwrap();
         assert_eq!(look.get(BURNED, &used.to_string()).unwrap(), Some(by));
         assert_eq!(look.get(BURNED, &fresh.to_string()).unwrap(), Some(NOBODY));

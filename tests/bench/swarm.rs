@@ -42,7 +42,7 @@ impl Served {
         Ok((self.core_time()? - before, wall.as_secs_f64()))
     }
 
-    /// Seconds that the provisioner has computed so far, its share of the kernel's work included: proc_pid_stat(5).
+    /// Seconds that the provisioner has computed so far, its share of the kernel's work included: `proc_pid_stat(5)`.
     fn core_time(&self) -> Result<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

@@ -5,3 +5,4 @@
 mod attach; // rights, certificates, clusters that are unsafe
 mod join; // the main job
 mod kill; // power cuts at every step
+mod rebuild; // a store that was lost

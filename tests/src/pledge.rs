@@ -29,8 +29,20 @@ pub struct Pledge {
     pub device: SoftKey,
     /// The same, as it lies on the disk; empty where it was given.
     pub device_pkcs8: Vec<u8>,
+    node_pkcs8: Vec<u8>,
     certificate: Vec<u8>,
     config: Arc<ClientConfig>,
+}
+
+fn config(certificate: Vec<u8>, pkcs8: &[u8]) -> Result<Arc<ClientConfig>> {
+    let key = PrivateKeyDer::try_from(pkcs8.to_vec()).map_err(anyhow::Error::msg)?;
+    let mut config = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_client_auth_cert(vec![certificate.into()], key)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 /// An answer: status, and body.
@@ -61,14 +73,17 @@ impl Pledge {
     pub fn with_device(device: SoftKey) -> Result<Self> {
         let (node, pkcs8) = SoftKey::generate(Alg::Es256)?;
         let certificate = issue::pledge(&node)?;
-        let key = PrivateKeyDer::try_from(pkcs8.to_vec()).map_err(anyhow::Error::msg)?;
-        let mut config = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody))
-            .with_client_auth_cert(vec![certificate.clone().into()], key)?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { node, device, device_pkcs8: vec![], certificate, config: Arc::new(config) })
+        let config = config(certificate.clone(), &pkcs8)?;
+        Ok(Self { node, node_pkcs8: pkcs8.to_vec(), device, device_pkcs8: vec![], certificate, config })
+    }
+
+    /// Shows what M5 answered in every handshake from now on.
+    pub fn wear(&mut self, body: &[u8]) -> Result<()> {
+        let certificate = est::read_certs_only(body)?.into_iter().next().context("a certificate")?;
+        let own = protocol::cert::Cert::parse(&certificate)?.key_hash == self.node.key_hash();
+        ensure!(own, "the certificate is for another key");
+        self.config = config(certificate, &self.node_pkcs8)?;
+        Ok(())
     }
 
     /// The id that HQ registers.

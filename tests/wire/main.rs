@@ -3,13 +3,28 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, clippy::format_collect)] // A test may panic; lints exempt test functions and not what they call.
 
 mod est; // a client that nobody here wrote
+mod rebuild; // a store that was lost
 mod refusals; // each refusal of the registrar, by its id
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
-use tests::pledge::Pledge;
+use protocol::refusal::{Refusal, Said};
+use tests::pledge::{Answer, Pledge};
 use tests::stage::{DEADLINE, Hq, Programs, SITE, code_in, run};
+
+/// Asserts which refusal an answer is: its status, its word and its sentence.
+pub fn is(answer: &Answer, refusal: Refusal) {
+    let said: Said = protocol::json::parse(&answer.body).unwrap();
+    assert_eq!((answer.status, said.reason.as_str()), (refusal.status(), refusal.code()), "{said:?}");
+    assert!(said.text.starts_with(refusal.sentence()), "{said:?}");
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let look = || if is_so() { Ok(()) } else { Err("not yet".to_owned()) };
+    harness::wait::until(what, DEADLINE, look).unwrap();
+}
 
 /// A certified provisioner on loopback, not attached to any cluster.
 pub struct Served {
@@ -116,6 +131,23 @@ impl Served {
         let payload = protocol::bytes::from_b64u(owner["anchors"]["payload"].as_str().unwrap()).unwrap();
         let anchors: serde_json::Value = serde_json::from_slice(&payload).unwrap();
         protocol::bytes::from_b64(anchors["site"][0].as_str().unwrap()).unwrap()
+    }
+
+    /// Deletes something of the provisioner's folder, as a bad disk does.
+    pub fn lose(&self, name: &str) {
+        let path = self.folder.path().join("site").join(name);
+        let lost = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        lost.unwrap();
+    }
+
+    /// Makes a report for headquarters: the path of its file.
+    pub fn report(&self) -> String {
+        self.site(&["report"])
+            .unwrap()
+            .split_whitespace()
+            .find(|word| word.starts_with('/'))
+            .unwrap()
+            .to_owned()
     }
 
     /// `kill -9`.

@@ -8,17 +8,11 @@ use protocol::bytes::{B64u, b64};
 use protocol::crypto::{Alg, Signer as _, SoftKey};
 use protocol::id::Id;
 use protocol::messages::{Message, VOUCHER_TYPE};
-use protocol::refusal::{Refusal, Said};
+use protocol::refusal::Refusal;
 use protocol::{est, issue};
-use tests::pledge::{Answer, Pledge};
+use tests::pledge::Pledge;
 
-use crate::Served;
-
-fn is(answer: &Answer, refusal: Refusal) {
-    let said: Said = protocol::json::parse(&answer.body).unwrap();
-    assert_eq!((answer.status, said.reason.as_str()), (refusal.status(), refusal.code()), "{said:?}");
-    assert!(said.text.starts_with(refusal.sentence()), "{said:?}");
-}
+use crate::{Served, is};
 
 #[test]
 fn r30_a_registered_machine_is_admitted_and_a_copy_of_its_disk_is_not() {

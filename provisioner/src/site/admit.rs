@@ -158,7 +158,9 @@ impl Site {
     ) -> Result<Proven, Refused> {
         let (now, site) = (self.now(), self.name().to_owned());
         let word = match self.rebuild() {
-            Some(Stage::Bundle) => return Err(self.check_rebuilt().err().unwrap_or_else(|| broken("rebuilding"))),
+            Some(Stage::Bundle) => {
+                return Err(self.check_rebuilt().err().unwrap_or_else(|| broken("rebuilding")));
+            }
             // Which slots are free is not known yet: it stands by until it is.
             Some(Stage::Nodes) => Arc::new(Word::none(&site)),
             None | Some(Stage::Machines) => self.word(),

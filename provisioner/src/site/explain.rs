@@ -205,7 +205,9 @@ pub fn health(site: &Site) -> Vec<String> {
     }
     match site.rebuild() {
         Some(Stage::Bundle) => wrong.push("the store was lost: apply HQ's latest bundle again".to_owned()),
-        Some(Stage::Nodes) => wrong.push("the store was lost: waiting for a look at the cluster's Nodes".to_owned()),
+        Some(Stage::Nodes) => {
+            wrong.push("the store was lost: waiting for a look at the cluster's Nodes".to_owned());
+        }
         None | Some(Stage::Machines) => {}
     }
     if site.clock().uncertain {

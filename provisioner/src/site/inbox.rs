@@ -9,9 +9,9 @@ use protocol::bundle::{self, FILE_LIMIT, Setting};
 use protocol::refusal::{Refusal, Refused};
 use protocol::{approval, record::Record};
 
+use super::rebuild::{self, Stage};
 use super::store::{Look, MACHINES, RECORDS, SECTIONS};
 use super::word::{Read, Word};
-use super::rebuild::{self, Stage};
 use super::{Site, admit, broken};
 
 /// How often the folder is looked at.
@@ -78,7 +78,8 @@ impl Site {
         if self.rebuild() != Some(Stage::Bundle) {
             return Ok(self.word().seq);
         }
-        let kept: super::keys::KeptTrust = serde_json::from_slice(&std::fs::read(self.dir.join("trust.json"))?)?;
+        let kept: super::keys::KeptTrust =
+            serde_json::from_slice(&std::fs::read(self.dir.join("trust.json"))?)?;
         Ok(kept.bundle.saturating_sub(1))
     }
 

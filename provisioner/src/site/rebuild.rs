@@ -46,7 +46,10 @@ pub(super) fn begin(tx: &Change<'_>, bundle: u64) -> Result<(), StoreError> {
     if bundle == 0 {
         return Ok(());
     }
-    tracing::warn!(bundle, "the store was lost: it is made again from HQ's bundle, the Nodes and the machines");
+    tracing::warn!(
+        bundle,
+        "the store was lost: it is made again from HQ's bundle, the Nodes and the machines"
+    );
     tx.put(META, STAGE, &Stage::Bundle)
 }
 
@@ -61,8 +64,11 @@ pub(super) fn has_bundle(
     }
     let burned = burn(tx)?;
     tx.put(META, "next/report", &(acknowledged.unwrap_or(0) + REPORTS))?;
-    let alarm =
-        protocol::report::Alarm { reason: "store-lost".to_owned(), about: format!("{burned} device keys"), at };
+    let alarm = protocol::report::Alarm {
+        reason: "store-lost".to_owned(),
+        about: format!("{burned} device keys"),
+        at,
+    };
     report::note(tx, &report::Event::Alarm(alarm))?;
     tx.put(META, STAGE, &Stage::Nodes)
 }
@@ -297,6 +303,3 @@ impl Again {
         Ok(false)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -61,7 +61,10 @@ fn bench(goals: &[String]) -> anyhow::Result<()> {
     need::need()?;
     println!("building for release (a first build takes some minutes)");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let done = std::process::Command::new(cargo).args(["bench", "--quiet", "-p", "tests", "--"]).args(goals).status()?;
+    let done = std::process::Command::new(cargo)
+        .args(["bench", "--quiet", "-p", "tests", "--"])
+        .args(goals)
+        .status()?;
     anyhow::ensure!(done.success(), "the bench failed");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 use crate::bytes::{Digest, Malformed};
 use crate::clock::Time;
@@ -35,6 +35,8 @@ pub struct Cert {
     pub key_hash: Digest,
     /// Common name of the subject, empty where there is none.
     pub common_name: String,
+    /// Common name of the issuer, empty where there is none.
+    pub issuer: String,
     /// Valid from.
     pub not_before: Time,
     /// Valid until.
@@ -53,12 +55,16 @@ impl Cert {
             return Err(Malformed("one X.509 certificate alone"));
         }
         let spki = read.public_key().raw.to_vec();
-        let common_name = read.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let common_name = |of: &X509Name<'_>| {
+            let name = of.iter_common_name().next().and_then(|name| name.as_str().ok());
+            name.unwrap_or_default().to_owned()
+        };
         let mut cert = Self {
             der: der.to_vec(),
             key_hash: Digest::of(&spki),
             spki,
-            common_name: common_name.unwrap_or_default().to_owned(),
+            common_name: common_name(read.subject()),
+            issuer: common_name(read.issuer()),
             not_before: Time(read.validity().not_before.timestamp()),
             not_after: Time(read.validity().not_after.timestamp()),
             usages: Vec::new(),
@@ -160,10 +166,13 @@ pub fn signs(leaf: &[u8], anchors: &[Cert], at: Time) -> Result<(), ChainError> 
 /// Whether the CA certificate `ca` was issued directly by one of `anchors` and is valid at `at`. A CA is no end
 /// entity to path building, so its signature is checked as such.
 pub fn issued_by(ca: &Cert, anchor: &Cert, at: Time) -> bool {
-    let Ok((_, child)) = X509Certificate::from_der(&ca.der) else { return false };
-    let Ok((_, parent)) = X509Certificate::from_der(&anchor.der) else { return false };
-    child.issuer() == parent.subject()
-        && child.verify_signature(Some(parent.public_key())).is_ok()
-        && ca.not_after > at
-        && child.is_ca()
+    let is_ca = X509Certificate::from_der(&ca.der).is_ok_and(|(_, read)| read.is_ca());
+    is_ca && ca.not_after > at && certifies(anchor, ca)
+}
+
+/// Whether `parent` issued `child`, by name and signature alone: of any age, and for any use.
+pub fn certifies(parent: &Cert, child: &Cert) -> bool {
+    let Ok((_, child)) = X509Certificate::from_der(&child.der) else { return false };
+    let Ok((_, parent)) = X509Certificate::from_der(&parent.der) else { return false };
+    child.issuer() == parent.subject() && child.verify_signature(Some(parent.public_key())).is_ok()
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use protocol::approval::{self, Approval};
 use protocol::bytes::B64u;
 use protocol::claim::{Code, approve_key, voice_code};
@@ -142,7 +142,7 @@ enum BundleCommand {
 
 #[derive(clap::Subcommand)]
 enum VoucherCommand {
-    /// Show what a voucher says.
+    /// Show what a voucher says, and the certificates of who signed it.
     Show {
         /// The file.
         file: PathBuf,
@@ -307,12 +307,9 @@ fn voucher(command: VoucherCommand) -> Result<()> {
         VoucherCommand::Show { file } => (file, false),
         VoucherCommand::Verify { file } => (file, true),
     };
-    let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-    let (content, signed) = vouchers::read(&text)?;
+    let document = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    let (content, signed) = vouchers::read(&document)?;
     print!("{}", vouchers::show(&content, &signed));
-    ensure!(!signed.is_empty(), "it has no signature");
-    if must && !signed.iter().all(|signature| signature.good) {
-        bail!("not every signature is good");
-    }
-    Ok(())
+    let wrong = signed.iter().find_map(|signature| signature.wrong.as_deref()).filter(|_| must);
+    wrong.map_or(Ok(()), |why| bail!("not every signature is good: {why}"))
 }

@@ -1,0 +1,177 @@
+//! The named steps, one after the other: discover, identify, enroll, configure, join. What each has done is on disk
+//! before the next begins, so that a power cut costs at most one step.
+
+mod enroll; // voucher, proof, time, certificate
+mod reach; // where the provisioner is
+mod stay; // after the join
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use protocol::anchors::Trust;
+use protocol::cert::Cert;
+use protocol::clock::Time;
+use protocol::inventory::Facts;
+use protocol::messages::{Config, Message, Outcome};
+use protocol::tpm::Spec;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::console::say;
+use crate::join::kubelet;
+use crate::os::{clock, inventory};
+use crate::site::configure;
+use crate::site::enroll::{Proved, Setup, Step};
+use crate::site::identify::{Identity, identify};
+use crate::state::{Belief, State};
+
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its state.
+    pub state: State,
+    /// The owner's file.
+    pub owner: PathBuf,
+    /// Its TPM.
+    pub tpm: Option<Spec>,
+    /// Its SMBIOS strings.
+    pub dmi: PathBuf,
+    /// Where configuration is written.
+    pub root: PathBuf,
+}
+
+/// The owner's file: anchors, and addresses to ask first.
+#[derive(Deserialize)]
+struct Owner {
+    anchors: Box<RawValue>,
+    #[serde(rename = "image-time")]
+    image_time: Time,
+    #[serde(default)]
+    addresses: Vec<String>,
+}
+
+/// A machine that is awake: keys, belief, facts.
+pub struct Awake {
+    /// Where its things are.
+    pub at: Machine,
+    /// Its keys and names.
+    pub identity: Identity,
+    /// What it believes.
+    pub belief: Belief,
+    /// What it is made of.
+    pub facts: Facts,
+    addresses: Vec<String>,
+    refused: HashMap<SocketAddr, Instant>,
+}
+
+impl Machine {
+    /// Wakes up: reads or makes keys, reads the owner's file.
+    pub fn wake(&self) -> Result<Awake> {
+        let facts = inventory::look(&self.dmi, self.tpm.is_some());
+        let identity = identify(&self.state, self.tpm.as_ref(), &facts)?;
+        let owner = std::fs::read(&self.owner).with_context(|| {
+            format!(
+                "reading {}: a machine without its owner's file cannot know whom to believe",
+                self.owner.display()
+            )
+        })?;
+        let owner: Owner =
+            serde_json::from_slice(&owner).with_context(|| format!("reading {}", self.owner.display()))?;
+        let belief = self.belief(&owner)?;
+        let at = self.clone();
+        Ok(Awake { at, identity, belief, facts, addresses: owner.addresses, refused: HashMap::new() })
+    }
+
+    fn belief(&self, owner: &Owner) -> Result<Belief> {
+        let image = Trust::from_image(owner.anchors.get()).map_err(anyhow::Error::new)?;
+        let mut belief = match self.state.load::<Belief>("belief.json")? {
+            Some(belief) => belief,
+            None => {
+                Belief { kept: image.kept().clone(), floor: Time(0), voucher: None, index: None, bundle: 0 }
+            }
+        };
+        // A new image's word counts where it is younger than the one in force.
+        let stored = Trust::from_kept(&belief.kept).map_err(anyhow::Error::new)?;
+        if owner.image_time > stored.created_on() && image.anchors_seq() > stored.anchors_seq() {
+            belief.kept = image.kept().clone();
+        }
+        belief.floor = belief.floor.max(image.created_on()).max(owner.image_time);
+        Ok(belief)
+    }
+}
+
+impl Awake {
+    fn trust(&self) -> Result<Trust> {
+        Trust::from_kept(&self.belief.kept).map_err(anyhow::Error::new)
+    }
+
+    fn certificate(&self) -> Vec<u8> {
+        let node = self.at.state.bytes("node.der").ok().flatten();
+        let own = node
+            .filter(|der| Cert::parse(der).is_ok_and(|cert| cert.key_hash == self.identity.node.key_hash()));
+        own.unwrap_or_else(|| self.identity.pledge.clone())
+    }
+
+    fn now(&self) -> Time {
+        protocol::clock::known_rtc(clock::rtc(), self.belief.floor).unwrap_or(self.belief.floor)
+    }
+
+    fn setup<'a>(&'a self, trust: &'a Trust) -> Setup<'a> {
+        Setup {
+            identity: &self.identity,
+            belief: &self.belief,
+            trust,
+            facts: &self.facts,
+            rtc: clock::rtc(),
+            state: &self.at.state,
+        }
+    }
+
+    /// M7: receives and writes what the machine is to be.
+    pub fn configure(&mut self, proved: &mut Proved) -> Result<Config> {
+        loop {
+            match configure::ask(&mut proved.talk, &self.belief, None)? {
+                Step::Done(config) => {
+                    configure::write(&self.at.state, &self.at.root, &config)?;
+                    say(&format!(
+                        "This machine is {} of site {} (Node {}).",
+                        config.slot, config.site, config.node
+                    ));
+                    return Ok(config);
+                }
+                Step::Wait(said, after) => {
+                    say(&said.text);
+                    std::thread::sleep(Duration::from_secs(after));
+                }
+                Step::No(said) => bail!("{} ({})", said.text, said.reason),
+                Step::Refused(refused) => bail!("{refused}"),
+            }
+        }
+    }
+
+    /// M8 and M9: the kubelet's certificate.
+    pub fn join(&mut self, proved: &mut Proved, config: &Config) -> Result<()> {
+        let current = kubelet::current(&self.at.root, &config.node);
+        if current.is_some_and(|cert| !kubelet::is_due(&cert, self.now())) {
+            return Ok(());
+        }
+        loop {
+            match kubelet::obtain(&mut proved.talk, &self.at.state, &self.at.root, config)? {
+                Step::Done(until) => {
+                    say(&format!("The cluster has signed this machine's certificate, good until {until}."));
+                    let outcome = Outcome { version: 1, status: true, reason: None };
+                    proved.talk.json(Message::EnrollStatus, "", &outcome)?;
+                    return Ok(());
+                }
+                Step::Wait(said, after) => {
+                    say(&said.text);
+                    std::thread::sleep(Duration::from_secs(after));
+                }
+                Step::No(said) => bail!("{} ({})", said.text, said.reason),
+                Step::Refused(refused) => bail!("{refused}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! After the join: the cluster's programs, the agent, renewals, until the program is ended.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use protocol::cert::Cert;
+use protocol::messages::Config;
+
+use super::Awake;
+use crate::console::say;
+use crate::join::agent::{self, Beats};
+use crate::join::{balancer, kubelet};
+use crate::os::supervise::{Service, Services};
+use crate::site::enroll::{self, Proved, Step};
+
+impl Awake {
+    /// Everything, and then the agent, until the program is ended.
+    pub fn run(mut self) -> Result<()> {
+        let servers = balancer::Servers::default();
+        balancer::start(&servers)?;
+        let mut services = None;
+        // A machine that was a member before does not wait for the provisioner: its cluster may be all that works.
+        if let Some(config) = self.at.state.load::<Config>("config.json")?
+            && kubelet::current(&self.at.root, &config.node).is_some_and(|cert| cert.not_after > self.now())
+        {
+            servers.set(&config.api);
+            services = Some(start_services(&self.at.root)?);
+        }
+        loop {
+            if let Err(error) = self.once(&servers, &mut services) {
+                say(&format!("{error:#}. Trying again."));
+                std::thread::sleep(Duration::from_secs(2));
+            }
+            if crate::cli::stopping() {
+                if let Some(mut services) = services {
+                    services.stop();
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    fn once(&mut self, servers: &balancer::Servers, services: &mut Option<Services>) -> Result<()> {
+        let mut proved = self.enroll()?;
+        let config = self.configure(&mut proved)?;
+        self.join(&mut proved, &config)?;
+        servers.set(&config.api);
+        if services.is_none() {
+            say("Starting the cluster's programs on this machine.");
+            *services = Some(start_services(&self.at.root)?);
+        }
+        let last = agent::status(&mut proved.talk, &self.at.state, &self.belief, &self.facts.kubelet)?;
+        self.belief = last.unwrap_or_else(|| self.belief.clone());
+        say("This machine is part of the cluster. It needs nothing.");
+        self.stay(&mut proved, &config, services)
+    }
+
+    /// The agent: until contact is lost, something is due, or the program is ended.
+    fn stay(&mut self, proved: &mut Proved, config: &Config, services: &mut Option<Services>) -> Result<()> {
+        let mut beats = Beats::over(&proved.talk)?;
+        let since = Instant::now();
+        loop {
+            if let Some(services) = services {
+                services.watch();
+            }
+            let well = services.as_ref().is_none_or(Services::well);
+            let due = kubelet::current(&self.at.root, &config.node)
+                .is_none_or(|cert| kubelet::is_due(&cert, self.now()));
+            let node = Cert::parse(&self.certificate()).ok();
+            let half = node.is_some_and(|cert| {
+                let life = i64::try_from(cert.not_after.since(cert.not_before)).unwrap_or(0);
+                cert.common_name != "pledge" && self.now() >= cert.not_before.plus(life / 2)
+            });
+            if half {
+                self.renew(proved)?;
+            }
+            if beats.tick(well) || due || since.elapsed() > agent::HOURLY || crate::cli::stopping() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// A new node certificate on a fresh connection, since the old one has been idle.
+    fn renew(&mut self, proved: &mut Proved) -> Result<()> {
+        *proved = self.enroll()?;
+        let trust = self.trust()?;
+        match enroll::certificate(&mut proved.talk, &self.setup(&trust), &self.belief, true)? {
+            Step::Done(_) => Ok(()),
+            Step::No(said) | Step::Wait(said, _) => bail!("{} ({})", said.text, said.reason),
+            Step::Refused(refused) => bail!("{refused}"),
+        }
+    }
+}
+
+fn start_services(root: &Path) -> Result<Services> {
+    let path = root.join("etc/node-boot/services.json");
+    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let services: Vec<Service> =
+        serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+    Services::start(services)
+}

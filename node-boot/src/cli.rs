@@ -13,15 +13,21 @@ use crate::console;
 use crate::join::kubelet;
 use crate::sequence::{Awake, Machine};
 use crate::site::discover;
+use crate::site::voice::{EPOCH, PATIENCE};
 use crate::state::State;
 
 /// Finds the site, proves who the machine is, and joins it to the cluster.
 #[derive(clap::Parser)]
-#[command(name = "node-boot", version)]
+#[command(name = "node-boot", version, after_help = VOICE)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const VOICE: &str = "A machine that nobody registered shows a code. Headquarters may approve it by telephone; it then \
+goes on without a voucher only if the owner's file allows that, it belongs to no site yet, no provisioner offers a \
+voucher for a minute, and a person at the machine confirms the site's name: on its terminal, or with --stick DIR by \
+renaming a file. It never becomes a control-plane machine that way.";
 
 /// Where the machine's things are.
 #[derive(clap::Args, Clone)]
@@ -41,6 +47,13 @@ pub struct Where {
     /// Where configuration is written.
     #[arg(long, default_value = "/")]
     root: PathBuf,
+    /// For a machine without screen or keyboard: the folder of a stick. It gets the code as nodeboot/code.txt; a person
+    /// who renames that to confirm.txt confirms the site after an approval by telephone.
+    #[arg(long)]
+    stick: Option<PathBuf>,
+    /// Seconds that a voucher is looked for before an approval by telephone can stand in for it.
+    #[arg(long, hide = true, default_value_t = PATIENCE.as_secs())]
+    patience: u64,
 }
 
 #[derive(clap::Subcommand)]
@@ -103,7 +116,15 @@ impl Where {
             None => None,
         };
         let state = State::open(&self.state)?;
-        Ok(Machine { state, owner: self.owner.clone(), tpm, dmi: self.dmi.clone(), root: self.root.clone() })
+        Ok(Machine {
+            state,
+            owner: self.owner.clone(),
+            tpm,
+            dmi: self.dmi.clone(),
+            root: self.root.clone(),
+            stick: self.stick.clone(),
+            patience: Duration::from_secs(self.patience),
+        })
     }
 
     fn wake(&self) -> Result<Awake> {
@@ -171,6 +192,12 @@ fn status(at: &Where) -> Result<()> {
     let belief: Option<crate::state::Belief> = state.load("belief.json")?;
     let config: Option<protocol::messages::Config> = state.load("config.json")?;
     match belief.as_ref().and_then(|belief| belief.voucher.as_ref()) {
+        Some(held) if held.epoch == EPOCH => {
+            println!(
+                "belongs to site {}, approved by telephone; headquarters' voucher is still to come",
+                held.site
+            );
+        }
         Some(held) => println!("belongs to site {} (epoch {})", held.site, held.epoch),
         None => println!("belongs to no site yet"),
     }

@@ -4,14 +4,17 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use protocol::anchors::Trust;
 use protocol::bytes::Digest;
 use protocol::heartbeat::{self, Datagram, PERIOD_SECONDS, UNANSWERED_LIMIT};
 use protocol::json;
 use protocol::messages::{Act, Done, Health, Message, StatusAnswer, StatusRequest};
-use protocol::voucher::LIMIT;
+use protocol::voucher::{LIMIT, Setting, Stored};
 
-use crate::site::http::{Conversation, Meaning};
-use crate::state::{Belief, State};
+use crate::console::say;
+use crate::site::enroll::{self, Proved, Setup};
+use crate::site::http::Meaning;
+use crate::state::Belief;
 
 /// Between two M11 when nothing calls for one.
 pub const HOURLY: Duration = Duration::from_hours(1);
@@ -28,7 +31,8 @@ pub struct Beats {
 
 impl Beats {
     /// Over a conversation on which M11 has just been answered.
-    pub fn over(talk: &Conversation) -> Result<Self> {
+    pub fn over(site: &mut Proved) -> Result<Self> {
+        let talk = site.talk();
         let address = talk.address()?;
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any).context("a socket for heartbeats")?;
@@ -62,62 +66,74 @@ impl Beats {
 }
 
 /// M11: says how we are, and takes HQ's word over.
-pub fn status(
-    talk: &mut Conversation,
-    state: &State,
-    belief: &Belief,
-    facts_kubelet: &str,
-) -> Result<Option<Belief>> {
+pub fn status(site: &mut Proved, setup: &Setup<'_>) -> Result<Belief> {
+    let mut next = setup.belief.clone();
     let mut asked = StatusRequest {
-        bundle: belief.bundle,
-        anchors: 0,
-        revoked: 0,
+        bundle: next.bundle,
+        anchors: setup.trust.anchors_seq(),
+        revoked: setup.trust.latest_revoked().map_or(0, |(seq, _)| seq),
         done: vec![],
-        health: Health { step: "joined".to_owned(), kubelet: facts_kubelet.to_owned(), index: None },
+        health: Health { step: "joined".to_owned(), kubelet: setup.facts.kubelet.clone(), index: None },
     };
-    if let Ok(trust) = protocol::anchors::Trust::from_kept(&belief.kept) {
-        asked.anchors = trust.anchors_seq();
-        asked.revoked = trust.latest_revoked().map_or(0, |(seq, _)| seq);
-    }
-    let mut next = belief.clone();
     for _ in 0..2 {
-        let answer: StatusAnswer = match talk.json(Message::Status, "", &asked)?.meaning() {
+        let answer: StatusAnswer = match site.talk().json(Message::Status, "", &asked)?.meaning() {
             Meaning::Good(body) => json::parse(&body)?,
             Meaning::Wait(said, _) | Meaning::No(said) => anyhow::bail!("{} ({})", said.text, said.reason),
         };
-        next = adopt(state, &next, &answer)?;
+        next = adopt(setup, &next, &answer, &site.talk().chain)?;
         let Some(order) = answer.orders.iter().find(|order| order.act == Act::ShowIndex) else { break };
         asked.done = vec![Done { id: order.id.clone(), ok: next.index.is_some() }];
         asked.health.index.clone_from(&next.index);
     }
-    Ok(Some(next))
+    Ok(next)
 }
 
 /// Takes newer documents over, each on its own merits, and saves what changed.
-fn adopt(state: &State, belief: &Belief, answer: &StatusAnswer) -> Result<Belief> {
+fn adopt(setup: &Setup<'_>, belief: &Belief, answer: &StatusAnswer, chain: &[Vec<u8>]) -> Result<Belief> {
     let mut next = belief.clone();
-    let mut trust = protocol::anchors::Trust::from_kept(&belief.kept)?;
+    let mut trust = Trust::from_kept(&belief.kept)?;
     if let Some(newer) = answer.anchors.as_ref().and_then(|text| trust.accept_anchors(text).ok()) {
         next.floor = next.floor.max(newer.created_on());
         trust = newer;
     }
     if let Some(text) = &answer.revoked
-        && let Ok(newer) = trust.accept_revoked(text, next.floor, crate::os::clock::rtc())
+        && let Ok(newer) = trust.accept_revoked(text, next.floor, setup.rtc)
     {
         trust = newer;
     }
     next.kept = trust.kept().clone();
+    if let Some(text) = &answer.voucher {
+        next = with_voucher(setup, next, &trust, text, chain);
+    }
     if let Some(text) = answer.index.as_ref().filter(|text| text.len() <= LIMIT) {
         next = with_index(next, &trust, text);
     }
     if protocol::json::to_vec(&next) != protocol::json::to_vec(belief) {
-        state.save("belief.json", &next)?;
+        setup.state.save("belief.json", &next)?;
     }
     Ok(next)
 }
 
+/// A newer voucher: above all the first one of a machine that was admitted by voice.
+fn with_voucher(setup: &Setup<'_>, belief: Belief, trust: &Trust, text: &str, chain: &[Vec<u8>]) -> Belief {
+    let stored = belief.voucher.as_ref().map(|held| Stored { epoch: held.epoch, pin: held.pin_key });
+    let (ids, floor, rtc) = (&setup.identity.ids, belief.floor, setup.rtc);
+    let setting = Setting { trust, ids, chain, floor, rtc, stored };
+    match enroll::newer(text, &setting, &belief) {
+        Ok(Some(newer)) => {
+            say("Headquarters' voucher for this machine has come.");
+            newer
+        }
+        Ok(None) => belief,
+        Err(refused) => {
+            say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
+            belief
+        }
+    }
+}
+
 /// The highest index that HQ signed for our site is kept: it proves to any provisioner what it may have missed.
-fn with_index(mut belief: Belief, trust: &protocol::anchors::Trust, text: &str) -> Belief {
+fn with_index(mut belief: Belief, trust: &Trust, text: &str) -> Belief {
     use protocol::jws::{Unverified, typ};
     #[derive(serde::Deserialize)]
     struct Index {

@@ -12,8 +12,8 @@ use protocol::messages::{Config, KubeletChain, KubeletRequest, Message};
 use protocol::refusal::{Refusal, Refused};
 use zeroize::Zeroizing;
 
-use crate::site::enroll::Step;
-use crate::site::http::{Conversation, Meaning};
+use crate::site::enroll::{Proved, Step};
+use crate::site::http::Meaning;
 use crate::state::{State, write_file};
 
 /// Where kubelet reads key and certificate from; it notices when the file is replaced.
@@ -21,7 +21,7 @@ pub const PEM: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
 
 /// Asks for a certificate and puts key and chain where kubelet reads them. The key that is asked for is saved first,
 /// so that asking again after a power cut asks for the same.
-pub fn obtain(talk: &mut Conversation, state: &State, root: &Path, config: &Config) -> Result<Step<Time>> {
+pub fn obtain(site: &mut Proved, state: &State, root: &Path, config: &Config) -> Result<Step<Time>> {
     let key = pending(state)?;
     let subject = format!("system:node:{}", config.node);
     let csr = match state.bytes("kubelet.csr")? {
@@ -39,7 +39,7 @@ pub fn obtain(talk: &mut Conversation, state: &State, root: &Path, config: &Conf
         }
     };
     let chain: KubeletChain =
-        match talk.json(Message::Kubelet, "", &KubeletRequest { csr: B64u(csr) })?.meaning() {
+        match site.talk().json(Message::Kubelet, "", &KubeletRequest { csr: B64u(csr) })?.meaning() {
             Meaning::Good(body) => json::parse(&body)?,
             Meaning::Wait(said, after) => return Ok(Step::Wait(said, after)),
             Meaning::No(said) => return Ok(Step::No(said)),

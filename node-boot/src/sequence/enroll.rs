@@ -1,25 +1,36 @@
 //! Voucher, proof, time, certificate: M2 to M6, and the human code of a machine that nobody registered.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use protocol::anchors::Trust;
+use protocol::refusal::{Said, Wait};
 
 use super::Awake;
 use crate::console::{say, show_code};
-use crate::site::claim;
-use crate::site::enroll::{self, Proved, Step, Unproven};
+use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::Conversation;
+use crate::site::{claim, voice};
+
+/// What came of a wait for a voucher.
+pub(super) enum Waited {
+    /// It is to be asked again.
+    Again(Unproven),
+    /// A site has proved itself.
+    Done(Proved),
+    /// Another provisioner is looked for.
+    Leave,
+}
 
 impl Awake {
     /// Enrolls: voucher, proof, time, certificate. Goes on where it stopped; asks again as long as it is told to.
     pub fn enroll(&mut self) -> Result<Proved> {
-        let mut claimed = false;
         loop {
             let talk = self.discover()?;
-            match self.enroll_over(talk, &mut claimed) {
-                Ok(Some(proved)) => return Ok(proved),
+            match self.enroll_over(talk) {
+                Ok(Some(proved)) => {
+                    self.forget_code()?;
+                    return Ok(proved);
+                }
                 Ok(None) => {}
                 Err(error) => {
                     say(&format!("The conversation broke off: {error:#}. Trying again."));
@@ -29,35 +40,55 @@ impl Awake {
         }
     }
 
-    fn enroll_over(&mut self, talk: Conversation, claimed: &mut bool) -> Result<Option<Proved>> {
-        let address = talk.address()?;
-        let mut unproven = Unproven::new(talk);
-        if self.belief.voucher.is_some() {
-            match unproven.by_pin(&self.setup(&self.trust()?)) {
-                Ok(mut proved) => {
-                    return Ok(self.prove_and_certify(&mut proved, address)?.then_some(proved));
+    fn enroll_over(&mut self, talk: Conversation) -> Result<Option<Proved>> {
+        let proved = match self.by_pin(Unproven::new(talk))? {
+            Ok(proved) => Some(proved),
+            Err(site) => self.by_voucher(site)?,
+        };
+        let Some(mut proved) = proved else { return Ok(None) };
+        Ok(self.prove_and_certify(&mut proved)?.then_some(proved))
+    }
+
+    /// A site that this machine belongs to proves itself by its pin. Where only a voice said so, headquarters' voucher
+    /// is asked for first: it may have come since.
+    fn by_pin(&mut self, mut site: Unproven) -> Result<Result<Proved, Unproven>> {
+        let trust = self.trust()?;
+        let Some(held) = &self.belief.voucher else { return Ok(Err(site)) };
+        if held.epoch == voice::EPOCH {
+            let request = site.request(&self.setup(&trust))?;
+            match site.voucher(&self.setup(&trust), &request)? {
+                (_, Step::Done((proved, belief))) => {
+                    self.belief = belief;
+                    return Ok(Ok(proved));
                 }
-                Err(back) => unproven = back.0,
+                (Some(back), step) => {
+                    if let Step::Refused(refused) = step {
+                        say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
+                    }
+                    site = back;
+                }
+                (None, _) => bail!("the conversation ended"),
             }
         }
+        Ok(site.by_pin(&self.setup(&trust)).map_err(|back| back.0))
+    }
+
+    /// M2 and M3, until there is a voucher or a person's word; none where another provisioner is to be asked.
+    fn by_voucher(&mut self, mut site: Unproven) -> Result<Option<Proved>> {
         let trust = self.trust()?;
-        let request = unproven.request(&self.setup(&trust))?;
+        let address = site.address()?;
+        let request = site.request(&self.setup(&trust))?;
         loop {
-            let (back, step) = unproven.voucher(&self.setup(&trust), &request)?;
-            match (back, step) {
-                (_, Step::Done((mut proved, belief))) => {
+            match site.voucher(&self.setup(&trust), &request)? {
+                (_, Step::Done((proved, belief))) => {
                     self.belief = belief;
-                    return Ok(self.prove_and_certify(&mut proved, address)?.then_some(proved));
+                    return Ok(Some(proved));
                 }
-                (Some(again), Step::Wait(said, after)) => {
-                    unproven = again;
-                    if said.reason == "unknown" && !*claimed {
-                        *claimed = self.claim(&mut unproven, &trust)?;
-                    } else {
-                        say(&said.text);
-                    }
-                    std::thread::sleep(Duration::from_secs(after));
-                }
+                (Some(back), Step::Wait(said, after)) => match self.wait(back, &said, after)? {
+                    Waited::Again(again) => site = again,
+                    Waited::Done(proved) => return Ok(Some(proved)),
+                    Waited::Leave => return Ok(None),
+                },
                 (_, Step::No(said)) => {
                     self.no(address, &said);
                     return Ok(None);
@@ -71,76 +102,81 @@ impl Awake {
         }
     }
 
-    fn claim(&self, unproven: &mut Unproven, trust: &Trust) -> Result<bool> {
-        match claim::open(unproven.talk(), &self.setup(trust))? {
+    fn wait(&mut self, mut site: Unproven, said: &Said, after: u64) -> Result<Waited> {
+        let pause = Duration::from_secs(after);
+        if said.reason == Wait::Approved.code() {
+            return self.by_voice(site, pause);
+        }
+        // A provisioner that knows our code does not say this: the code has run out, or was never shown.
+        if said.reason == Wait::Unknown.code() {
+            self.claim(&mut site)?;
+        } else {
+            say(&said.text);
+        }
+        std::thread::sleep(pause);
+        Ok(Waited::Again(site))
+    }
+
+    fn claim(&self, site: &mut Unproven) -> Result<()> {
+        let trust = self.trust()?;
+        match claim::open(site, &self.setup(&trust))? {
             Step::Done(code) => {
                 show_code(&code.to_string());
-                Ok(true)
+                self.keep_code(&code.to_string())?;
             }
-            Step::Wait(said, _) | Step::No(said) => {
-                say(&said.text);
-                Ok(false)
-            }
-            Step::Refused(refused) => {
-                say(refused.refusal.sentence());
-                Ok(false)
-            }
+            Step::Wait(said, _) | Step::No(said) => say(&said.text),
+            Step::Refused(refused) => say(refused.refusal.sentence()),
         }
+        Ok(())
     }
 
     /// M4, M6, M5 on a connection that has proved itself; whether it is done.
-    fn prove_and_certify(&mut self, proved: &mut Proved, address: SocketAddr) -> Result<bool> {
+    fn prove_and_certify(&mut self, proved: &mut Proved) -> Result<bool> {
         let trust = self.trust()?;
         let certified = self.certificate() != self.identity.pledge;
-        let step = if certified { None } else { Some(enroll::prove(&mut proved.talk, &self.setup(&trust))?) };
-        match step {
-            None | Some(Step::Done(_)) => {}
-            Some(Step::Wait(said, after)) => {
-                say(&said.text);
-                std::thread::sleep(Duration::from_secs(after));
-                return Ok(false);
-            }
-            Some(Step::No(said)) => {
-                self.no(address, &said);
-                return Ok(false);
-            }
-            Some(Step::Refused(refused)) => {
-                self.we_refuse(address, &refused);
+        if !certified {
+            let step = proved.prove(&self.setup(&trust))?;
+            if !self.done(proved, step)? {
                 return Ok(false);
             }
         }
-        match enroll::time(&mut proved.talk)? {
-            Step::Done(_) => {}
-            // The site has forgotten us, or has locked us out: the proof is given again.
-            Step::No(said) if said.reason == "not-proven" => {
+        match proved.time()? {
+            // The site has forgotten us, or has locked us out: the proof is given again, once, and then as for
+            // everybody whom it does not know.
+            Step::No(said) if said.reason == "not-proven" && certified => {
                 self.at.state.remove("node.der")?;
                 return Ok(false);
             }
-            Step::No(said) | Step::Wait(said, _) => {
-                self.no(address, &said);
-                return Ok(false);
-            }
-            Step::Refused(refused) => {
-                self.we_refuse(address, &refused);
-                return Ok(false);
+            step => {
+                if !self.done(proved, step)? {
+                    return Ok(false);
+                }
             }
         }
         if certified {
             return Ok(true);
         }
-        match enroll::certificate(&mut proved.talk, &self.setup(&trust), &self.belief, false)? {
-            Step::Done(_) => {
-                say("The site has accepted this machine.");
-                Ok(true)
-            }
-            Step::No(said) | Step::Wait(said, _) => {
-                self.no(address, &said);
-                Ok(false)
-            }
-            Step::Refused(refused) => {
-                self.we_refuse(address, &refused);
-                Ok(false)
-            }
+        let step = proved.certificate(&self.setup(&trust), false)?;
+        let done = self.done(proved, step)?;
+        if done {
+            say("The site has accepted this machine.");
         }
+        Ok(done)
+    }
+
+    /// Whether a step is done. Where it is not, this says why, and takes its time: whoever asks again at once is the
+    /// load that keeps the other end from answering.
+    fn done<T>(&mut self, proved: &mut Proved, step: Step<T>) -> Result<bool> {
+        let address = proved.talk().address()?;
+        match step {
+            Step::Done(_) => return Ok(true),
+            Step::Wait(said, after) => {
+                say(&said.text);
+                std::thread::sleep(Duration::from_secs(after));
+            }
+            Step::No(said) => self.no(address, &said),
+            Step::Refused(refused) => self.we_refuse(address, &refused),
+        }
+        Ok(false)
     }
 }

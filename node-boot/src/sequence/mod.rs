@@ -4,6 +4,7 @@
 mod enroll; // voucher, proof, time, certificate
 mod reach; // where the provisioner is
 mod stay; // after the join
+mod voice; // an approval by telephone
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use protocol::anchors::Trust;
 use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::inventory::Facts;
-use protocol::messages::{Config, Message, Outcome};
+use protocol::messages::{Config, Outcome};
 use protocol::tpm::Spec;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -28,6 +29,7 @@ use crate::site::enroll::{Proved, Setup, Step};
 use crate::site::identify::{Identity, identify};
 use crate::state::{Belief, State};
 
+/// Where the machine's things are.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// Its state.
@@ -40,6 +42,10 @@ pub struct Machine {
     pub dmi: PathBuf,
     /// Where configuration is written.
     pub root: PathBuf,
+    /// A stick by which a person confirms an approval by voice; else the terminal is asked.
+    pub stick: Option<PathBuf>,
+    /// How long a voucher is looked for before a voice can stand in for it.
+    pub patience: Duration,
 }
 
 /// The owner's file: anchors, and addresses to ask first.
@@ -64,6 +70,7 @@ pub struct Awake {
     pub facts: Facts,
     addresses: Vec<String>,
     refused: HashMap<SocketAddr, Instant>,
+    voice: voice::Voice,
 }
 
 impl Machine {
@@ -80,8 +87,9 @@ impl Machine {
         let owner: Owner =
             serde_json::from_slice(&owner).with_context(|| format!("reading {}", self.owner.display()))?;
         let belief = self.belief(&owner)?;
-        let at = self.clone();
-        Ok(Awake { at, identity, belief, facts, addresses: owner.addresses, refused: HashMap::new() })
+        let (at, refused) = (self.clone(), HashMap::new());
+        let voice = voice::Voice::new(self.stick.as_deref());
+        Ok(Awake { at, identity, belief, facts, addresses: owner.addresses, refused, voice })
     }
 
     fn belief(&self, owner: &Owner) -> Result<Belief> {
@@ -132,7 +140,7 @@ impl Awake {
     /// M7: receives and writes what the machine is to be.
     pub fn configure(&mut self, proved: &mut Proved) -> Result<Config> {
         loop {
-            match configure::ask(&mut proved.talk, &self.belief, None)? {
+            match configure::ask(proved, &self.belief)? {
                 Step::Done(config) => {
                     configure::write(&self.at.state, &self.at.root, &config)?;
                     say(&format!(
@@ -158,12 +166,10 @@ impl Awake {
             return Ok(());
         }
         loop {
-            match kubelet::obtain(&mut proved.talk, &self.at.state, &self.at.root, config)? {
+            match kubelet::obtain(proved, &self.at.state, &self.at.root, config)? {
                 Step::Done(until) => {
                     say(&format!("The cluster has signed this machine's certificate, good until {until}."));
-                    let outcome = Outcome { version: 1, status: true, reason: None };
-                    proved.talk.json(Message::EnrollStatus, "", &outcome)?;
-                    return Ok(());
+                    return proved.joined(&Outcome { version: 1, status: true, reason: None });
                 }
                 Step::Wait(said, after) => {
                     say(&said.text);

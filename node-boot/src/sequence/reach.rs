@@ -17,7 +17,7 @@ use crate::site::tls;
 const FIRST_ROUND: Duration = Duration::from_millis(250);
 const LONGEST_ROUND: Duration = Duration::from_mins(1);
 /// How long a provisioner that was refused is not asked again.
-const REFUSED_FOR: Duration = Duration::from_mins(10);
+pub(super) const REFUSED_FOR: Duration = Duration::from_mins(10);
 /// How long one that said no is not asked again.
 const AGAIN_AFTER_NO: Duration = Duration::from_secs(10);
 
@@ -26,10 +26,7 @@ impl Awake {
     pub fn discover(&mut self) -> Result<Conversation> {
         let mut round = FIRST_ROUND;
         loop {
-            let last: Option<String> = self.at.state.load("last.json")?;
-            let mut known = discover::known(last.as_slice(), "known from before");
-            known.extend(discover::known(&self.addresses, "named by the owner"));
-            for candidate in known {
+            for candidate in self.known()? {
                 if let Some(talk) = self.try_one(&candidate)? {
                     return Ok(talk);
                 }
@@ -61,18 +58,32 @@ impl Awake {
         }
     }
 
+    /// Addresses that need not be asked for.
+    pub(super) fn known(&self) -> Result<Vec<Candidate>> {
+        let last: Option<String> = self.at.state.load("last.json")?;
+        let mut known = discover::known(last.as_slice(), "known from before");
+        known.extend(discover::known(&self.addresses, "named by the owner"));
+        Ok(known)
+    }
+
     fn try_one(&mut self, candidate: &Candidate) -> Result<Option<Conversation>> {
-        if self.refused.get(&candidate.address).is_some_and(|until| Instant::now() < *until) {
+        let Some(talk) = self.connect(candidate)? else { return Ok(None) };
+        self.at.state.save("last.json", &candidate.address.to_string())?;
+        say(&format!("Found the provisioner at {} ({}).", candidate.address, candidate.by));
+        Ok(Some(talk))
+    }
+
+    /// M1; none where it does not answer, is not of our owner, or was refused a while ago.
+    pub(super) fn connect(&mut self, candidate: &Candidate) -> Result<Option<Conversation>> {
+        let now = Instant::now();
+        self.refused.retain(|_, until| now < *until);
+        if self.refused.contains_key(&candidate.address) {
             return Ok(None);
         }
         let (trust, certificate) = (self.trust()?, self.certificate());
         let own = tls::Own { key: &self.identity.node, certificate: &certificate };
         match tls::connect(candidate.address, &own, &trust, self.belief.floor, clock::rtc()) {
-            Ok(Ok(link)) => {
-                self.at.state.save("last.json", &candidate.address.to_string())?;
-                say(&format!("Found the provisioner at {} ({}).", candidate.address, candidate.by));
-                Ok(Some(Conversation::over(link)))
-            }
+            Ok(Ok(link)) => Ok(Some(Conversation::over(link))),
             Ok(Err(refused)) => {
                 self.avoid(candidate.address, REFUSED_FOR);
                 say(&format!("{} ({} at {})", refused.refusal.sentence(), refused.id(), candidate.address));
@@ -96,7 +107,7 @@ impl Awake {
         self.avoid(address, REFUSED_FOR);
     }
 
-    fn avoid(&mut self, address: SocketAddr, pause: Duration) {
+    pub(super) fn avoid(&mut self, address: SocketAddr, pause: Duration) {
         self.refused.insert(address, Instant::now() + pause);
     }
 }

@@ -12,7 +12,7 @@ use crate::console::say;
 use crate::join::agent::{self, Beats};
 use crate::join::{balancer, kubelet};
 use crate::os::supervise::{Service, Services};
-use crate::site::enroll::{self, Proved, Step};
+use crate::site::enroll::{Proved, Step};
 
 impl Awake {
     /// Everything, and then the agent, until the program is ended.
@@ -50,15 +50,14 @@ impl Awake {
             say("Starting the cluster's programs on this machine.");
             *services = Some(start_services(&self.at.root)?);
         }
-        let last = agent::status(&mut proved.talk, &self.at.state, &self.belief, &self.facts.kubelet)?;
-        self.belief = last.unwrap_or_else(|| self.belief.clone());
+        self.belief = agent::status(&mut proved, &self.setup(&self.trust()?))?;
         say("This machine is part of the cluster. It needs nothing.");
         self.stay(&mut proved, &config, services)
     }
 
     /// The agent: until contact is lost, something is due, or the program is ended.
     fn stay(&mut self, proved: &mut Proved, config: &Config, services: &mut Option<Services>) -> Result<()> {
-        let mut beats = Beats::over(&proved.talk)?;
+        let mut beats = Beats::over(proved)?;
         let since = Instant::now();
         loop {
             if let Some(services) = services {
@@ -86,7 +85,7 @@ impl Awake {
     fn renew(&mut self, proved: &mut Proved) -> Result<()> {
         *proved = self.enroll()?;
         let trust = self.trust()?;
-        match enroll::certificate(&mut proved.talk, &self.setup(&trust), &self.belief, true)? {
+        match proved.certificate(&self.setup(&trust), true)? {
             Step::Done(_) => Ok(()),
             Step::No(said) | Step::Wait(said, _) => bail!("{} ({})", said.text, said.reason),
             Step::Refused(refused) => bail!("{refused}"),

@@ -8,11 +8,12 @@ use protocol::id::Id;
 use protocol::messages::Message;
 use protocol::{bytes::B64u, json};
 
-use super::enroll::{Setup, Step, prove};
-use super::http::{Conversation, Meaning};
+use super::enroll::{Setup, Step, Unproven, prove};
+use super::http::Meaning;
 
 /// Proves what can be proven, opens a claim, and returns the code to show.
-pub fn open(talk: &mut Conversation, setup: &Setup<'_>) -> Result<Step<Code>> {
+pub fn open(site: &mut Unproven, setup: &Setup<'_>) -> Result<Step<Code>> {
+    let talk = &mut site.talk;
     let proven = match prove(talk, setup)? {
         Step::Done(proven) => proven.ids,
         Step::Wait(said, after) => return Ok(Step::Wait(said, after)),

@@ -6,27 +6,37 @@ use anyhow::{Result, bail, ensure};
 use protocol::messages::{Config, Message};
 use protocol::refusal::{Refusal, Refused};
 
-use super::enroll::Step;
-use super::http::{Conversation, Meaning};
+use super::enroll::{Proved, Step};
+use super::http::Meaning;
+use super::voice;
 use crate::state::{Belief, State, write_file};
 
-/// Asks for the configuration and checks that it is ours: R15b.
-pub fn ask(talk: &mut Conversation, belief: &Belief, machine: Option<&str>) -> Result<Step<Config>> {
-    let config = match talk.get::<Config>(Message::Config)? {
+/// Asks for the configuration and checks that it is ours.
+pub fn ask(site: &mut Proved, belief: &Belief) -> Result<Step<Config>> {
+    let config = match site.talk().get::<Config>(Message::Config)? {
         Ok(config) => config,
         Err(Meaning::Wait(said, after)) => return Ok(Step::Wait(said, after)),
         Err(Meaning::No(said)) => return Ok(Step::No(said)),
         Err(Meaning::Good(_)) => return Ok(Step::Refused(Refusal::WrongAnswer.into())),
     };
-    let wrong = |detail: &str| Ok(Step::Refused(Refused::new(Refusal::WrongAnswer, 'b', detail)));
-    let held = belief.voucher.as_ref();
-    if held.is_none_or(|held| held.epoch != config.epoch || held.site != config.site) {
+    Ok(match check(&config, belief, site.machine()) {
+        Ok(()) => Step::Done(config),
+        Err(refused) => Step::Refused(refused),
+    })
+}
+
+/// Whether a configuration is for this machine as it belongs to its site now: R15b, R13e. `machine` is its name, where
+/// M4 has said that on the same connection.
+pub fn check(config: &Config, belief: &Belief, machine: Option<&str>) -> Result<(), Refused> {
+    let wrong = |detail: &str| Err(Refused::new(Refusal::WrongAnswer, 'b', detail));
+    let Some(held) = belief.voucher.as_ref() else { return wrong("this machine belongs to no site") };
+    if held.epoch != config.epoch || held.site != config.site {
         return wrong("it is for another epoch or site");
     }
     if machine.is_some_and(|machine| machine != config.machine) {
         return wrong("it is for another machine");
     }
-    Ok(Step::Done(config))
+    voice::check_role(held.epoch, &config.role)
 }
 
 /// Writes every file under `root`, and keeps the configuration.
@@ -55,7 +65,56 @@ fn under(root: &Path, path: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::anchors::Kept;
+    use protocol::bytes::{B64u, Digest};
+    use protocol::clock::Time;
+
     use super::*;
+    use crate::state::Held;
+
+    fn belief(epoch: u32) -> Belief {
+        let kept = Kept { anchors: String::new(), rank: 1, revoked: std::collections::BTreeMap::new() };
+        let held = Held { epoch, site: "ship-7".into(), pin: B64u(vec![]), pin_key: Digest([0; 32]) };
+        Belief { kept, floor: Time(0), voucher: Some(held), index: None, bundle: 0 }
+    }
+
+    fn config(epoch: u32) -> Config {
+        Config {
+            machine: "mc_1".into(),
+            epoch,
+            site: "ship-7".into(),
+            slot: "node-1".into(),
+            node: "node-1-abcdef".into(),
+            role: "worker".into(),
+            files: vec![],
+            api: vec![],
+            cluster_ca: String::new(),
+            found: false,
+        }
+    }
+
+    #[test]
+    fn r15b_a_configuration_for_another_machine_epoch_or_site_is_refused() {
+        let id = |config: &Config, machine| {
+            check(config, &belief(1), machine).map_err(|refused| refused.id()).err().unwrap_or_default()
+        };
+        assert_eq!(id(&config(1), Some("mc_1")), "");
+        assert_eq!(id(&config(1), None), "", "M4 was done on an earlier connection");
+        assert_eq!(id(&config(1), Some("mc_2")), "R15b");
+        assert_eq!(id(&config(2), Some("mc_1")), "R15b");
+        assert_eq!(id(&config(0), Some("mc_1")), "R15b");
+        assert_eq!(id(&Config { site: "ship-8".into(), ..config(1) }, Some("mc_1")), "R15b");
+        let nowhere = Belief { voucher: None, ..belief(1) };
+        assert_eq!(check(&config(0), &nowhere, None).unwrap_err().id(), "R15b");
+    }
+
+    #[test]
+    fn r13e_a_machine_without_voucher_takes_no_control_plane_role() {
+        let control_plane = |epoch| Config { role: "control-plane".into(), ..config(epoch) };
+        assert_eq!(check(&control_plane(0), &belief(0), None).unwrap_err().id(), "R13e");
+        assert!(check(&config(0), &belief(0), None).is_ok());
+        assert!(check(&control_plane(1), &belief(1), None).is_ok(), "a voucher came");
+    }
 
     #[test]
     fn files_never_leave_the_root() {

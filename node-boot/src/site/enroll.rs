@@ -1,5 +1,7 @@
 //! Vouchers, proof, certificate: M2 to M6. Until the site has proved itself, nothing else can be said to it.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result};
 use protocol::anchors::Trust;
 use protocol::attest::{Challenge, Proof, Proven, Request};
@@ -17,6 +19,7 @@ use protocol::voucher::{self, Accepted, Setting, Stored};
 
 use super::http::{Conversation, Meaning};
 use super::identify::Identity;
+use super::voice;
 use crate::state::{Belief, Held, State};
 
 /// How a step ended, when it did not fail.
@@ -32,16 +35,51 @@ pub enum Step<T> {
 }
 
 /// A provisioner of our owner that has not yet shown that this machine is for its site. It can only be asked for a
-/// voucher, told what we think of it, and given proof of who we are: R16 is this type.
+/// voucher (M2), told what we think of it (M3), given proof of who we are (M4), and shown a code (M10): R16 is this type.
 pub struct Unproven {
-    talk: Conversation,
+    pub(super) talk: Conversation,
 }
 
-/// A provisioner that has proved itself.
+/// A provisioner that has proved itself, by a voucher, by the pin of one, or by a person's word. It is made here only,
+/// and everything after M4 asks for it.
 pub struct Proved {
-    /// The conversation.
-    pub talk: Conversation,
+    talk: Conversation,
+    machine: Option<String>,
 }
+
+/// R16 is a matter of types: what comes after the site's proof takes a site that has given it.
+///
+/// ```no_run
+/// use node_boot::{site::configure, site::enroll::Proved, state::Belief};
+/// fn in_time(site: &mut Proved, belief: &Belief) {
+///     let _ = configure::ask(site, belief);
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use node_boot::{site::configure, site::enroll::Unproven, state::Belief};
+/// fn too_early(site: &mut Unproven, belief: &Belief) {
+///     let _ = configure::ask(site, belief);
+/// }
+/// ```
+///
+/// Nor can anybody declare a site proved, or reach past the type to its conversation.
+///
+/// ```compile_fail
+/// use node_boot::site::{enroll::Proved, http::Conversation};
+/// fn by_decree(talk: Conversation) -> Proved {
+///     Proved { talk, machine: None }
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use node_boot::site::{enroll::Unproven, http::Conversation};
+/// fn behind_its_back(site: &mut Unproven) -> &mut Conversation {
+///     &mut site.talk
+/// }
+/// ```
+#[cfg(doctest)]
+mod r16 {}
 
 /// What came of asking for a voucher: who can be asked again, where that makes sense, and how it ended.
 pub type Vouched = (Option<Unproven>, Step<(Proved, Belief)>);
@@ -74,9 +112,28 @@ impl Unproven {
         Self { talk }
     }
 
-    /// The conversation, for the human code (M10).
-    pub fn talk(&mut self) -> &mut Conversation {
-        &mut self.talk
+    /// Where it is.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.talk.address()
+    }
+
+    /// The site that its verified chain names, and that site's CA.
+    pub fn site(&self, setup: &Setup<'_>) -> Result<(String, Cert), Refused> {
+        voice::site_of(&self.setting(setup))
+    }
+
+    /// A person approved this machine by telephone, and another one confirmed the site here: pins the site's CA with
+    /// epoch 0, and saves that before anything else is said.
+    pub fn by_voice(self, setup: &Setup<'_>, _: voice::Admission) -> Result<(Proved, Belief)> {
+        let (site, pin) = self.site(setup)?;
+        let held = Held { epoch: voice::EPOCH, site, pin_key: pin.key_hash, pin: B64u(pin.der) };
+        let belief = Belief { voucher: Some(held), ..setup.belief.clone() };
+        setup.state.save("belief.json", &belief)?;
+        Ok((self.proved(), belief))
+    }
+
+    fn proved(self) -> Proved {
+        Proved { talk: self.talk, machine: None }
     }
 
     /// A connection to the site that the machine belongs to already proves itself by the pin it holds.
@@ -88,7 +145,7 @@ impl Unproven {
             .map_err(|error| Refused::new(Refusal::VoucherMalformed, 'a', error.to_string()))
             .and_then(|pin| voucher::check_session(&self.setting(setup), &pin));
         match checked {
-            Ok(()) => Ok(Proved { talk: self.talk }),
+            Ok(()) => Ok(self.proved()),
             Err(refused) => Err(Box::new((self, refused))),
         }
     }
@@ -135,7 +192,7 @@ impl Unproven {
             Ok(accepted) => {
                 let belief = adopt(setup, &accepted)?;
                 self.tell(None)?;
-                Ok((None, Step::Done((Proved { talk: self.talk }, belief))))
+                Ok((None, Step::Done((self.proved(), belief))))
             }
             Err(refused) => {
                 self.tell(Some(&refused))?;
@@ -144,8 +201,8 @@ impl Unproven {
         }
     }
 
-    /// M3.
-    fn tell(&mut self, refused: Option<&Refused>) -> Result<()> {
+    /// M3: what we think of the voucher, or of an approval by voice.
+    pub fn tell(&mut self, refused: Option<&Refused>) -> Result<()> {
         let reason = refused.map(|refused| refused.refusal.code().to_owned());
         let outcome = Outcome { version: 1, status: refused.is_none(), reason };
         self.talk.json(Message::VoucherStatus, "", &outcome).map(drop)
@@ -154,20 +211,31 @@ impl Unproven {
 
 /// Saves the voucher before anything else is said.
 fn adopt(setup: &Setup<'_>, accepted: &Accepted) -> Result<Belief> {
+    let belief = with(setup.belief, accepted);
+    setup.state.save("belief.json", &belief)?;
+    Ok(belief)
+}
+
+fn with(belief: &Belief, accepted: &Accepted) -> Belief {
     let held = Held {
         epoch: accepted.assignment.epoch,
         site: accepted.assignment.site.clone(),
         pin: B64u(accepted.pin.der.clone()),
         pin_key: accepted.pin.key_hash,
     };
-    let floor = setup.belief.floor.max(accepted.floor);
-    let belief = Belief { voucher: Some(held), floor, ..setup.belief.clone() };
-    setup.state.save("belief.json", &belief)?;
-    Ok(belief)
+    let floor = belief.floor.max(accepted.floor);
+    Belief { voucher: Some(held), floor, ..belief.clone() }
+}
+
+/// A voucher that M11 brought, checked as one of M2 is: what to believe from now on, where it is newer.
+pub fn newer(text: &str, setting: &Setting<'_>, belief: &Belief) -> Result<Option<Belief>, Refused> {
+    let accepted = voucher::check(text.as_bytes(), setting)?;
+    let newer = setting.stored.is_none_or(|stored| accepted.assignment.epoch > stored.epoch);
+    Ok(newer.then(|| with(belief, &accepted)))
 }
 
 /// M4: proves the strongest name there is. The voucher has said which endorsement key HQ means.
-pub fn prove(talk: &mut Conversation, setup: &Setup<'_>) -> Result<Step<Proven>> {
+pub(super) fn prove(talk: &mut Conversation, setup: &Setup<'_>) -> Result<Step<Proven>> {
     let identity = setup.identity;
     if let Some(chip) = &identity.tpm {
         let ek = chip.eks.first().context("the TPM's endorsement key")?;
@@ -206,43 +274,65 @@ fn proven(meaning: Meaning) -> Result<Step<Proven>> {
     }
 }
 
-/// M6: what time the site thinks it is.
-pub fn time(talk: &mut Conversation) -> Result<Step<Clock>> {
-    Ok(match talk.get::<Clock>(Message::Time)? {
-        Ok(clock) => Step::Done(clock),
-        Err(meaning) => not_done(meaning),
-    })
-}
+impl Proved {
+    /// The conversation, for what follows in this program.
+    pub(crate) fn talk(&mut self) -> &mut Conversation {
+        &mut self.talk
+    }
 
-/// M5: a certificate of the site for the node key: DER. R15a.
-pub fn certificate(
-    talk: &mut Conversation,
-    setup: &Setup<'_>,
-    belief: &Belief,
-    renew: bool,
-) -> Result<Step<Vec<u8>>> {
-    let node = &setup.identity.node;
-    let csr = protocol::issue::request("machine", None, &**node)?;
-    let message = if renew { Message::SimpleReenroll } else { Message::SimpleEnroll };
-    let body = match talk.send(message, "", est::REQUEST_TYPE, b64(&csr).as_bytes())?.meaning() {
-        Meaning::Good(body) => body,
-        other => return Ok(not_done(other)),
-    };
-    let wrong = |detail: &str| Refused::new(Refusal::WrongAnswer, 'a', detail);
-    let Some(der) = est::read_certs_only(&body)?.into_iter().next() else {
-        return Ok(Step::Refused(wrong("no certificate in the answer")));
-    };
-    let cert = Cert::parse(&der)?;
-    if cert.key_hash != node.key_hash() {
-        return Ok(Step::Refused(wrong("the certificate is for another key")));
+    /// The machine's own name, where M4 was done on this connection and said it.
+    pub fn machine(&self) -> Option<&str> {
+        self.machine.as_deref()
     }
-    let pin =
-        belief.voucher.as_ref().map(|held| Cert::parse(&held.pin.0)).transpose()?.context("a voucher")?;
-    let at = protocol::clock::effective(belief.floor, setup.rtc, [cert.not_before, pin.not_before]);
-    let between = talk.chain.get(1..).unwrap_or_default();
-    if protocol::cert::is_client(&der, between, std::slice::from_ref(&pin), at).is_err() {
-        return Ok(Step::Refused(wrong("the certificate does not come from the pinned CA")));
+
+    /// M4.
+    pub fn prove(&mut self, setup: &Setup<'_>) -> Result<Step<Proven>> {
+        let step = prove(&mut self.talk, setup)?;
+        if let Step::Done(proven) = &step {
+            self.machine.clone_from(&proven.machine);
+        }
+        Ok(step)
     }
-    setup.state.save_bytes("node.der", &der)?;
-    Ok(Step::Done(der))
+
+    /// M6: what time the site thinks it is.
+    pub fn time(&mut self) -> Result<Step<Clock>> {
+        Ok(match self.talk.get::<Clock>(Message::Time)? {
+            Ok(clock) => Step::Done(clock),
+            Err(meaning) => not_done(meaning),
+        })
+    }
+
+    /// M5: a certificate of the site for the node key: DER. R15a.
+    pub fn certificate(&mut self, setup: &Setup<'_>, renew: bool) -> Result<Step<Vec<u8>>> {
+        let node = &setup.identity.node;
+        let csr = protocol::issue::request("machine", None, &**node)?;
+        let message = if renew { Message::SimpleReenroll } else { Message::SimpleEnroll };
+        let body = match self.talk.send(message, "", est::REQUEST_TYPE, b64(&csr).as_bytes())?.meaning() {
+            Meaning::Good(body) => body,
+            other => return Ok(not_done(other)),
+        };
+        let wrong = |detail: &str| Refused::new(Refusal::WrongAnswer, 'a', detail);
+        let Some(der) = est::read_certs_only(&body)?.into_iter().next() else {
+            return Ok(Step::Refused(wrong("no certificate in the answer")));
+        };
+        let cert = Cert::parse(&der)?;
+        if cert.key_hash != node.key_hash() {
+            return Ok(Step::Refused(wrong("the certificate is for another key")));
+        }
+        let held = setup.belief.voucher.as_ref().context("the site's pin")?;
+        let pin = Cert::parse(&held.pin.0)?;
+        let starts = [cert.not_before, pin.not_before];
+        let at = protocol::clock::effective(setup.belief.floor, setup.rtc, starts);
+        let between = self.talk.chain.get(1..).unwrap_or_default();
+        if protocol::cert::is_client(&der, between, std::slice::from_ref(&pin), at).is_err() {
+            return Ok(Step::Refused(wrong("the certificate does not come from the pinned CA")));
+        }
+        setup.state.save_bytes("node.der", &der)?;
+        Ok(Step::Done(der))
+    }
+
+    /// M9.
+    pub fn joined(&mut self, outcome: &Outcome) -> Result<()> {
+        self.talk.json(Message::EnrollStatus, "", outcome).map(drop)
+    }
 }

@@ -7,3 +7,4 @@ pub mod enroll; // vouchers, proof, certificate
 pub mod http; // requests over one connection
 pub mod identify; // our keys and names
 pub mod tls; // whom we believe on the wire
+pub mod voice; // an approval by telephone

@@ -8,12 +8,13 @@ use anyhow::{Context, Result};
 use protocol::crypto::Signer as _;
 use protocol::id::Id;
 use protocol::tpm::Spec;
+use protocol::voucher::VOICE_EPOCH;
 
 use crate::console;
 use crate::join::kubelet;
 use crate::sequence::{Awake, Machine};
 use crate::site::discover;
-use crate::site::voice::{EPOCH, PATIENCE};
+use crate::site::voice::PATIENCE;
 use crate::state::State;
 
 /// Finds the site, proves who the machine is, and joins it to the cluster.
@@ -192,7 +193,7 @@ fn status(at: &Where) -> Result<()> {
     let belief: Option<crate::state::Belief> = state.load("belief.json")?;
     let config: Option<protocol::messages::Config> = state.load("config.json")?;
     match belief.as_ref().and_then(|belief| belief.voucher.as_ref()) {
-        Some(held) if held.epoch == EPOCH => {
+        Some(held) if held.epoch == VOICE_EPOCH => {
             println!(
                 "belongs to site {}, approved by telephone; headquarters' voucher is still to come",
                 held.site

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use protocol::attest::{Binding, Request};
-use protocol::bytes::{B64u, Digest, b64};
+use protocol::bytes::{B64u, Digest, b64, b64u};
+use protocol::cert::Cert;
+use protocol::claim::{Code, Open, Opened, Reveal, commit, sas};
 use protocol::clock::Time;
 use protocol::crypto::{Alg, Signer, SoftKey};
 use protocol::id::Id;
@@ -192,6 +194,23 @@ impl Session<'_> {
         let device = &self.pledge.device;
         let sig = B64u(device.sign(&self.binding.dev_key_message())?);
         self.json(Message::Attest, &Request::DevKey { spki: B64u(device.spki().to_vec()), sig })
+    }
+
+    /// M10, after M4: the code that the machine shows.
+    pub fn claim(&mut self) -> Result<Code> {
+        let s = self.binding.s;
+        let mut ids = vec![self.pledge.id(), Id::Key(s)];
+        ids.sort();
+        let nb = protocol::crypto::random::<16>()?;
+        let open = Open { commit: commit(&s, &ids, &nb), ids, hw: protocol::inventory::Facts::default() };
+        let answer = self.json(Message::Claim, &open)?;
+        ensure!(answer.status == 200, "M10: {} {}", answer.status, answer.reason());
+        let opened: Opened = json::parse(&answer.body)?;
+        let ns: [u8; 16] = opened.ns.0.as_slice().try_into().context("a nonce of 16 bytes")?;
+        let reveal = json::to_vec(&Reveal { nb: B64u(nb.to_vec()) });
+        let answer = self.send(Message::ClaimReveal, &b64u(&opened.id.0), "application/json", &reveal)?;
+        ensure!(answer.status == 202, "M10: {} {}", answer.status, answer.reason());
+        Ok(sas(&s, &Cert::parse(&self.leaf)?.key_hash, &nb, &ns))
     }
 
     /// M5.

@@ -79,11 +79,16 @@ pub struct Hq {
 impl Hq {
     /// A new owner with one site.
     pub fn found(programs: &Programs, owner: &str) -> Result<Self> {
+        Self::found_with(programs, owner, &[])
+    }
+
+    /// The same, with more arguments for `init`.
+    pub fn found_with(programs: &Programs, owner: &str, options: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let hq = Self { folder, program: programs.provisioner.clone() };
         fs::create_dir(hq.dir())?;
         fs::write(hq.path("passphrase"), "a long passphrase for tests\n")?;
-        hq.run(&["init", "--name", owner])?;
+        hq.run(&[&["init", "--name", owner], options].concat())?;
         hq.run(&["site", "add", SITE])?;
         Ok(hq)
     }
@@ -123,6 +128,14 @@ impl Hq {
         let file = self.path("site.nbb");
         self.run(&["bundle", "build", SITE, "-o", &file.display().to_string()])?;
         Ok(file)
+    }
+
+    /// The code that headquarters reads back over the telephone to one that was read to it.
+    pub fn answer(&self, slot: &str, code: &str) -> Result<String> {
+        let approval = self.path("approval.jws").display().to_string();
+        let said = self.run(&["approve", SITE, slot, code, "-o", &approval])?;
+        let voice = said.split("read back").nth(1).and_then(code_in);
+        voice.with_context(|| format!("headquarters reads no code back: {said}"))
     }
 
     /// What a machine of this owner carries: the anchors.

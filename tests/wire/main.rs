@@ -5,6 +5,7 @@
 mod est; // a client that nobody here wrote
 mod rebuild; // a store that was lost
 mod refusals; // each refusal of the registrar, by its id
+mod voice; // a machine that a person approves by telephone
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -53,9 +54,21 @@ impl Served {
 
     /// With more arguments for `serve`.
     pub fn with_options(pledges: &[&Pledge], options: &[&str]) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let programs = Programs::build().unwrap();
         let hq = Hq::found(&programs, "Wire").unwrap();
+        Self::of(hq, programs, pledges, options)
+    }
+
+    /// Of an owner who lets machines be admitted by voice, with these slots and nobody registered.
+    pub fn by_phone(slots: &str) -> Self {
+        let programs = Programs::build().unwrap();
+        let hq = Hq::found_with(&programs, "Wire", &["--allow-phone"]).unwrap();
+        hq.edit(&format!("sites/{SITE}/slots.yaml"), slots).unwrap();
+        Self::of(hq, programs, &[], &[])
+    }
+
+    fn of(hq: Hq, programs: Programs, pledges: &[&Pledge], options: &[&str]) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new("true").spawn().unwrap();
@@ -67,7 +80,9 @@ impl Served {
             .enumerate()
             .map(|(n, pledge)| format!("WIRE{n:03},{},{SITE},worker\n", pledge.id()))
             .collect();
-        served.hq.import(&format!("serial,dev-key,site,roles\n{rows}")).unwrap();
+        if !rows.is_empty() {
+            served.hq.import(&format!("serial,dev-key,site,roles\n{rows}")).unwrap();
+        }
         served.start();
         served.deliver();
         served

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use protocol::refusal::{Said, Wait};
+use protocol::voucher::VOICE_EPOCH;
 
 use super::Awake;
 use crate::console::{say, show_code};
+use crate::site::claim;
 use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::Conversation;
-use crate::site::{claim, voice};
 
 /// What came of a wait for a voucher.
 pub(super) enum Waited {
@@ -54,7 +55,7 @@ impl Awake {
     fn by_pin(&mut self, mut site: Unproven) -> Result<Result<Proved, Unproven>> {
         let trust = self.trust()?;
         let Some(held) = &self.belief.voucher else { return Ok(Err(site)) };
-        if held.epoch == voice::EPOCH {
+        if held.epoch == VOICE_EPOCH {
             let request = site.request(&self.setup(&trust))?;
             match site.voucher(&self.setup(&trust), &request)? {
                 (_, Step::Done((proved, belief))) => {

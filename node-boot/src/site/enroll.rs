@@ -15,7 +15,7 @@ use protocol::json;
 use protocol::messages::{Clock, Message, Outcome, VOUCHER_TYPE};
 use protocol::pvr::{self, Claims};
 use protocol::refusal::{Refusal, Refused, Said};
-use protocol::voucher::{self, Accepted, Setting, Stored};
+use protocol::voucher::{self, Accepted, Setting, Stored, VOICE_EPOCH};
 
 use super::http::{Conversation, Meaning};
 use super::identify::Identity;
@@ -126,7 +126,7 @@ impl Unproven {
     /// epoch 0, and saves that before anything else is said.
     pub fn by_voice(self, setup: &Setup<'_>, _: voice::Admission) -> Result<(Proved, Belief)> {
         let (site, pin) = self.site(setup)?;
-        let held = Held { epoch: voice::EPOCH, site, pin_key: pin.key_hash, pin: B64u(pin.der) };
+        let held = Held { epoch: VOICE_EPOCH, site, pin_key: pin.key_hash, pin: B64u(pin.der) };
         let belief = Belief { voucher: Some(held), ..setup.belief.clone() };
         setup.state.save("belief.json", &belief)?;
         Ok((self.proved(), belief))

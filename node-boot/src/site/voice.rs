@@ -7,14 +7,12 @@ use std::time::Duration;
 use protocol::cert::{Cert, issued_by};
 use protocol::clock::effective;
 use protocol::refusal::{Refusal, Refused};
-use protocol::voucher::{Setting, check_session};
+use protocol::voucher::{Setting, VOICE_EPOCH, check_session};
 
 use self::person::Person;
 
 /// How long a voucher is looked for on the LAN before a person's word can stand in for it.
 pub const PATIENCE: Duration = Duration::from_mins(1);
-/// The epoch of a machine without a voucher.
-pub const EPOCH: u32 = 0;
 
 /// What is known when a provisioner says that the machine is approved by voice.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +73,7 @@ pub fn judge(seen: &Seen, patience: Duration) -> Verdict {
 
 /// What a person's word is not enough for: a control-plane machine needs a voucher. R13e.
 pub fn check_role(epoch: u32, role: &str) -> Result<(), Refused> {
-    if epoch == EPOCH && role != "worker" {
+    if epoch == VOICE_EPOCH && role != "worker" {
         let detail = format!("the role {role:?} needs headquarters' voucher");
         return Err(Refused::new(Refusal::VoiceRefused, 'e', detail));
     }
@@ -102,13 +100,8 @@ pub fn site_of(setting: &Setting<'_>) -> Result<(String, Cert), Refused> {
 mod tests {
     use super::*;
 
-    const GOOD: Seen = Seen {
-        allowed: true,
-        stored: false,
-        offered: false,
-        searched: PATIENCE,
-        person: Person::Yes,
-    };
+    const GOOD: Seen =
+        Seen { allowed: true, stored: false, offered: false, searched: PATIENCE, person: Person::Yes };
     const PERSONS: [Person; 6] =
         [Person::NotAsked, Person::Asked, Person::Yes, Person::No, Person::Silent, Person::Unreachable];
 
@@ -155,8 +148,8 @@ mod tests {
 
     #[test]
     fn r13e_a_control_plane_machine_needs_a_voucher() {
-        assert_eq!(check_role(EPOCH, "control-plane").unwrap_err().id(), "R13e");
-        assert!(check_role(EPOCH, "worker").is_ok());
+        assert_eq!(check_role(VOICE_EPOCH, "control-plane").unwrap_err().id(), "R13e");
+        assert!(check_role(VOICE_EPOCH, "worker").is_ok());
         assert!(check_role(1, "control-plane").is_ok());
     }
 

@@ -196,6 +196,11 @@ impl Record {
         })
     }
 
+    /// Whether a site made it, after an approval by voice that HQ has not taken into its own registrations yet.
+    pub fn by_voice(&self) -> bool {
+        self.epoch == crate::voucher::VOICE_EPOCH
+    }
+
     /// The id its voucher names; none for a record of mere hints.
     pub fn canonical_id(&self) -> Option<Id> {
         self.auth.iter().min_by_key(|auth| auth.order()).map(Auth::id)

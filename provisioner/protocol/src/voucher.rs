@@ -16,6 +16,9 @@ use crate::refusal::{Refusal, Refused};
 /// No voucher and no voucher request is larger, bytes.
 pub const LIMIT: usize = 16 * 1024;
 
+/// The epoch of a machine that was admitted by voice and has no voucher yet: HQ's begin with 1.
+pub const VOICE_EPOCH: u32 = 0;
+
 /// Our part of a voucher (`manufacturer-proprietary`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
@@ -51,7 +54,7 @@ struct Wrapper {
 /// What a machine keeps of the voucher in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Its epoch; 0 when admitted by voice.
+    /// Its epoch; [`VOICE_EPOCH`] when admitted by voice.
     pub epoch: u32,
     /// Hash of the pinned CA's key.
     pub pin: Digest,

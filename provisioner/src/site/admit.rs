@@ -102,6 +102,7 @@ impl Site {
         let voucher = record.canonical_id().map(|id| look.bytes(VOUCHERS, &id.to_string())).transpose();
         match voucher.map_err(broken)?.flatten() {
             Some(voucher) => Ok(Answer::Now(String::from_utf8_lossy(&voucher).into_owned())),
+            None if record.by_voice() => Ok(Answer::Wait(Wait::Approved, RETRY)),
             None => Ok(self.without_voucher(peer)),
         }
     }
@@ -186,7 +187,12 @@ impl Site {
             .map_err(broken)?;
         let ids = vec![proven.clone(), Id::Key(peer.s)];
         match bound {
-            Ok(machine) => Ok(Proven { ids, machine }),
+            Ok(machine) => {
+                if machine.is_some() {
+                    self.forget_claims(&peer.s);
+                }
+                Ok(Proven { ids, machine })
+            }
             Err(refused) => {
                 if matches!(refused.refusal, Refusal::Duplicate | Refusal::MemberAlive) {
                     self.alarm(refused.refusal.code(), &proven.to_string()).await;
@@ -198,20 +204,20 @@ impl Site {
 }
 
 /// One proof, to be bound.
-struct Entry<'a> {
-    s: protocol::bytes::Digest,
-    kind: &'a str,
-    proven: &'a Id,
-    hw: Option<Facts>,
-    now: Time,
-    site: &'a str,
-    word: &'a Word,
-    alive: &'a dyn Fn(&protocol::bytes::Digest) -> bool,
+pub(crate) struct Entry<'a> {
+    pub s: protocol::bytes::Digest,
+    pub kind: &'a str,
+    pub proven: &'a Id,
+    pub hw: Option<Facts>,
+    pub now: Time,
+    pub site: &'a str,
+    pub word: &'a Word,
+    pub alive: &'a dyn Fn(&protocol::bytes::Digest) -> bool,
 }
 
 impl Entry<'_> {
     /// Everything is checked before anything is written.
-    fn bind(&self, tx: &Change<'_>) -> Result<Result<Option<String>, Refused>, StoreError> {
+    pub fn bind(&self, tx: &Change<'_>) -> Result<Result<Option<String>, Refused>, StoreError> {
         let Some(id) = tx.get::<String>(IDS, &self.proven.to_string())? else { return Ok(Ok(None)) };
         let Some(record) = tx.get::<Record>(RECORDS, &id)? else { return Ok(Ok(None)) };
         if let Err(refused) = check_standing(&record, self.site, self.now) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use protocol::clock::YEAR;
 use protocol::csr::Csr;
-use protocol::issue::Role;
+use protocol::issue;
 use protocol::messages::{Config, Outcome};
 use protocol::refusal::{Refusal, Refused, Wait};
 
@@ -14,6 +14,7 @@ use super::rebuild::Stage;
 use super::store::{KUBELETS, Look, MACHINES, NAMES};
 use super::{Answer, Bound, Peer, Site, broken};
 use crate::cluster::ClusterError;
+use crate::model::Role;
 use crate::render::{self, Order};
 
 /// An address that means the same machine everywhere on the site.
@@ -35,7 +36,7 @@ impl Site {
                 "the request is for another key than the one that speaks",
             ));
         }
-        let role = Role::Node { machine: &bound.machine.id, life: YEAR };
+        let role = issue::Role::Node { machine: &bound.machine.id, life: YEAR };
         Ok(vec![self.keys.issue(&role, &csr.spki, self.now()).map_err(broken)?])
     }
 
@@ -53,28 +54,36 @@ impl Site {
         let Some((slot, node)) = bound.machine.slot.clone().zip(bound.machine.node()) else {
             return Ok(Answer::Wait(bound.machine.wait_for_slot(&bound.record), RETRY));
         };
+        let role = self.role(&bound, &slot)?;
         let Some(cluster) = self.cluster() else { return Ok(Answer::Wait(Wait::ClusterAway, RETRY)) };
         let Some(api) = self.memory().view.as_ref().map(|view| view.api.clone()) else {
             return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
         };
-        let word = self.word();
         let source = peer.source.ip().to_canonical();
         let addresses = self.addresses(&bound, &slot, source);
         self.note_addresses(&bound, addresses).await?;
         let files = self.rendered(&bound, &slot, &node, Some(source).filter(is_global), cluster.ca_pem())?;
-        let role = word.slots.get(&slot).map(|slot| slot.role.word()).unwrap_or_default();
         Ok(Answer::Now(Config {
             machine: bound.machine.id,
             epoch: bound.record.epoch,
             site: self.name().to_owned(),
             slot,
             node,
-            role: role.to_owned(),
+            role: role.word().to_owned(),
             files,
             api,
             cluster_ca: cluster.ca_pem().to_owned(),
             found: false,
         }))
+    }
+
+    /// What a machine is to do in its slot. A voice is not enough for some of it: R40d, whatever HQ made of the slot since.
+    fn role(&self, bound: &Bound, slot: &str) -> Result<Role, Refused> {
+        let role = self.word().slots.get(slot).map(|slot| slot.role).unwrap_or_default();
+        if bound.record.by_voice() {
+            super::voice::check_role(role)?;
+        }
+        Ok(role)
     }
 
     /// The files of a machine as they would be sent now.
@@ -130,6 +139,7 @@ impl Site {
             return Ok(Answer::Wait(bound.machine.wait_for_slot(&bound.record), RETRY));
         };
         check_request(csr, &node, peer)?;
+        self.role(&bound, bound.machine.slot.as_deref().unwrap_or_default())?;
         if let Some(remedy) = self.memory().unsafe_why.clone() {
             return Err(Refused::new(Refusal::ClusterUnsafe, 'a', remedy));
         }

@@ -16,9 +16,6 @@ const CODE_LIFE: i64 = 3600;
 const MOST_CLAIMS: usize = 64;
 /// Claims a minute.
 const A_MINUTE: usize = 6;
-/// Wrong codes a claim survives, and wrong codes a day.
-const WRONG_PER_CLAIM: u32 = 5;
-const WRONG_PER_DAY: u32 = 20;
 
 /// A machine that shows a code, or is going to.
 #[derive(Clone, Debug)]
@@ -33,11 +30,12 @@ pub struct Claim {
     pub since: Time,
     /// The code, once both nonces are out.
     pub code: Option<Code>,
-    /// The slot it was approved for, and by whose word.
-    pub approved: Option<(String, &'static str)>,
+    /// The slot that HQ approved it for.
+    pub approved: Option<String>,
+    /// Wrong codes that were typed meanwhile.
+    pub(super) wrong: u32,
     commit: Digest,
     ns: [u8; 16],
-    wrong: u32,
 }
 
 impl Site {
@@ -63,11 +61,7 @@ impl Site {
 
     /// Why the machine with this key waits, if it has a claim.
     pub(crate) fn claim_state(&self, s: &Digest) -> Option<Wait> {
-        let claim = self.claims().into_iter().find(|claim| claim.s == *s && claim.code.is_some())?;
-        Some(match claim.approved {
-            Some((_, "voice")) => Wait::Approved,
-            _ => Wait::PendingHq,
-        })
+        self.claims().iter().any(|claim| claim.s == *s && claim.code.is_some()).then_some(Wait::PendingHq)
     }
 
     /// M10, first step: R21c, R41, R42a.
@@ -147,49 +141,12 @@ impl Site {
             let [claim] = fitting.as_mut_slice() else {
                 return Err(unfit('d', "no single machine shows this code"));
             };
-            claim.approved = Some((slot.to_owned(), "hq"));
+            claim.approved = Some(slot.to_owned());
             claim.clone()
         };
-        self.report_approval(&claim, slot, "hq").await
-    }
-
-    async fn report_approval(&self, claim: &Claim, slot: &str, by: &str) -> Result<(), Refused> {
-        let machine = format!("claim-{}", claim.s.short_hex());
-        let ids = claim.proven.clone();
-        let approved = Approved { machine, slot: slot.to_owned(), ids, by: by.to_owned() };
-        self.store.write(move |tx| report::note(tx, &report::Event::Approved(approved))).await.map_err(broken)
-    }
-
-    /// HQ's answer by voice, typed at the provisioner: R43.
-    pub async fn approve_by_voice(&self, slot: &str, text: &str) -> Result<String, Refused> {
-        let wrong = |case, detail: &str| Refused::new(Refusal::CodeWrong, case, detail);
-        let answer = Code::parse(text).map_err(|error| wrong('a', &error.to_string()))?;
-        let identity = &self.keys.identity;
-        let key = claim::approve_key(&identity.grant.approve_key.0, &identity.grant.hq_approve.0)
-            .map_err(broken)?;
-        let found = {
-            let _ = self.claims();
-            let mut memory = self.memory();
-            if memory.wrong_codes >= WRONG_PER_DAY {
-                return Err(wrong('c', "too many wrong codes today"));
-            }
-            let site = self.name().to_owned();
-            let fits = |code: Option<Code>| {
-                code.is_some_and(|sas| claim::voice_code(&key, &site, sas, slot) == answer)
-            };
-            let found = memory.claims.values_mut().find(|claim| fits(claim.code));
-            if let Some(claim) = found {
-                claim.approved = Some((slot.to_owned(), "voice"));
-                Some(claim.clone())
-            } else {
-                memory.wrong_codes += 1;
-                memory.claims.values_mut().for_each(|claim| claim.wrong += 1);
-                memory.claims.retain(|_, claim| claim.wrong < WRONG_PER_CLAIM);
-                None
-            }
-        };
-        let claim = found.ok_or_else(|| wrong('b', "it answers no code that a machine shows"))?;
-        self.report_approval(&claim, slot, "voice").await?;
-        Ok(claim.s.to_string())
+        let approved =
+            Approved { machine: claim.name(), slot: slot.to_owned(), ids: claim.ids(), by: "hq".to_owned() };
+        let noted = self.store.write(move |tx| report::note(tx, &report::Event::Approved(approved)));
+        noted.await.map(drop).map_err(broken)
     }
 }

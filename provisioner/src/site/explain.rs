@@ -60,10 +60,8 @@ pub struct ClaimRow {
     pub serial: String,
     /// Its maker and model.
     pub model: String,
-    /// The slot it was approved for; empty while it waits.
+    /// The slot that HQ approved it for; empty while it waits.
     pub slot: String,
-    /// By whose word: `hq` or `voice`; empty while it waits.
-    pub by: String,
     /// For how long it has shown its code, seconds.
     pub seconds: u64,
 }
@@ -177,6 +175,7 @@ pub fn explain(site: &Site, wanted: &str) -> Result<Explained> {
             let mut it = of_machine(&machine, record.as_ref(), reason(site, &machine)?, now);
             let profile = site.word().profiles.of(&machine.hw).map(|(_, why)| why);
             it.facts.extend(profile.map(|why| ("profile".to_owned(), why)));
+            it.facts.extend(record.filter(Record::by_voice).map(|_| words::by_voice()));
             it.facts.extend(health(site).into_iter().map(|wrong| ("this site".to_owned(), wrong)));
             Ok(it)
         }

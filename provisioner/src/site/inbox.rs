@@ -12,7 +12,7 @@ use protocol::{approval, record::Record};
 use super::rebuild::{self, Stage};
 use super::store::{Look, MACHINES, RECORDS, SECTIONS};
 use super::word::{Read, Word};
-use super::{Site, admit, broken};
+use super::{Site, admit, broken, voice};
 
 /// How often the folder is looked at.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -58,7 +58,8 @@ impl Site {
             .write(move |tx| {
                 read.save(tx)?;
                 rebuild::has_bundle(tx, mine, now)?;
-                mine.map_or(Ok(()), |seq| Site::acknowledge(tx, seq))
+                mine.map_or(Ok(()), |seq| Site::acknowledge(tx, seq))?;
+                voice::hand_over(tx)
             })
             .await
             .map_err(broken)?;

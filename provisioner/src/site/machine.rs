@@ -154,6 +154,7 @@ impl Machine {
             Some(Said::No) => Word::No,
             Some(Said::Retire) => Word::Retire,
             None if record.is_some_and(|record| !record.policy.auto) => Word::Wanted,
+            None if record.is_some_and(Record::by_voice) => Word::Voice,
             None => Word::NotNeeded,
         }
     }

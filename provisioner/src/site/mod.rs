@@ -16,6 +16,7 @@ pub mod report; // what HQ is told
 pub mod serve; // everything that runs beside each other
 pub mod status; // M11 and heartbeats
 pub mod store; // what is remembered
+pub mod voice; // approvals by telephone
 pub mod word; // HQ's word in force
 
 use std::collections::HashMap;
@@ -80,7 +81,7 @@ pub(crate) struct KeyEntry {
 pub(crate) struct Memory {
     pub claims: HashMap<[u8; 16], claims::Claim>,
     pub window_until: Time,
-    pub wrong_codes: u32,
+    pub wrong_codes: Vec<Time>,
     pub beats: HashMap<[u8; 8], status::Beats>,
     pub alarmed: HashMap<(String, &'static str), Time>,
     pub view: Option<View>,
@@ -239,7 +240,9 @@ impl Site {
         tracing::warn!(machine = about, reason = refusal, "alarm");
         self.metrics.alarm(refusal);
         let alarm = protocol::report::Alarm { reason: refusal.to_owned(), about: about.to_owned(), at: now };
-        if let Err(error) = self.store.write(move |tx| report::note(tx, &report::Event::Alarm(alarm))).await {
+        if let Err(error) =
+            self.store.write(move |tx| report::note(tx, &report::Event::Alarm(alarm)).map(drop)).await
+        {
             tracing::error!(%error, "an alarm could not be saved");
         }
     }

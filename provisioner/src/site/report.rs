@@ -29,9 +29,9 @@ pub enum Event {
     Approved(Approved),
 }
 
-/// Saves an event.
-pub fn note(tx: &Change<'_>, event: &Event) -> Result<(), StoreError> {
-    tx.append(EVENTS, "event", event).map(drop)
+/// Saves an event: its number.
+pub fn note(tx: &Change<'_>, event: &Event) -> Result<u64, StoreError> {
+    tx.append(EVENTS, "event", event)
 }
 
 impl Site {

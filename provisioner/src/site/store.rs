@@ -49,14 +49,16 @@ pub const NAMES: Table = Table::new("names");
 pub const KUBELETS: Table = Table::new("kubelets");
 /// Slots and the machine that holds each.
 pub const HOLDERS: Table = Table::new("holders");
+/// Registrations that the site made after an approval by voice, until HQ's bundle answers for them.
+pub const VOICES: Table = Table::new("voices");
 /// What goes into the next report.
 pub const EVENTS: Table = Table::new("events");
 /// Who did what.
 pub const AUDIT: Table = Table::new("audit");
 
-const ALL: [Table; 14] = [
-    META, SECTIONS, RECORDS, IDS, LABELS, VOUCHERS, MACHINES, KEYS, BURNED, NAMES, KUBELETS, HOLDERS, EVENTS,
-    AUDIT,
+const ALL: [Table; 15] = [
+    META, SECTIONS, RECORDS, IDS, LABELS, VOUCHERS, MACHINES, KEYS, BURNED, NAMES, KUBELETS, HOLDERS, VOICES,
+    EVENTS, AUDIT,
 ];
 
 /// The store could not do what it was asked; nothing was changed.
@@ -183,9 +185,14 @@ impl Change<'_> {
     /// Adds a value at the end of a table of numbered entries.
     pub fn append<T: Serialize>(&self, table: Table, series: &str, value: &T) -> Result<u64, StoreError> {
         let number = self.next(series)?;
-        self.put(table, &format!("{number:020}"), value)?;
+        self.put(table, &self::number(number), value)?;
         Ok(number)
     }
+}
+
+/// The key of a numbered entry.
+pub fn number(number: u64) -> String {
+    format!("{number:020}")
 }
 
 type Job = Box<dyn FnOnce(&Change<'_>) -> Result<Tell, StoreError> + Send>;

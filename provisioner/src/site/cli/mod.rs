@@ -135,6 +135,11 @@ pub enum Command {
         json: bool,
     },
     /// Say yes: to a code, with HQ's answer by voice; or to a machine that waits for a person here.
+    ///
+    /// After an answer by voice the site registers the machine itself, for that slot and never for a control-plane one.
+    /// The machine goes on without a voucher only if the owner's anchors allow it, it belongs to no site yet, no
+    /// provisioner has a voucher for it, and a person at the machine confirms the site's name. HQ's own registration
+    /// takes over with the bundle that answers the next report.
     #[command(group = clap::ArgGroup::new("what").required(true).args(["slot", "machine"]))]
     Approve {
         /// Where its things are.
@@ -300,9 +305,10 @@ fn say(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Approve { at, slot: Some(slot), code: Some(code), .. } => {
-            ask::<String>(&at.dir, &Ask::Approve { slot: slot.clone(), code })?;
-            println!("The code is right: the machine is approved for {slot}.");
-            println!("Somebody at the machine must now confirm the site on its screen.");
+            let machine: String = ask(&at.dir, &Ask::Approve { slot: slot.clone(), code })?;
+            println!("The code is right: {machine} is approved for {slot}, and holds it from now on.");
+            println!("Somebody at the machine must now confirm the site: on its screen, or by a stick.");
+            println!("Send HQ a report (`provisioner report`): its next bundle makes the approval lasting.");
             Ok(())
         }
         Command::Approve { at, machine: Some(machine), .. } => {

@@ -72,10 +72,9 @@ pub fn claims(claims: &[ClaimRow]) -> String {
         return "No machine shows a code.\n".to_owned();
     }
     let line = |row: &ClaimRow| {
-        let state = match row.by.as_str() {
+        let state = match row.slot.as_str() {
             "" => "read its code to HQ".to_owned(),
-            "voice" => format!("approved by voice for {}: confirm the site at the machine", row.slot),
-            _ => format!("approved by HQ for {}: waits for the bundle", row.slot),
+            slot => format!("approved by HQ for {slot}: waits for the bundle"),
         };
         let key: String = row.machine.chars().take("key:".len() + 12).collect();
         vec![key, or_dash(&row.serial), or_dash(&row.model), span(row.seconds), state]
@@ -181,13 +180,13 @@ node-2  worker         (free)   -        -
             seconds: 40,
             ..ClaimRow::default()
         };
-        let approved = ClaimRow { slot: "node-3".into(), by: "voice".into(), ..waits.clone() };
+        let approved = ClaimRow { slot: "node-3".into(), ..waits.clone() };
         assert_eq!(
             claims(&[waits, approved]),
             "\
 MACHINE           SERIAL  MODEL      SINCE  STATE
 key:47DEQpj8HBSa  S1      Intel NUC  40 s   read its code to HQ
-key:47DEQpj8HBSa  S1      Intel NUC  40 s   approved by voice for node-3: confirm the site at the machine
+key:47DEQpj8HBSa  S1      Intel NUC  40 s   approved by HQ for node-3: waits for the bundle
 "
         );
     }

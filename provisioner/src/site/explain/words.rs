@@ -37,13 +37,11 @@ pub(super) fn unseen_row(record: &Record) -> Row {
 }
 
 pub(super) fn claim_row(claim: &Claim, now: Time) -> ClaimRow {
-    let (slot, by) = claim.approved.clone().unwrap_or_default();
     ClaimRow {
         machine: format!("key:{}", claim.s),
         serial: claim.hw.dmi.serial.clone(),
         model: format!("{} {}", claim.hw.dmi.vendor, claim.hw.dmi.product).trim().to_owned(),
-        slot,
-        by: by.to_owned(),
+        slot: claim.approved.clone().unwrap_or_default(),
         seconds: now.since(claim.since),
     }
 }
@@ -104,6 +102,13 @@ fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
     .collect()
 }
 
+/// What else there is to know of a machine that the site registered itself.
+pub(super) fn by_voice() -> (String, String) {
+    let text = "by telephone: without a voucher it goes on once a person at the machine confirms the site; \
+                HQ's bundle takes over when it answers a report";
+    ("approved".to_owned(), text.to_owned())
+}
+
 pub(super) fn of_record(record: &Record, refused: Option<&Refused>) -> Explained {
     let mut row = unseen_row(record);
     let ids: Vec<_> = record.auth.iter().map(|auth| auth.id().to_string()).collect();
@@ -133,16 +138,9 @@ pub(super) fn of_record(record: &Record, refused: Option<&Refused>) -> Explained
 
 pub(super) fn of_claim(claim: &Claim, now: Time) -> Explained {
     let shown = claim_row(claim, now);
-    let wait = match claim.approved {
-        Some((_, "voice")) => Wait::Approved,
-        _ => Wait::PendingHq,
-    };
+    let wait = Wait::PendingHq;
     let (next, deadline) = match claim.approved {
         None => ("It goes on when HQ approves its code.", "until HQ says yes; a code is good for an hour"),
-        Some((_, "voice")) => (
-            "It goes on when the person at the machine confirms the site.",
-            "until somebody presses the key at the machine",
-        ),
         Some(_) => (
             "It goes on when a bundle brings its registration: send a report to HQ.",
             "until the next bundle is applied",

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use protocol::refusal::{Said, Wait};
-use protocol::voucher::VOICE_EPOCH;
 
 use super::Awake;
 use crate::console::{say, show_code};
@@ -50,27 +49,27 @@ impl Awake {
         Ok(self.prove_and_certify(&mut proved)?.then_some(proved))
     }
 
-    /// A site that this machine belongs to proves itself by its pin. Where only a voice said so, headquarters' voucher
-    /// is asked for first: it may have come since.
-    fn by_pin(&mut self, mut site: Unproven) -> Result<Result<Proved, Unproven>> {
+    /// A site that this machine belongs to proves itself by its pin. A voucher is asked for first all the same: headquarters
+    /// may have sent a newer one, and the request tells the site what this machine is made of today.
+    fn by_pin(&mut self, site: Unproven) -> Result<Result<Proved, Unproven>> {
         let trust = self.trust()?;
-        let Some(held) = &self.belief.voucher else { return Ok(Err(site)) };
-        if held.epoch == VOICE_EPOCH {
-            let request = site.request(&self.setup(&trust))?;
-            match site.voucher(&self.setup(&trust), &request)? {
-                (_, Step::Done((proved, belief))) => {
-                    self.belief = belief;
-                    return Ok(Ok(proved));
-                }
-                (Some(back), step) => {
-                    if let Step::Refused(refused) = step {
-                        say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
-                    }
-                    site = back;
-                }
-                (None, _) => bail!("the conversation ended"),
-            }
+        if self.belief.voucher.is_none() {
+            return Ok(Err(site));
         }
+        let request = site.request(&self.setup(&trust))?;
+        let site = match site.voucher(&self.setup(&trust), &request)? {
+            (_, Step::Done((proved, belief))) => {
+                self.belief = belief;
+                return Ok(Ok(proved));
+            }
+            (Some(back), step) => {
+                if let Step::Refused(refused) = step {
+                    say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
+                }
+                back
+            }
+            (None, _) => bail!("the conversation ended"),
+        };
         Ok(site.by_pin(&self.setup(&trust)).map_err(|back| back.0))
     }
 

@@ -89,6 +89,7 @@ impl Site {
     /// M2. What is said here is not proven: no record changes, no slot is kept.
     pub async fn request_voucher(&self, peer: &Peer, pvr: &Pvr) -> Result<Answer<String>, Refused> {
         self.check_bundle_of(peer)?;
+        self.note_hardware(peer, &pvr.claims.hw).await?;
         let mut ids = vec![pvr.id.clone()];
         ids.extend(pvr.claims.ids.iter().cloned());
         let found = find(&self.store.look().map_err(broken)?, &ids, &pvr.claims.hw).map_err(broken)?;
@@ -105,6 +106,21 @@ impl Site {
             None if record.by_voice() => Ok(Answer::Wait(Wait::Approved, RETRY)),
             None => Ok(self.without_voucher(peer)),
         }
+    }
+
+    /// A machine that is bound already says what it is made of today: a new disk, more memory, another kubelet.
+    async fn note_hardware(&self, peer: &Peer, hw: &Facts) -> Result<(), Refused> {
+        let Ok(bound) = self.bound(&peer.s) else { return Ok(()) };
+        if bound.machine.hw == *hw {
+            return Ok(());
+        }
+        let (id, hw) = (bound.machine.id, hw.clone());
+        let noted = self.store.write(move |tx| {
+            let Some(mut machine) = tx.get::<Machine>(MACHINES, &id)? else { return Ok(()) };
+            machine.hw = hw;
+            tx.put(MACHINES, &id, &machine)
+        });
+        noted.await.map_err(broken)
     }
 
     /// A label fits, the hardware does not: R25. A registration of mere labels takes the human path.

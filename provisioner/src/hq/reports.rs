@@ -7,12 +7,12 @@ use protocol::clock::Time;
 use protocol::id::Id;
 use protocol::record::{Auth, Match, Policy, Record, Sites, Status};
 use protocol::refusal::{Refusal, Refused};
-use protocol::report::{Approved, Report, Source, check, read_provisioner};
+use protocol::report::{Approved, Join, Report, Source, check, read_provisioner};
 
 use super::{Hq, write_text};
 
 impl Hq {
-    /// Takes a report in: what it says, in words. R47.
+    /// Takes a report in: what it says, in words. R47, R50.
     pub fn ingest(&self, text: &[u8], now: Time, new_id: &mut dyn FnMut() -> String) -> Result<Vec<String>> {
         let who = read_provisioner(text)?;
         let (site, place, issuing) = self.source(&who)?;
@@ -63,7 +63,7 @@ impl Hq {
             ));
         }
         for join in &report.joins {
-            said.push(format!("{} joined as {} in {} at {}", join.machine, join.node, join.slot, join.at));
+            said.push(self.joined(site, join)?);
         }
         for fill in &report.fills {
             said.push(format!("{} holds {}", fill.machine, fill.slot));
@@ -78,6 +78,25 @@ impl Hq {
                 .map(|alarm| format!("ALARM {}: {} at {}", alarm.reason, alarm.about, alarm.at)),
         );
         Ok(said)
+    }
+
+    /// A join. The first site of a pool that reports one keeps the machine: the vouchers of the others end by epoch. R50.
+    fn joined(&self, site: &str, join: &Join) -> Result<String> {
+        let fine = format!("{} joined as {} in {} at {}", join.machine, join.node, join.slot, join.at);
+        let found = self.records()?.into_iter().find(|record| record.id == join.machine);
+        let Some(mut record) = found else { return Ok(fine) };
+        if !record.site.contains(site) {
+            let sites: Vec<_> = record.site.iter().collect();
+            let detail = format!("it is of {}, and {site} says: {fine}", sites.join(", "));
+            return Ok(format!("ALARM {}", Refused::new(Refusal::Moved, ' ', detail)));
+        }
+        if matches!(record.site, Sites::One(_)) {
+            return Ok(fine);
+        }
+        record.site = Sites::One(site.to_owned());
+        record.epoch += 1;
+        self.save_record(&record)?;
+        Ok(format!("{fine}; the other sites of its pool lose it with their next bundles"))
     }
 
     /// A registration for a machine that a person approved: its proven ids, nothing else.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -18,7 +19,7 @@ use protocol::issue::Role;
 use protocol::messages::Message;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{HANDSHAKE, HEADERS, tls};
+use super::tls;
 use crate::site::Site;
 use crate::site::admin::est::redeem;
 
@@ -28,7 +29,7 @@ type Reply = Response<Full<Bytes>>;
 const CONNECTIONS: usize = 64;
 
 /// Serves until the program ends.
-pub async fn serve(site: Arc<Site>, address: SocketAddr) -> Result<()> {
+pub async fn serve(site: Arc<Site>, address: SocketAddr, patience: Duration) -> Result<()> {
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("listening for EST on {address}"))?;
     let busy = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
@@ -38,15 +39,15 @@ pub async fn serve(site: Arc<Site>, address: SocketAddr) -> Result<()> {
         let site = Arc::clone(&site);
         tokio::spawn(async move {
             let _permit = permit;
-            if let Err(error) = converse(site, stream).await {
+            if let Err(error) = converse(site, stream, patience).await {
                 tracing::debug!(%error, "an EST connection ended");
             }
         });
     }
 }
 
-async fn converse(site: Arc<Site>, stream: TcpStream) -> Result<()> {
-    let stream = tokio::time::timeout(HANDSHAKE, tls::lenient(&site)?.accept(stream))
+async fn converse(site: Arc<Site>, stream: TcpStream, patience: Duration) -> Result<()> {
+    let stream = tokio::time::timeout(patience, tls::lenient(&site)?.accept(stream))
         .await
         .context("no handshake")??;
     let client =
@@ -59,15 +60,18 @@ async fn converse(site: Arc<Site>, stream: TcpStream) -> Result<()> {
     let client = Arc::new(client);
     let service = service_fn(move |request| {
         let (site, client) = (Arc::clone(&site), Arc::clone(&client));
-        async move { Ok::<_, std::convert::Infallible>(answer(&site, client.as_ref().as_ref(), request).await) }
+        async move {
+            let answering = answer(&site, client.as_ref().as_ref(), request, patience);
+            Ok::<_, std::convert::Infallible>(answering.await)
+        }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    http.timer(TokioTimer::new()).header_read_timeout(patience);
     http.serve_connection(TokioIo::new(stream), service).await?;
     Ok(())
 }
 
-async fn answer(site: &Site, client: Option<&Cert>, request: Request<Incoming>) -> Reply {
+async fn answer(site: &Site, client: Option<&Cert>, request: Request<Incoming>, patience: Duration) -> Reply {
     match Message::of(request.method().as_str(), request.uri().path()) {
         Some((Message::CaCerts, _)) => {
             // RFC 7030 section 4.1.3: up to the root. Such a client does not carry the owner's anchors as machines do.
@@ -76,8 +80,20 @@ async fn answer(site: &Site, client: Option<&Cert>, request: Request<Incoming>) 
         }
         Some((Message::CsrAttrs, _)) => reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.to_owned()),
         Some((message @ (Message::SimpleEnroll | Message::SimpleReenroll), _)) => {
+            if client.is_none()
+                && let Err(refused) = site.check_current()
+            {
+                return reply(503, "text/plain", format!("{}\n", refused.refusal.sentence()));
+            }
             let Some(name) = who(site, client, &request).await else { return unauthorised() };
-            enroll(site, client, &name, message, request).await
+            if message == Message::SimpleReenroll && client.is_none() {
+                return unauthorised();
+            }
+            let body = Limited::new(request.into_body(), message.limit()).collect();
+            match tokio::time::timeout(patience, body).await {
+                Ok(Ok(body)) => enroll(site, &name, &body.to_bytes()),
+                _ => reply(400, "text/plain", "The request is too large or too slow.\n".to_owned()),
+            }
         }
         _ => reply(404, "text/plain", "There is only EST here.\n".to_owned()),
     }
@@ -94,27 +110,12 @@ async fn who(site: &Site, client: Option<&Cert>, request: &Request<Incoming>) ->
     redeem(&site.store, site.now(), name, password).await.ok()?.then(|| name.to_owned())
 }
 
-async fn enroll(
-    site: &Site,
-    client: Option<&Cert>,
-    name: &str,
-    message: Message,
-    request: Request<Incoming>,
-) -> Reply {
-    let wrong = |text: String| reply(400, "text/plain", text);
-    if message == Message::SimpleReenroll && client.is_none() {
-        return unauthorised();
-    }
-    let body =
-        match tokio::time::timeout(HEADERS, Limited::new(request.into_body(), message.limit()).collect())
-            .await
-        {
-            Ok(Ok(body)) => body.to_bytes(),
-            _ => return wrong("The request is too large or too slow.\n".to_owned()),
-        };
-    let csr = match est::read_base64(&body).and_then(|der| Csr::parse(&der)) {
+fn enroll(site: &Site, name: &str, body: &[u8]) -> Reply {
+    let csr = match est::read_base64(body).and_then(|der| Csr::parse(&der)) {
         Ok(csr) => csr,
-        Err(error) => return wrong(format!("The certificate request is not right: {error}.\n")),
+        Err(error) => {
+            return reply(400, "text/plain", format!("The certificate request is not right: {error}.\n"));
+        }
     };
     // The subject is what was registered or certified before, never what the request wishes.
     match site.keys.issue(&Role::Foreign { name, life: YEAR }, &csr.spki, site.now()) {

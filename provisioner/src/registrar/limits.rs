@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::bytes::Digest;
 
@@ -35,14 +35,24 @@ impl Bucket {
     }
 }
 
-/// Buckets of sources and keys.
-#[derive(Default)]
+/// Buckets of sources and keys, and how long the slow are waited for.
 pub struct Limits {
+    patience: Duration,
     sources: Mutex<HashMap<IpAddr, Bucket>>,
     keys: Mutex<HashMap<Digest, Bucket>>,
 }
 
 impl Limits {
+    /// Nobody has asked for anything yet; a handshake, a head or a body that takes longer than `patience` is none.
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, sources: Mutex::default(), keys: Mutex::default() }
+    }
+
+    /// How long a slow client is waited for.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Whether one more request of this source and key is fine now.
     pub fn admit(&self, source: IpAddr, key: &Digest, now: Instant) -> bool {
         take(&self.sources, network(source), SOURCE_BURST, SOURCE_RATE, now)
@@ -81,11 +91,10 @@ fn take<K: std::hash::Hash + Eq + Clone>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn r18a_a_key_that_asks_without_end_is_slowed_and_goes_on_later() {
-        let (limits, now) = (Limits::default(), Instant::now());
+        let (limits, now) = (Limits::new(Duration::ZERO), Instant::now());
         let (source, key) = (IpAddr::from([10, 0, 0, 1]), Digest([1; 32]));
         let admitted = (0..100).filter(|_| limits.admit(source, &key, now)).count();
         assert_eq!(admitted, 60);

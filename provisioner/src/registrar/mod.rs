@@ -21,33 +21,31 @@ use tokio_rustls::TlsAcceptor;
 use self::limits::Limits;
 use self::routes::Session;
 use crate::site::Site;
+use crate::site::serve::Options;
 
-/// A handshake that takes longer is none.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Headers that take longer are none.
-const HEADERS: Duration = Duration::from_secs(10);
 /// Connections at a time: a site of ten machines needs ten, a depot with a thousand on one switch a thousand and some.
 const CONNECTIONS: usize = 4096;
 /// Connections from one address: one machine needs one or two; a thousand on one loopback are a test.
 const PER_SOURCE: usize = 2048;
 
 /// Serves machines until the program ends.
-pub async fn serve(site: Arc<Site>, listen: SocketAddr, est: Option<SocketAddr>) -> Result<()> {
+pub async fn serve(site: Arc<Site>, options: Options) -> Result<()> {
+    let Options { listen, est, patience, .. } = options;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
     let beats =
         UdpSocket::bind(listen).await.with_context(|| format!("listening for heartbeats on {listen}"))?;
     let port = listener.local_addr()?.port();
     tokio::try_join!(
-        accept(Arc::clone(&site), listener),
+        accept(Arc::clone(&site), listener, patience),
         heartbeats(Arc::clone(&site), beats),
         answers::serve(Arc::clone(&site), port),
-        if_asked(site, est),
+        if_asked(site, est, patience),
     )?;
     Ok(())
 }
 
-async fn accept(site: Arc<Site>, listener: TcpListener) -> Result<()> {
-    let limits = Arc::new(Limits::default());
+async fn accept(site: Arc<Site>, listener: TcpListener, patience: Duration) -> Result<()> {
+    let limits = Arc::new(Limits::new(patience));
     let busy = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     let sources = Arc::new(Mutex::new(HashMap::<IpAddr, usize>::new()));
     let mut acceptor = tls::Acceptors::new(Arc::clone(&site))?;
@@ -104,7 +102,8 @@ async fn converse(
     source: SocketAddr,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
-    let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+    let patience = limits.patience();
+    let handshake = tokio::time::timeout(patience, acceptor.accept(stream)).await;
     let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -123,7 +122,7 @@ async fn converse(
         async move { Ok::<_, std::convert::Infallible>(session.answer(request).await) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(32 * 1024);
+    http.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(32 * 1024);
     http.serve_connection(TokioIo::new(stream), service).await?;
     Ok(())
 }
@@ -140,9 +139,9 @@ async fn heartbeats(site: Arc<Site>, socket: UdpSocket) -> Result<()> {
 }
 
 /// EST for machines that are not ours: nothing unless asked for.
-async fn if_asked(site: Arc<Site>, est: Option<SocketAddr>) -> Result<()> {
+async fn if_asked(site: Arc<Site>, est: Option<SocketAddr>, patience: Duration) -> Result<()> {
     match est {
-        Some(address) => foreign::serve(site, address).await,
+        Some(address) => foreign::serve(site, address, patience).await,
         None => std::future::pending().await,
     }
 }

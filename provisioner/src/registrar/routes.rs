@@ -18,6 +18,7 @@ use protocol::id::Id;
 use protocol::inventory::Facts;
 use protocol::messages::{
     BINDING_LABEL, JSON_TYPE, KubeletChain, KubeletRequest, Message, Outcome, StatusRequest, VOUCHER_TYPE,
+    Who,
 };
 use protocol::refusal::{Refusal, Refused, Said, Wait};
 use protocol::tpm::{Ek, NotInTpm, Public, make_credential};
@@ -28,8 +29,6 @@ use crate::site::{Answer, Peer, Site};
 
 type Reply = Response<Full<Bytes>>;
 
-/// A body that takes longer is none.
-const BODY: Duration = Duration::from_secs(15);
 /// Seconds a TPM challenge is good for.
 const CHALLENGE: u32 = 60;
 
@@ -107,7 +106,7 @@ impl Session {
             detail = refused.detail, "refused");
         let mut reply = reply(refused.refusal.status(), JSON_TYPE, json::to_vec(&Said::from(refused)));
         let headers = reply.headers_mut();
-        if matches!(refused.refusal, Refusal::SlowDown | Refusal::BundleBehind | Refusal::ClusterUnsafe) {
+        if matches!(refused.refusal.status(), 429 | 503) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
         }
         if matches!(refused.refusal, Refusal::OtherProvisioner | Refusal::TooLarge | Refusal::TooSlow) {
@@ -130,7 +129,11 @@ impl Session {
         if message == Message::RequestVoucher && media != VOUCHER_TYPE {
             return Err(refuse(Refusal::PvrMediaType, 'a', media));
         }
-        let body = read(request, message.limit()).await?;
+        let body = read(request, message.limit(), self.limits.patience()).await?;
+        // R33, R32, R22: nothing of the site is said to a key that is not a machine's.
+        if message.who() == Who::Bound {
+            self.site.bound(&self.peer.s)?;
+        }
         match message {
             Message::RequestVoucher => self.voucher(&body).await,
             Message::VoucherStatus => {
@@ -139,17 +142,10 @@ impl Session {
             }
             Message::Attest => self.attest(&body).await,
             Message::AttestProof => self.attest_proof(rest, &body).await,
-            Message::CaCerts => {
-                self.site.bound(&self.peer.s)?;
-                let chain = self.site.ca_chain();
-                Ok(certificates(&chain))
-            }
+            Message::CaCerts => Ok(certificates(&self.site.ca_chain())),
             Message::CsrAttrs => Ok(reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.into())),
             Message::SimpleEnroll | Message::SimpleReenroll => self.enroll(&body),
-            Message::Time => {
-                self.site.bound(&self.peer.s)?;
-                Ok(said(&self.site.clock()))
-            }
+            Message::Time => Ok(said(&self.site.clock())),
             Message::Config => Ok(answered(self.site.config(&self.peer).await?, said)),
             Message::Kubelet => self.kubelet(&body).await,
             Message::EnrollStatus => {
@@ -254,14 +250,12 @@ impl Session {
     }
 
     fn enroll(&self, body: &[u8]) -> Result<Reply, Refused> {
-        self.site.bound(&self.peer.s)?;
         let wrong = |error: protocol::bytes::Malformed| refuse(Refusal::CsrKey, 'b', error.to_string());
         let csr = Csr::parse(&est::read_base64(body).map_err(wrong)?).map_err(wrong)?;
         Ok(certificates(&self.site.certify(&self.peer, &csr)?))
     }
 
     async fn kubelet(&self, body: &[u8]) -> Result<Reply, Refused> {
-        self.site.bound(&self.peer.s)?;
         let asked: KubeletRequest = Self::parse(body)?;
         let csr =
             Csr::parse(&asked.csr.0).map_err(|error| refuse(Refusal::CsrKey, 'b', error.to_string()))?;
@@ -281,17 +275,17 @@ fn random<const N: usize>() -> Result<[u8; N], Refused> {
 }
 
 /// A body of at most `limit` bytes, read in time: R18b, R18c.
-async fn read(request: Request<Incoming>, limit: usize) -> Result<Bytes, Refused> {
+async fn read(request: Request<Incoming>, limit: usize, patience: Duration) -> Result<Bytes, Refused> {
     let too_large = || refuse(Refusal::TooLarge, 'b', format!("more than {limit} bytes"));
     let body = request.into_body();
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
     let limited = http_body_util::Limited::new(body, limit);
-    match tokio::time::timeout(BODY, limited.collect()).await {
+    match tokio::time::timeout(patience, limited.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(_)) => Err(too_large()),
-        Err(_) => Err(refuse(Refusal::TooSlow, 'c', format!("no body within {} s", BODY.as_secs()))),
+        Err(_) => Err(refuse(Refusal::TooSlow, 'c', format!("no body within {} s", patience.as_secs()))),
     }
 }
 

@@ -165,7 +165,7 @@ impl Site {
     }
 
     /// M4: `proven` was proven on this connection by `kind`. Binds the key, for good where it is a device key, gives a
-    /// slot where one is free, and supersedes the machine's former key. R25, R26, R30, R31, R32.
+    /// slot where one is free, and supersedes the machine's former key. R24, R25, R26, R30, R31, R32.
     pub async fn prove(
         &self,
         peer: &Peer,
@@ -183,6 +183,7 @@ impl Site {
             None | Some(Stage::Machines) => self.word(),
         };
         let (s, kind, old_alive) = (peer.s, kind.to_owned(), self.alive_keys());
+        let current = self.check_current();
         let own = proven.clone();
         let bound = self
             .store
@@ -196,6 +197,7 @@ impl Site {
                     site: &site,
                     word: &word,
                     alive: &old_alive,
+                    current: &current,
                 };
                 entry.bind(tx)
             })
@@ -229,6 +231,8 @@ pub(crate) struct Entry<'a> {
     pub site: &'a str,
     pub word: &'a Word,
     pub alive: &'a dyn Fn(&protocol::bytes::Digest) -> bool,
+    /// Whether new keys may be bound: R24.
+    pub current: &'a Result<(), Refused>,
 }
 
 impl Entry<'_> {
@@ -251,6 +255,11 @@ impl Entry<'_> {
         machine.id.clone_from(&id);
         if let Err(refused) = machine.check_said() {
             return Ok(Err(refused));
+        }
+        if machine.s != Some(self.s)
+            && let Err(refused) = self.current
+        {
+            return Ok(Err(refused.clone()));
         }
         let another = machine.s.filter(|old| *old != self.s);
         if let Id::Key(hash) = self.proven {

@@ -11,8 +11,8 @@ use protocol::refusal::{Refusal, Refused, Wait};
 use super::admit::RETRY;
 use super::machine::KubeletState;
 use super::rebuild::Stage;
-use super::store::{KUBELETS, Look, MACHINES, NAMES};
-use super::{Answer, Bound, Peer, Site, broken};
+use super::store::{KEYS, KUBELETS, Look, MACHINES, NAMES};
+use super::{Answer, Bound, KeyEntry, Peer, Site, broken};
 use crate::cluster::ClusterError;
 use crate::model::Role;
 use crate::render::{self, Order};
@@ -132,7 +132,7 @@ impl Site {
         noted.await.map_err(broken)
     }
 
-    /// M8: the kubelet's client certificate. R34b, R34c, R35, R36, R39.
+    /// M8: the kubelet's client certificate. R24, R34b, R34c, R35, R36, R39.
     pub async fn kubelet(&self, peer: &Peer, csr: &Csr) -> Result<Answer<Vec<Vec<u8>>>, Refused> {
         let bound = self.bound(&peer.s)?;
         let Some(node) = bound.machine.node() else {
@@ -140,11 +140,14 @@ impl Site {
         };
         check_request(csr, &node, peer)?;
         self.role(&bound, bound.machine.slot.as_deref().unwrap_or_default())?;
+        if bound.machine.kubelet != KubeletState::Issued {
+            self.check_current()?;
+        }
+        self.save_kubelet(&bound, &node, csr).await?;
         if let Some(remedy) = self.memory().unsafe_why.clone() {
             return Err(Refused::new(Refusal::ClusterUnsafe, 'a', remedy));
         }
         let Some(cluster) = self.cluster() else { return Ok(Answer::Wait(Wait::ClusterAway, RETRY)) };
-        self.save_kubelet(&bound, &node, csr).await?;
         if let Some(refused) = self.wrong_version(&bound) {
             return Err(refused);
         }
@@ -186,7 +189,9 @@ impl Site {
             if owner.is_some() && owner != s {
                 return Ok(Err(Refused::from(Refusal::NameUsed)));
             }
-            if tx.get::<String>(KUBELETS, &key)?.is_some_and(|other| other != node) {
+            if tx.get::<String>(KUBELETS, &key)?.is_some_and(|other| other != node)
+                || tx.get::<KeyEntry>(KEYS, &key)?.is_some()
+            {
                 return Ok(Err(Refused::new(Refusal::CsrKey, 'c', "another Node has used this key")));
             }
             tx.put(NAMES, &node, &s)?;

@@ -1,5 +1,7 @@
 //! The human code (M10): a machine nobody registered, a person who reads eight symbols to HQ.
 
+use std::net::IpAddr;
+
 use protocol::bytes::{B64u, Digest};
 use protocol::claim::{self, Code, Open, Opened, Reveal};
 use protocol::clock::Time;
@@ -14,6 +16,8 @@ use super::{Peer, Site, broken, report};
 const CODE_LIFE: i64 = 3600;
 /// Claims that wait at the same time.
 const MOST_CLAIMS: usize = 64;
+/// Claims from one address: it stands for the network card, which a connection does not show.
+const A_SOURCE: usize = 2;
 /// Claims a minute.
 const A_MINUTE: usize = 6;
 
@@ -34,6 +38,7 @@ pub struct Claim {
     pub approved: Option<String>,
     /// Wrong codes that were typed meanwhile.
     pub(super) wrong: u32,
+    source: IpAddr,
     commit: Digest,
     ns: [u8; 16],
 }
@@ -83,7 +88,9 @@ impl Site {
         let mut memory = self.memory();
         memory.claims.retain(|_, claim| claim.s != peer.s);
         let recent = memory.claims.values().filter(|claim| now.since(claim.since) < 60).count();
-        if memory.claims.len() >= MOST_CLAIMS || recent >= A_MINUTE {
+        let source = peer.source.ip().to_canonical();
+        let own = memory.claims.values().filter(|claim| claim.source == source).count();
+        if memory.claims.len() >= MOST_CLAIMS || own >= A_SOURCE || recent >= A_MINUTE {
             return Err(Refusal::TooManyClaims.into());
         }
         let claim = Claim {
@@ -93,6 +100,7 @@ impl Site {
             since: now,
             code: None,
             approved: None,
+            source,
             commit: open.commit,
             ns,
             wrong: 0,

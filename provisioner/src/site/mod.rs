@@ -230,9 +230,14 @@ impl Site {
 
     /// Tells people of something, at most once an hour for one machine and reason; HQ hears of it by report.
     pub(crate) async fn alarm(&self, refusal: &'static str, about: &str) {
+        self.alarm_every(3600, refusal, about).await;
+    }
+
+    /// The same, at most once in so many seconds.
+    pub(crate) async fn alarm_every(&self, seconds: u64, refusal: &'static str, about: &str) {
         let now = self.now();
         let key = (about.to_owned(), refusal);
-        let fresh = self.memory().alarmed.get(&key).is_none_or(|last| now.since(*last) >= 3600);
+        let fresh = self.memory().alarmed.get(&key).is_none_or(|last| now.since(*last) >= seconds);
         if !fresh {
             return;
         }

@@ -14,7 +14,7 @@ use super::{Site, admin, controller, explain, inbox};
 use crate::registrar;
 
 /// Where it listens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// TLS and heartbeats.
     pub listen: SocketAddr,
@@ -22,6 +22,8 @@ pub struct Options {
     pub est: Option<SocketAddr>,
     /// `/metrics` and `/healthz`.
     pub metrics: SocketAddr,
+    /// How long a slow client is waited for: handshake, head and body each.
+    pub patience: std::time::Duration,
 }
 
 /// Runs until a signal, or until a part that cannot do without fails.
@@ -30,7 +32,7 @@ pub async fn run(site: Arc<Site>, options: Options) -> Result<()> {
     site.recall_bundles().await;
     tracing::info!(site = site.name(), listen = %options.listen, "serving");
     tokio::select! {
-        done = registrar::serve(Arc::clone(&site), options.listen, options.est) => done.context("the registrar"),
+        done = registrar::serve(Arc::clone(&site), options) => done.context("the registrar"),
         done = inbox::watch(Arc::clone(&site)) => done.context("the inbox"),
         done = admin::serve(Arc::clone(&site)) => done.context("the admin socket"),
         done = controller::run(Arc::clone(&site)) => done.context("the controller"),

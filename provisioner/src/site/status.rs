@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use protocol::bundle;
 use protocol::bytes::Digest;
+use protocol::clock::DAY;
 use protocol::heartbeat::{self, Datagram};
 use protocol::messages::{Act, Order, StatusAnswer, StatusRequest};
 use protocol::refusal::{Refusal, Refused};
@@ -78,39 +79,42 @@ impl Site {
         if asked.bundle <= word.seq {
             return;
         }
-        let Some(index) = &asked.health.index else {
-            tracing::warn!(
-                machine = id,
-                claims = asked.bundle,
-                ours = word.seq,
-                "it says that a newer bundle exists"
-            );
-            return;
-        };
         let (trust, floor) = self.trust();
         let setting =
             bundle::Setting { trust: &trust, site: self.name(), seq: word.seq, floor, rtc: Some(self.now()) };
-        let proven = bundle::check_index(index, &setting).ok().map(|checked| checked.index.seq);
-        if let Some(seq) = proven.filter(|seq| *seq > word.seq) {
-            self.alarm(Refusal::BundleBehind.code(), &format!("bundle {seq}")).await;
-            let raise = self.store.write(move |tx| tx.put(super::store::META, "behind", &seq)).await;
-            if let Err(error) = raise {
-                tracing::error!(%error, "that this site is behind could not be saved");
-            }
+        let shown = asked.health.index.as_ref();
+        let proven = shown.and_then(|index| bundle::check_index(index, &setting).ok());
+        let Some(seq) = proven.map(|checked| checked.index.seq).filter(|seq| *seq > word.seq) else {
+            tracing::warn!(machine = id, claims = asked.bundle, ours = word.seq, "a newer bundle may exist");
+            // Unproven: people are told, and nothing is held back.
+            return self.alarm_every(DAY.unsigned_abs(), Refusal::BundleBehind.code(), id).await;
+        };
+        self.alarm(Refusal::BundleBehind.code(), &format!("bundle {seq}")).await;
+        let raise = self.store.write(move |tx| {
+            let known: u64 = tx.get(super::store::META, "behind")?.unwrap_or(0);
+            tx.put(super::store::META, "behind", &seq.max(known))
+        });
+        if let Err(error) = raise.await {
+            tracing::error!(%error, "that this site is behind could not be saved");
         }
     }
 
     /// R24: whether a machine has proved that HQ made a newer bundle than the one in force. Nothing new is issued then.
-    pub(crate) fn check_bundle_of(&self, peer: &Peer) -> Result<(), Refused> {
+    pub(crate) fn check_current(&self) -> Result<(), Refused> {
         if self.rebuild() == Some(super::rebuild::Stage::Bundle) {
             return self.check_rebuilt();
         }
         let look = self.store.look().map_err(broken)?;
         let behind: u64 = look.get(super::store::META, "behind").map_err(broken)?.unwrap_or(0);
-        if behind > self.word().seq && self.bound(&peer.s).is_err() {
+        if behind > self.word().seq {
             return Err(Refused::new(Refusal::BundleBehind, ' ', format!("bundle {behind} exists")));
         }
         Ok(())
+    }
+
+    /// R24 for M2: a machine of the site goes on all the same.
+    pub(crate) fn check_bundle_of(&self, peer: &Peer) -> Result<(), Refused> {
+        self.check_current().or_else(|behind| self.bound(&peer.s).map(drop).map_err(|_| behind))
     }
 
     /// A heartbeat; what to answer. Anything wrong with it: nothing. R44.

@@ -50,6 +50,7 @@ impl Site {
         let claim = self.answered(slot, answer)?;
         let record = self.record_of(&claim, slot);
         let (id, s) = (record.id.clone(), claim.s);
+        let current = self.check_current();
         let (site, word, now, alive) = (self.name().to_owned(), self.word(), self.now(), self.alive_keys());
         let saved = self.store.write(move |tx| {
             let canonical = record.canonical_id();
@@ -65,6 +66,7 @@ impl Site {
                 site: &site,
                 word: &word,
                 alive: &alive,
+                current: &current,
             };
             register(tx, &record, &entry)
         });

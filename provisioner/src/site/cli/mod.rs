@@ -72,6 +72,9 @@ pub enum Command {
         /// Where /metrics and /healthz are.
         #[arg(long, default_value = "127.0.0.1:9443")]
         metrics: SocketAddr,
+        /// Seconds that a slow client is waited for.
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+        patience: u16,
         /// How logs are written.
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         log: String,
@@ -243,11 +246,12 @@ pub fn run(command: Command) -> Result<()> {
         Command::Attach { at, kubeconfig, yes } => {
             runtime()?.block_on(setup::attach(&at.dir, &kubeconfig, yes))
         }
-        Command::Serve { at, listen, est, metrics, log } => {
+        Command::Serve { at, listen, est, metrics, patience, log } => {
             logs(&log);
             setup::identity(&at.dir)?;
             let site = Arc::new(Site::open(&at.dir, system_clock)?);
-            runtime()?.block_on(serve::run(site, serve::Options { listen, est, metrics }))
+            let patience = std::time::Duration::from_secs(patience.into());
+            runtime()?.block_on(serve::run(site, serve::Options { listen, est, metrics, patience }))
         }
         Command::Apply { at, file } => files::apply(&at.dir, &file, system_clock()),
         Command::Render { at, machine, diff } => files::render(&at.dir, machine, diff.as_deref()),
@@ -376,7 +380,7 @@ mod tests {
             "init --dir D --site ship-7 --tpm /dev/tpmrm0 --owner owner.json",
             "init --dir D --reply reply.json",
             "attach --dir D admin.conf --yes",
-            "serve --dir D --listen [::]:7443 --est [::]:8443 --metrics 127.0.0.1:9443 --log json",
+            "serve --dir D --listen [::]:7443 --est [::]:8443 --metrics 127.0.0.1:9443 --patience 15 --log json",
             "machines --json --all",
             "slots --json",
             "explain node-1-k3v9q2",

@@ -1,7 +1,7 @@
 //! A pledge made of the wire crate alone, for load and for hostile tests: it believes anybody.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use protocol::claim::{Code, Open, Opened, Reveal, commit, sas};
 use protocol::clock::Time;
 use protocol::crypto::{Alg, Signer, SoftKey};
 use protocol::id::Id;
-use protocol::messages::{ALPN, BINDING_LABEL, Message, SNI, VOUCHER_TYPE};
+use protocol::messages::{ALPN, BINDING_LABEL, KubeletRequest, Message, SNI, StatusRequest, VOUCHER_TYPE};
 use protocol::pvr::{self, Claims};
-use protocol::{est, issue, json};
+use protocol::{est, heartbeat, issue, json};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use socket2::{Domain, Socket, Type};
 
 /// No answer takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,6 +53,8 @@ fn config(certificate: Vec<u8>, pkcs8: &[u8]) -> Result<Arc<ClientConfig>> {
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
+    /// Seconds after which to ask again.
+    pub retry_after: Option<u32>,
     /// Body.
     pub body: Vec<u8>,
 }
@@ -95,7 +98,18 @@ impl Pledge {
 
     /// M1: a connection.
     pub fn connect(&self, address: SocketAddr) -> Result<Session<'_>> {
-        let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+        self.over(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// M1 from a chosen address of this computer, as if the machine were another one on the LAN.
+    pub fn connect_from(&self, from: IpAddr, address: SocketAddr) -> Result<Session<'_>> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        socket.connect_timeout(&address.into(), PATIENCE)?;
+        self.over(socket.into())
+    }
+
+    fn over(&self, socket: TcpStream) -> Result<Session<'_>> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let connection = ClientConnection::new(Arc::clone(&self.config), ServerName::try_from(SNI)?)?;
@@ -110,8 +124,9 @@ impl Pledge {
             .context("a certificate")?
             .to_vec();
         let x = stream.conn.export_keying_material([0; 32], BINDING_LABEL, None)?;
+        let beat_key = stream.conn.export_keying_material([0; 32], heartbeat::LABEL, None)?;
         let binding = Binding { x, s: self.node.key_hash() };
-        Ok(Session { pledge: self, stream: BufReader::new(stream), leaf, binding })
+        Ok(Session { pledge: self, stream: BufReader::new(stream), leaf, binding, beat_key })
     }
 }
 
@@ -123,6 +138,8 @@ pub struct Session<'a> {
     pub leaf: Vec<u8>,
     /// What binds proofs to this connection.
     pub binding: Binding,
+    /// The key of heartbeats, once M11 was spoken here.
+    pub beat_key: [u8; 32],
 }
 
 impl Session<'_> {
@@ -152,7 +169,7 @@ impl Session<'_> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         let status = line.split(' ').nth(1).and_then(|word| word.parse().ok()).context("a status line")?;
-        let mut length = 0;
+        let (mut length, mut retry_after) = (0, None);
         loop {
             let mut line = String::new();
             ensure!(self.stream.read_line(&mut line)? > 0, "the connection ended within the headers");
@@ -163,10 +180,13 @@ impl Session<'_> {
             if let Some(value) = line.strip_prefix("content-length:") {
                 length = value.trim().parse()?;
             }
+            if let Some(value) = line.strip_prefix("retry-after:") {
+                retry_after = Some(value.trim().parse()?);
+            }
         }
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body)?;
-        Ok(Answer { status, body })
+        Ok(Answer { status, retry_after, body })
     }
 
     /// A voucher request for this session, naming these ids besides its own.
@@ -217,6 +237,16 @@ impl Session<'_> {
     pub fn enroll(&mut self) -> Result<Answer> {
         let csr = issue::request("machine", None, &self.pledge.node)?;
         self.send(Message::SimpleEnroll, "", est::REQUEST_TYPE, b64(&csr).as_bytes())
+    }
+
+    /// M8 for a kubelet with the key of `csr`, DER.
+    pub fn kubelet(&mut self, csr: Vec<u8>) -> Result<Answer> {
+        self.json(Message::Kubelet, &KubeletRequest { csr: B64u(csr) })
+    }
+
+    /// M11.
+    pub fn status(&mut self, asked: &StatusRequest) -> Result<Answer> {
+        self.json(Message::Status, asked)
     }
 
     /// M1 to M5 as a machine does them; an error names the message that was refused.

@@ -2,12 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, clippy::format_collect)] // A test may panic; lints exempt test functions and not what they call.
 
+mod admission; // who is not admitted, or not now, or not again
+mod bundles; // files that are not put in force
+mod certificates; // requests that are not signed
+mod claims; // codes that are not given or not believed
 mod est; // a client that nobody here wrote
+mod forge; // documents as a mistake or an attacker makes them
+mod headquarters; // what headquarters does not believe
+mod heartbeat; // datagrams that count for nothing
+mod limits; // those who ask too much or too slowly
+mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
-mod refusals; // each refusal of the registrar, by its id
+mod refusals; // what else the registrar refuses
 mod voice; // a machine that a person approves by telephone
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use protocol::refusal::{Refusal, Said};
@@ -27,11 +38,24 @@ pub fn until(what: &str, is_so: impl Fn() -> bool) {
     harness::wait::until(what, DEADLINE, look).unwrap();
 }
 
+/// The command failed with this refusal: its sentence, its word and, among the details, these words.
+pub fn fails(said: anyhow::Result<String>, refusal: Refusal, detail: &str) {
+    let said = said.expect_err("it is refused").to_string();
+    for words in [refusal.sentence(), refusal.code(), detail] {
+        assert!(said.contains(words), "{words:?} is not in {said:?}");
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 /// A certified provisioner on loopback, not attached to any cluster.
 pub struct Served {
     child: Child,
     /// Where it listens.
     pub address: SocketAddr,
+    metrics: SocketAddr,
     /// Headquarters.
     pub hq: Hq,
     programs: Programs,
@@ -70,10 +94,10 @@ impl Served {
     fn of(hq: Hq, programs: Programs, pledges: &[&Pledge], options: &[&str]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (address, metrics) = (free_address(), free_address());
         let child = Command::new("true").spawn().unwrap();
         let options = options.iter().map(|word| (*word).to_owned()).collect();
-        let mut served = Self { child, address, hq, programs, folder, options };
+        let mut served = Self { child, address, metrics, hq, programs, folder, options };
         served.certify();
         let rows: String = pledges
             .iter()
@@ -89,7 +113,37 @@ impl Served {
     }
 
     fn dir(&self) -> String {
-        self.folder.path().join("site").display().to_string()
+        self.path().display().to_string()
+    }
+
+    /// The provisioner's folder.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("site")
+    }
+
+    /// A counter of `/metrics`: how often this happened for this reason.
+    pub fn count(&self, counter: &str, reason: &str) -> u64 {
+        self.gauge(&format!("{counter}{{reason=\"{reason}\"}}"))
+    }
+
+    fn gauge(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect(self.metrics).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// The number of the bundle in force.
+    pub fn seq(&self) -> u64 {
+        self.gauge("nodeboot_bundle_seq{label=\"ship-7\"}")
+    }
+
+    /// Whether the provisioner noted, since it was started last, that it refused something by this id.
+    pub fn noted(&self, id: &str) -> bool {
+        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
+        log.lines().any(|line| line.contains(&format!("id=\"{id}\"")))
     }
 
     /// A command of the site.
@@ -119,6 +173,11 @@ impl Served {
         self.site(&["init", "--reply", &reply]).unwrap();
     }
 
+    /// The programs under test.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
     /// Starts it.
     pub fn start(&mut self) {
         let mut command = Command::new(&self.programs.provisioner);
@@ -129,10 +188,11 @@ impl Served {
             "--listen",
             &self.address.to_string(),
             "--metrics",
-            "127.0.0.1:0",
+            &self.metrics.to_string(),
         ]);
         command.args(&self.options);
-        self.child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
+        self.child = command.stdout(log).stderr(Stdio::null()).spawn().unwrap();
         harness::wait::until("the admin socket", DEADLINE, || {
             self.site(&["slots"]).map_err(|e| e.to_string())
         })
@@ -169,6 +229,26 @@ impl Served {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Takes a file to the site, as a person with a stick does.
+    pub fn apply(&self, name: &str, bytes: &[u8]) -> anyhow::Result<String> {
+        let path = self.hq.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        self.site(&["apply", &path.display().to_string()])
+    }
+
+    /// Makes these slots of the site and puts them in force.
+    pub fn slots(&self, names: &[&str]) {
+        let lines: String = names.iter().map(|name| format!("- name: {name}\n")).collect();
+        self.hq.edit("sites/ship-7/slots.yaml", &format!("slots:\n{lines}")).unwrap();
+        self.deliver();
+    }
+
+    /// Lets HQ hear what the site has to say: what HQ said to it.
+    pub fn ingest(&self) -> String {
+        let report = self.site(&["report"]).unwrap();
+        self.hq.run(&["ingest", report.trim()]).unwrap()
     }
 
     /// Builds a bundle and puts it in force.

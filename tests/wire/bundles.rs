@@ -1,0 +1,136 @@
+//! Files that are not put in force; the bundle that is stays in force.
+
+use protocol::bundle::{EXPANDED_LIMIT, FILE_LIMIT, MAGIC};
+use protocol::refusal::Refusal;
+use tests::stage::{DEADLINE, Hq};
+
+use crate::forge::{Desk, damaged};
+use crate::{Served, fails};
+
+/// The file is refused for this reason, and the same bundle as before is in force.
+fn refused(served: &Served, file: &[u8], id: &str, detail: &str) {
+    let before = served.seq();
+    fails(served.apply("forged.nbb", file), Refusal::BundleRefused, detail);
+    assert!(served.noted(id), "{id}");
+    assert_eq!(served.seq(), before);
+}
+
+#[test]
+fn r45a_a_bundle_that_does_not_open_is_refused() {
+    let served = Served::with(&[]);
+    let desk = Desk::of(&served.hq);
+    let good = std::fs::read(served.hq.bundle().unwrap()).unwrap();
+    for place in [5, 20, good.len() / 2, good.len() - 1] {
+        let mut altered = good.clone();
+        altered[place] ^= 1;
+        refused(&served, &altered, "R45a", "sealed to another site, or was altered");
+    }
+    refused(&served, &good[..good.len() - 1], "R45a", "or was altered");
+    refused(&served, &good[..40], "R45a", "it is no bundle");
+    served.hq.run(&["site", "add", "ship-9"]).unwrap();
+    let other = served.hq.path("ship-9.nbb");
+    served.hq.run(&["bundle", "build", "ship-9", "-o", &other.display().to_string()]).unwrap();
+    refused(&served, &std::fs::read(other).unwrap(), "R45a", "sealed to another site");
+    refused(&served, &desk.sealed(b"no compressed data"), "R45a", "");
+    assert!(served.apply("good.nbb", &good).unwrap().contains("undle 2 is in force"));
+}
+
+#[test]
+fn r45b_a_bundle_that_headquarters_did_not_sign_is_refused() {
+    let served = Served::with(&[]);
+    let desk = Desk::of(&served.hq);
+    let next = desk.next();
+    let another = Hq::found(served.programs(), "Another Line").unwrap();
+    refused(&served, &next.file(&desk, &Desk::of(&another).signer()), "R45b", "");
+    refused(&served, &next.file_of(&desk, &damaged(&next.text)), "R45b", "the signature is wrong");
+    // The owner's own anchor may not sign bundles either.
+    let anchor = (desk.0.certificate("voucher-anchor-a").unwrap(), desk.0.key("voucher-anchor-a").unwrap());
+    refused(&served, &next.file(&desk, &anchor), "R45b", "");
+    served.apply("good.nbb", &next.file_of(&desk, &next.text)).unwrap();
+}
+
+#[test]
+fn r45c_a_bundle_of_another_site_is_refused_although_it_opens() {
+    let served = Served::with(&[]);
+    let desk = Desk::of(&served.hq);
+    let mut next = desk.next();
+    next.index.site = "ship-9".to_owned();
+    refused(&served, &next.file(&desk, &desk.signer()), "R45c", "it is for ship-9");
+}
+
+#[test]
+fn r45d_a_bundle_that_is_not_newer_is_refused() {
+    let served = Served::with(&[]);
+    let first = std::fs::read(served.hq.path("site.nbb")).unwrap();
+    refused(&served, &first, "R45d", "number 1 is not above 1");
+    served.deliver();
+    refused(&served, &first, "R45d", "number 1 is not above 2");
+}
+
+#[test]
+fn r45e_changes_to_a_bundle_that_is_not_in_force_are_refused() {
+    let served = Served::with(&[]);
+    let desk = Desk::of(&served.hq);
+    let mut next = desk.next();
+    next.index.seq = 7;
+    next.index.base = Some(6);
+    refused(&served, &next.file(&desk, &desk.signer()), "R45e", "it changes bundle 6, but 1 is in force");
+    next.index.base = Some(1);
+    served.apply("delta.nbb", &next.file(&desk, &desk.signer())).unwrap();
+    assert_eq!(served.seq(), 7);
+}
+
+#[test]
+fn r45f_a_section_that_is_not_what_the_index_says_is_refused() {
+    let served = Served::with(&[]);
+    let desk = Desk::of(&served.hq);
+    let mut next = desk.next();
+    let slots = next.sections.insert("slots".to_owned(), b"{\"slots\":[]}  ".to_vec()).unwrap();
+    refused(&served, &next.file_of(&desk, &next.text), "R45f", "is not what the index says");
+    next.sections.remove("slots");
+    next.set("site", b"{\"name\":\"ship-7\"} ".to_vec());
+    next.index.sections.iter_mut().find(|section| section.name == "slots").unwrap().size += 1;
+    next.sections.insert("slots".to_owned(), slots);
+    refused(&served, &next.file(&desk, &desk.signer()), "R45f", "is not what the index says");
+    let mut next = desk.next();
+    next.set("templates", b"{ }".to_vec());
+    next.sections.remove("templates");
+    refused(&served, &next.file(&desk, &desk.signer()), "R45f", "section templates is not there");
+}
+
+#[test]
+fn r45g_a_file_that_is_too_large_or_becomes_so_is_refused() {
+    let served = Served::with(&[]);
+    let desk = Desk::of(&served.hq);
+    refused(&served, &desk.sealed(&zeros(EXPANDED_LIMIT + 1)), "R45g", "bytes once expanded");
+
+    let large = [&MAGIC[..], &vec![0; FILE_LIMIT]].concat();
+    let said = served.apply("large.nbb", &large).unwrap_err().to_string();
+    assert!(said.contains("is this the right file?"), "{said}");
+    // Somebody may still copy it into the inbox by hand.
+    let inbox = served.path().join("inbox");
+    std::fs::write(inbox.join("large.part"), large).unwrap();
+    std::fs::rename(inbox.join("large.part"), inbox.join("large.nbb")).unwrap();
+    let verdict = harness::wait::until("the verdict", DEADLINE, || {
+        let moved = inbox.join("refused/large.nbb").exists();
+        let why = std::fs::read_to_string(inbox.join("refused/large.nbb.why"));
+        why.map_err(|error| error.to_string())
+            .and_then(|why| if moved { Ok(why) } else { Err("not moved yet".to_owned()) })
+    });
+    fails(Err(anyhow::anyhow!(verdict.unwrap())), Refusal::BundleRefused, "at most 16777216");
+    assert_eq!(served.seq(), 1);
+}
+
+/// So many zeros in Zstandard's form (RFC 8878): blocks of one byte repeated.
+fn zeros(mut count: usize) -> Vec<u8> {
+    let most = 128 * 1024;
+    let mut packed = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+    while count > 0 {
+        let size = count.min(most);
+        count -= size;
+        let head = u32::try_from(size).unwrap() << 3 | 1 << 1 | u32::from(count == 0);
+        packed.extend_from_slice(&head.to_le_bytes()[..3]);
+        packed.push(0);
+    }
+    packed
+}

@@ -1,0 +1,270 @@
+//! What headquarters does not believe: reports, requests of provisioners, rows of a table; and approvals that a site
+//! does not believe.
+
+use protocol::approval::{self, Approval};
+use protocol::bytes::{B64u, Digest};
+use protocol::certify::CaRequest;
+use protocol::claim::Code;
+use protocol::clock::{DAY, YEAR};
+use protocol::crypto::{Alg, Signer as _, SoftKey};
+use protocol::issue::{self, Role};
+use protocol::record::{Sites, Status};
+use protocol::refusal::Refusal;
+use protocol::report::{self, Join, Report};
+use provisioner::site::keys::{self, Keys};
+use provisioner::site::system_clock;
+use tests::pledge::Pledge;
+use tests::stage::{Hq, SITE, code_in};
+
+use crate::forge::{Desk, damaged, payload, stolen_keys, tpm};
+use crate::{Served, fails};
+
+const CODE: &str = "WT0T-BSPH-K";
+
+fn approval(site: &str, slot: &str, life: i64) -> Approval {
+    let sas = B64u(Code::parse(CODE).unwrap().0.to_vec());
+    Approval { site: site.to_owned(), slot: slot.to_owned(), sas, expires_on: system_clock().plus(life) }
+}
+
+/// The approval, signed by this desk's signer.
+fn signed(desk: &Desk, approval: &Approval) -> String {
+    let (certificate, key) = desk.signer();
+    approval::make(approval, &certificate, &*key).unwrap()
+}
+
+fn unfit(served: &Served, approval: &str, id: &str, detail: &str) {
+    fails(served.apply("approval.jws", approval.as_bytes()), Refusal::ApprovalRefused, detail);
+    assert!(served.noted(id), "{id}");
+}
+
+#[test]
+fn r46a_an_approval_that_headquarters_did_not_sign_is_refused() {
+    let served = Served::with(&[]);
+    served.slots(&["node-1"]);
+    let another = Hq::found(served.programs(), "Another Line").unwrap();
+    let wanted = approval(SITE, "node-1", DAY);
+    unfit(&served, &signed(&Desk::of(&another), &wanted), "R46a", "");
+    let good = signed(&Desk::of(&served.hq), &wanted);
+    unfit(&served, &damaged(&good), "R46a", "the signature is wrong");
+    // A bundle's index is signed by the right key, and is no approval.
+    let index = Desk::of(&served.hq).next().text;
+    unfit(&served, &index, "R46a", "nodeboot-bundle+jws");
+}
+
+#[test]
+fn r46b_an_approval_for_another_site_is_refused() {
+    let served = Served::with(&[]);
+    served.slots(&["node-1"]);
+    served.hq.run(&["site", "add", "ship-9"]).unwrap();
+    let file = served.hq.path("approval.jws");
+    served.hq.run(&["approve", "ship-9", "node-1", CODE, "-o", &file.display().to_string()]).unwrap();
+    unfit(&served, &std::fs::read_to_string(file).unwrap(), "R46b", "it is for ship-9");
+}
+
+#[test]
+fn r46c_an_approval_for_a_slot_that_is_taken_or_is_not_there_is_refused() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    served.slots(&["node-1"]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    let desk = Desk::of(&served.hq);
+    let taken = signed(&desk, &approval(SITE, "node-1", DAY));
+    unfit(&served, &taken, "R46c", "another machine holds the slot");
+    let nowhere = signed(&desk, &approval(SITE, "node-9", DAY));
+    unfit(&served, &nowhere, "R46c", "this site has no such slot");
+}
+
+#[test]
+fn r46d_an_approval_that_expired_or_fits_no_code_is_refused() {
+    let served = Served::with(&[]);
+    served.slots(&["node-1"]);
+    let desk = Desk::of(&served.hq);
+    unfit(&served, &signed(&desk, &approval(SITE, "node-1", -1)), "R46d", "it expired on");
+    let nobody = signed(&desk, &approval(SITE, "node-1", DAY));
+    unfit(&served, &nobody, "R46d", "no single machine shows this code");
+}
+
+/// A report of the provisioner with these keys, with the number and the site it claims.
+fn report_of(keys: &Keys, seq: u64, site: &str) -> Report {
+    let empty = serde_json::json!({ "site": site, "provisioner": keys.issuing.key_hash, "seq": seq,
+        "created-on": system_clock(), "bundle": 1 });
+    serde_json::from_value(empty).unwrap()
+}
+
+fn signed_report(keys: &Keys, report: &Report) -> String {
+    let (leaf, key) = keys.leaf();
+    report::make(report, &leaf.der, &*key).unwrap()
+}
+
+fn ingest(hq: &Hq, report: &str) -> anyhow::Result<String> {
+    let path = hq.path("report.jws");
+    std::fs::write(&path, report).unwrap();
+    hq.run(&["ingest", &path.display().to_string()])
+}
+
+#[test]
+fn r47a_a_report_that_no_provisioner_of_ours_signed_is_refused() {
+    let served = Served::with(&[]);
+    let keys = stolen_keys(&served);
+    let report = report_of(&keys, 1, SITE);
+    fails(ingest(&served.hq, &damaged(&signed_report(&keys, &report))), Refusal::ReportRefused, "signature");
+    // A machine of the site has a certificate under the same issuing CA.
+    let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
+    let role = Role::Node { machine: "mc_01", life: YEAR };
+    let node = keys.issue(&role, key.spki(), system_clock()).unwrap();
+    fails(ingest(&served.hq, &report::make(&report, &node, &key).unwrap()), Refusal::ReportRefused, "");
+    let strangers = Served::with(&[]);
+    let theirs = stolen_keys(&strangers);
+    let unknown = signed_report(&theirs, &report_of(&theirs, 1, SITE));
+    fails(ingest(&served.hq, &unknown), Refusal::ReportRefused, "no provisioner of ours has this key");
+    let posing = signed_report(&theirs, &report);
+    fails(ingest(&served.hq, &posing), Refusal::ReportRefused, "");
+    ingest(&served.hq, &signed_report(&keys, &report)).unwrap();
+}
+
+#[test]
+fn r47b_a_report_that_is_not_newer_is_refused() {
+    let served = Served::with(&[]);
+    let keys = stolen_keys(&served);
+    let text = |seq| signed_report(&keys, &report_of(&keys, seq, SITE));
+    ingest(&served.hq, &text(5)).unwrap();
+    for seq in [5, 4] {
+        fails(ingest(&served.hq, &text(seq)), Refusal::ReportRefused, &format!("{seq} is not above 5"));
+    }
+    ingest(&served.hq, &text(6)).unwrap();
+}
+
+#[test]
+fn r47c_a_report_in_the_name_of_another_site_is_refused() {
+    let served = Served::with(&[]);
+    served.hq.run(&["site", "add", "ship-9"]).unwrap();
+    let keys = stolen_keys(&served);
+    let report = signed_report(&keys, &report_of(&keys, 1, "ship-9"));
+    fails(ingest(&served.hq, &report), Refusal::ReportRefused, "it is of ship-9");
+}
+
+/// What headquarters says to a request; a code where there is no TPM.
+fn certify(hq: &Hq, request: &CaRequest) -> anyhow::Result<String> {
+    let path = hq.path("request.json");
+    std::fs::write(&path, protocol::json::to_vec(request)).unwrap();
+    let (path, code) = (path.display().to_string(), request.code().to_string());
+    let reply = hq.path("reply.json").display().to_string();
+    hq.run(&["site", "certify", SITE, &path, "--code", &code, "-o", &reply])
+}
+
+#[test]
+fn r48a_a_provisioner_whose_tpm_nobody_registered_is_not_certified() {
+    let served = Served::with(&[]);
+    let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
+    let csr = B64u(issue::request("ship-7 issuing CA", None, &key).unwrap());
+    let request =
+        CaRequest { csr, ek: Some(B64u(tpm::ek())), key: Some(B64u(tpm::key_of(key.spki()))), seal: None };
+    fails(certify(&served.hq, &request), Refusal::CaRequestRefused, "no machine of ship-7 is registered");
+    // Registered, and then for another site only: still not this one's.
+    served.hq.run(&["site", "add", "ship-9"]).unwrap();
+    let row = |site| format!("serial,ek-p256,site,roles\nPRV1,{},{site},worker\n", tpm::ek_id());
+    served.hq.import(&row("ship-9")).unwrap();
+    fails(certify(&served.hq, &request), Refusal::CaRequestRefused, "no machine of ship-7 is registered");
+    Desk::of(&served.hq).amend(|record| record.site = Sites::One(SITE.to_owned()));
+    certify(&served.hq, &request).unwrap();
+}
+
+#[test]
+fn r48c_a_request_that_its_key_did_not_sign_is_refused() {
+    let served = Served::with(&[]);
+    let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
+    let csr = issue::request("ship-7 issuing CA", None, &key).unwrap();
+    let mut altered = csr.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    let request = CaRequest { csr: B64u(altered), ek: None, key: None, seal: None };
+    fails(certify(&served.hq, &request), Refusal::CaRequestRefused, "signed by its own key");
+    // A registered TPM, and a request by a key that is not in it.
+    served.hq.import(&format!("serial,ek-p256,site,roles\nPRV1,{},ship-7,worker\n", tpm::ek_id())).unwrap();
+    let (ek, key) = (Some(B64u(tpm::ek())), Some(B64u(tpm::key())));
+    let request = CaRequest { csr: B64u(csr), ek, key, seal: None };
+    fails(certify(&served.hq, &request), Refusal::CaRequestRefused, "by another key than the TPM's");
+}
+
+/// The table is refused as a whole, and these cells are named.
+fn not_imported(hq: &Hq, rows: &str, cells: &[&str]) {
+    let said = hq.import(rows).unwrap_err().to_string();
+    assert!(said.contains("nothing was imported") && said.contains("import-refused"), "{said}");
+    assert!(cells.iter().all(|cell| said.contains(cell)), "{said}");
+}
+
+#[test]
+fn r49_a_table_with_a_bad_row_is_refused_as_a_whole_and_every_bad_cell_is_named() {
+    let served = Served::with(&[]);
+    let (hash, other) = (Digest::of(b"a key"), Digest::of(b"another"));
+    let good = format!("A1,{hash},ship-7,worker\n");
+    let head = "serial,dev-key,site,roles\n";
+    // (a) a placeholder alone, (b) an id twice, (c) no hash.
+    not_imported(
+        &served.hq,
+        &format!("{head}{good}Default string,,ship-7,worker\n"),
+        &["line 3, column serial", "is a maker's placeholder and names nobody"],
+    );
+    not_imported(
+        &served.hq,
+        &format!("{head}{good}A2,{hash},ship-7,worker\n"),
+        &["line 3, column dev-key", "is registered already (line 2)"],
+    );
+    not_imported(
+        &served.hq,
+        &format!("{head}{good}A2,abc,ship-7,worker\n"),
+        &["line 3, column dev-key", "is no SHA-256: 43 symbols"],
+    );
+    assert_eq!(served.hq.run(&["machines", "list"]).unwrap(), "", "all rows or none");
+    served.hq.import(&format!("{head}{good}")).unwrap();
+    not_imported(&served.hq, &format!("{head}a1,{other},ship-7,worker\n"), &["serial a1 is registered"]);
+}
+
+/// Another site with a provisioner of its own: its keys.
+fn second_site(served: &Served, folder: &std::path::Path) -> Keys {
+    served.hq.run(&["site", "add", "ship-9"]).unwrap();
+    let dir = folder.display().to_string();
+    let said = served.elsewhere(&["init", "--dir", &dir, "--site", "ship-9"]).unwrap();
+    let (code, reply) = (code_in(&said).unwrap(), served.hq.path("reply-9.json").display().to_string());
+    let request = folder.join(keys::REQUEST).display().to_string();
+    served.hq.run(&["site", "certify", "ship-9", &request, "--code", &code, "-o", &reply]).unwrap();
+    served.elsewhere(&["init", "--dir", &dir, "--reply", &reply]).unwrap();
+    Keys::load(folder, system_clock()).unwrap()
+}
+
+#[test]
+fn r50_a_machine_of_a_pool_stays_with_the_site_that_it_joined_first() {
+    let served = Served::with(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (stolen_keys(&served), second_site(&served, folder.path()));
+    let key = Digest::of(b"a key");
+    let row = format!("serial,dev-key,site,roles\nA1,{key},ship-7 ship-9,worker\n");
+    served.hq.import(&row).unwrap();
+    let desk = Desk::of(&served.hq);
+    let machine = desk.0.records().unwrap().remove(0);
+    let says = |keys: &Keys, seq, site: &str| {
+        let mut report = report_of(keys, seq, site);
+        let (s, slot, node) = (Digest::of(b"S"), "node-1".to_owned(), "node-1-abcdef".to_owned());
+        report.joins.push(Join { machine: machine.id.clone(), s, slot, node, at: system_clock() });
+        ingest(&served.hq, &signed_report(keys, &report)).unwrap()
+    };
+    assert!(says(&first, 1, SITE).contains("the other sites of its pool lose it"));
+    let settled = desk.0.records().unwrap().remove(0);
+    assert_eq!((settled.site.clone(), settled.epoch), (Sites::One(SITE.to_owned()), machine.epoch + 1));
+    assert_eq!(settled.status, Status::Active);
+
+    let said = says(&second, 1, "ship-9");
+    for words in ["ALARM", Refusal::Moved.sentence(), Refusal::Moved.code(), "it is of ship-7"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(!says(&first, 2, SITE).contains("ALARM"), "the first may say it again");
+    assert_eq!(desk.0.records().unwrap(), [settled]);
+    // The winner's machine gets a voucher of the higher epoch; the other site hears no more of it.
+    let ours = desk.next().sections.remove("vouchers").unwrap();
+    let voucher: serde_json::Value = payload(String::from_utf8(ours).unwrap().trim());
+    let assignment = &voucher["ietf-voucher:voucher"]["manufacturer-proprietary"];
+    let assignment = protocol::bytes::from_b64u(assignment.as_str().unwrap()).unwrap();
+    assert_eq!(String::from_utf8(assignment).unwrap(), r#"{"epoch":2,"site":"ship-7"}"#);
+    let theirs = desk.0.build_bundle("ship-9", system_clock()).unwrap();
+    let size = theirs.sections.iter().find(|(name, _)| name == "records").unwrap().1;
+    assert_eq!(size, 0);
+}

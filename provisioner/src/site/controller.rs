@@ -37,9 +37,7 @@ pub async fn run(site: Arc<Site>) -> Result<()> {
         {
             tracing::warn!(%error, "this tick could not be finished; the next one looks again");
         }
-        if attached.is_none() {
-            site.recall_no_nodes().await?;
-        }
+        site.recall_no_nodes().await?;
         count = count.wrapping_add(1);
         tokio::time::sleep(TICK).await;
     }

@@ -19,8 +19,8 @@ use super::machine::{KubeletState, Machine};
 use super::store::{BURNED, Change, HOLDERS, IDS, KEYS, Look, MACHINES, META, NAMES, RECORDS, StoreError};
 use super::word::Word;
 use super::{KeyEntry, Site, admit, broken, report};
-use crate::cluster::Cluster;
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
+use crate::cluster::{Cluster, credential};
 
 /// Where the stage is kept in [`META`]; absent where nothing was lost.
 pub const STAGE: &str = "rebuild";
@@ -141,9 +141,9 @@ impl Site {
     }
 
     /// Puts the bundles that were kept in force again, before anybody is answered.
-    pub async fn recall_bundles(&self) {
+    pub async fn recall_bundles(&self) -> Result<()> {
         if self.rebuild() != Some(Stage::Bundle) {
-            return;
+            return Ok(());
         }
         for path in self.kept_bundles() {
             let read = std::fs::read(&path).map_err(|error| error.to_string());
@@ -155,6 +155,7 @@ impl Site {
                 tracing::warn!(file = %path.display(), why, "a kept bundle could not be put in force again");
             }
         }
+        self.recall_no_nodes().await
     }
 
     /// Reads from the Nodes which machine holds which slot, and from the policies whose name is barred.
@@ -179,7 +180,7 @@ impl Site {
 
     /// A provisioner that was never attached has no Nodes to learn from.
     pub(super) async fn recall_no_nodes(&self) -> Result<()> {
-        if self.rebuild() == Some(Stage::Nodes) {
+        if self.rebuild() == Some(Stage::Nodes) && !self.dir.join(credential::FILE).exists() {
             self.store.write(|tx| tx.put(META, STAGE, &Stage::Machines)).await?;
             self.look_at_stage()?;
         }

@@ -29,7 +29,7 @@ pub struct Options {
 /// Runs until a signal, or until a part that cannot do without fails.
 pub async fn run(site: Arc<Site>, options: Options) -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    site.recall_bundles().await;
+    site.recall_bundles().await?;
     tracing::info!(site = site.name(), listen = %options.listen, "serving");
     tokio::select! {
         done = registrar::serve(Arc::clone(&site), options) => done.context("the registrar"),

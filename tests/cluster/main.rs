@@ -5,4 +5,5 @@
 mod attach; // rights, certificates, clusters that are unsafe
 mod join; // the main job
 mod kill; // power cuts at every step
-mod rebuild; // a store that was lost
+mod rebuild;
+mod voice; // approved by telephone // a store that was lost

@@ -254,6 +254,7 @@ pub struct Spare {
     pub machine: Machine,
     program: PathBuf,
     process: Option<Process>,
+    options: Vec<String>,
 }
 
 impl Spare {
@@ -261,7 +262,12 @@ impl Spare {
     pub fn new(lan: &Lan, programs: &Programs, name: &str, hardware: Hardware, hq: &Hq) -> Result<Self> {
         let machine = Machine::new(lan, name, hardware)?;
         machine.write("/etc/node-boot/owner.json", fs::read(hq.owner_file())?)?;
-        Ok(Self { machine, program: programs.node_boot.clone(), process: None })
+        Ok(Self { machine, program: programs.node_boot.clone(), process: None, options: Vec::new() })
+    }
+
+    /// More arguments for every step.
+    pub fn run_with(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|word| (*word).to_owned()).collect();
     }
 
     /// One step by hand.
@@ -276,6 +282,7 @@ impl Spare {
         let tpm =
             self.machine.tpm().map_or("none".to_owned(), |tpm| format!("unix:{}", tpm.socket().display()));
         options.extend(["--tpm".to_owned(), tpm]);
+        options.extend(self.options.iter().cloned());
         options
     }
 
@@ -426,10 +433,15 @@ pub struct Site {
 impl Site {
     /// Cluster, headquarters and a certified provisioner that is attached but does not serve yet.
     pub fn build(name: &str, options: Options) -> Result<Self> {
+        Self::build_of(name, options, &[])
+    }
+
+    /// The same, of an owner who was made with more arguments.
+    pub fn build_of(name: &str, options: Options, owner: &[&str]) -> Result<Self> {
         let programs = Programs::build()?;
         let lan = Lan::new(name)?;
         let plane = ControlPlane::start(&lan, lan.address(1), &Assets::find()?, options)?;
-        let hq = Hq::found(&programs, "Example Line")?;
+        let hq = Hq::found_with(&programs, "Example Line", owner)?;
         let provisioner = Provisioner::new(&lan, &programs, lan.address(2), false)?;
         provisioner.certify(&hq)?;
         let admin = plane.file("super-admin.conf").display().to_string();
@@ -449,13 +461,18 @@ impl Site {
         let approval = self.hq.path("approval.jws").display().to_string();
         let said = self.hq.run(&["approve", SITE, slot, code, "-o", &approval])?;
         self.provisioner.run(&["apply", &approval])?;
+        self.report()?;
+        Ok(said)
+    }
+
+    /// The site's report goes up, and the bundle that answers it comes down.
+    pub fn report(&self) -> Result<()> {
         let report = self.provisioner.run(&["report"])?;
         let path =
             report.split_whitespace().find(|word| word.starts_with('/')).context("the report's path")?;
         let report = self.provisioner.machine.on_disk(path).display().to_string();
         self.hq.run(&["ingest", &report])?;
-        self.deliver()?;
-        Ok(said)
+        self.deliver()
     }
 
     /// A spare machine.

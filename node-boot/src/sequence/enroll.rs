@@ -63,8 +63,14 @@ impl Awake {
                 return Ok(Ok(proved));
             }
             (Some(back), step) => {
-                if let Step::Refused(refused) = step {
-                    say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
+                let mut back = back;
+                match step {
+                    Step::Refused(refused) => {
+                        say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
+                    }
+                    // The site has lost what it knew of us, and headquarters never heard of it: a person has to speak.
+                    Step::Wait(said, _) if said.reason == Wait::Unknown.code() => self.claim(&mut back)?,
+                    _ => {}
                 }
                 back
             }

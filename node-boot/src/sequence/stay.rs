@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use protocol::cert::Cert;
+use protocol::cert::{Cert, MACHINE_URI};
 use protocol::messages::Config;
 
 use super::Awake;
@@ -59,6 +59,8 @@ impl Awake {
     fn stay(&mut self, proved: &mut Proved, config: &Config, services: &mut Option<Services>) -> Result<()> {
         let mut beats = Beats::over(proved)?;
         let since = Instant::now();
+        // Headquarters' registration took over from one that the site had made: the certificate is to name it too.
+        let mut renamed = self.is_renamed(config);
         loop {
             if let Some(services) = services {
                 services.watch();
@@ -71,7 +73,7 @@ impl Awake {
                 let life = i64::try_from(cert.not_after.since(cert.not_before)).unwrap_or(0);
                 cert.common_name != "pledge" && self.now() >= cert.not_before.plus(life / 2)
             });
-            if half {
+            if half || std::mem::take(&mut renamed) {
                 self.renew(proved)?;
             }
             if beats.tick(well) || due || since.elapsed() > agent::HOURLY || crate::cli::stopping() {
@@ -79,6 +81,12 @@ impl Awake {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    fn is_renamed(&self, config: &Config) -> bool {
+        let Ok(cert) = Cert::parse(&self.certificate()) else { return false };
+        let named = cert.uris.iter().find_map(|uri| uri.strip_prefix(MACHINE_URI));
+        named.is_some_and(|named| named != config.machine)
     }
 
     /// A new node certificate on a fresh connection, since the old one has been idle.

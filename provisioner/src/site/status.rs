@@ -24,6 +24,8 @@ pub struct Beats {
     key: [u8; 32],
     counter: u64,
     last: Instant,
+    /// The bundle in force when the machine last asked (M11).
+    bundle: u64,
 }
 
 impl Site {
@@ -35,7 +37,7 @@ impl Site {
         asked: &StatusRequest,
     ) -> Result<StatusAnswer, Refused> {
         let bound = self.bound(&peer.s)?;
-        let beats = Beats { s: peer.s, key, counter: 0, last: Instant::now() };
+        let beats = Beats { s: peer.s, key, counter: 0, last: Instant::now(), bundle: self.word().seq };
         self.memory().beats.insert(heartbeat::short(&peer.s), beats);
         self.heard(&bound.machine.id).await?;
         self.check_shown(&bound.machine.id, asked).await;
@@ -120,6 +122,7 @@ impl Site {
     /// A heartbeat; what to answer. Anything wrong with it: nothing. R44.
     pub fn beat(&self, datagram: &[u8], _from: SocketAddr) -> Option<[u8; heartbeat::SIZE]> {
         let read = Datagram::read_beat(datagram)?;
+        let bundle = self.word().seq;
         let mut memory = self.memory();
         let beats = memory.beats.get_mut(&read.who).filter(|beats| read.made_by(&beats.key));
         let Some(beats) = beats.filter(|beats| read.counter > beats.counter) else {
@@ -128,7 +131,9 @@ impl Site {
         };
         beats.counter = read.counter;
         beats.last = Instant::now();
-        Some(heartbeat::answer(&beats.key, &beats.s, read.counter, 0))
+        // HQ has said something since: a voucher, a withdrawal. It is asked for now rather than within the hour.
+        let flags = if beats.bundle < bundle { heartbeat::FLAG_STATUS_NOW } else { 0 };
+        Some(heartbeat::answer(&beats.key, &beats.s, read.counter, flags))
     }
 
     /// Tells whose keys were heard within the last minute.

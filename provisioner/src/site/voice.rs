@@ -43,6 +43,7 @@ impl Site {
             let detail = "the owner does not allow it: ask HQ for an approval by file or link";
             return Err(Refused::new(Refusal::VoiceRefused, 'a', detail));
         }
+        self.check_rebuilt()?;
         match self.word().slots.get(slot) {
             None => return Err(unfit('c', "this site has no such slot: `provisioner slots` lists them")),
             Some(plan) => check_role(plan.role)?,

@@ -89,6 +89,7 @@ impl Question {
             }
             Way::Stick(folder) => {
                 self.text = stick_text(site, code);
+                self.said = renamed(folder, &self.text, Duration::ZERO);
                 say(&format!(
                     "Headquarters approved this machine by telephone for site {site}. If that is right, rename \
                      {} to confirm.txt.",

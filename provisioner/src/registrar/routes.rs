@@ -25,7 +25,7 @@ use protocol::tpm::{Ek, NotInTpm, Public, make_credential};
 use protocol::{est, heartbeat, json, pvr};
 
 use super::limits::Limits;
-use crate::site::{Answer, Peer, Site};
+use crate::site::{Answer, Bound, Peer, Site};
 
 type Reply = Response<Full<Bytes>>;
 
@@ -130,38 +130,51 @@ impl Session {
             return Err(refuse(Refusal::PvrMediaType, 'a', media));
         }
         let body = read(request, message.limit(), self.limits.patience()).await?;
-        // R33, R32, R22: nothing of the site is said to a key that is not a machine's.
-        if message.who() == Who::Bound {
-            self.site.bound(&self.peer.s)?;
+        match message.who() {
+            Who::Any => self.anybody(message, rest, &body).await,
+            // R33, R32, R22: nothing of the site is said to a key that is not a machine's.
+            Who::Bound => self.machine(message, self.site.bound(&self.peer.s)?, &body).await,
         }
+    }
+
+    /// Messages that every key may send.
+    async fn anybody(&self, message: Message, rest: &str, body: &[u8]) -> Result<Reply, Refused> {
         match message {
-            Message::RequestVoucher => self.voucher(&body).await,
+            Message::RequestVoucher => self.voucher(body).await,
             Message::VoucherStatus => {
-                self.site.voucher_status(&self.peer, &Self::parse::<Outcome>(&body)?).await;
+                self.site.voucher_status(&self.peer, &Self::parse::<Outcome>(body)?).await;
                 Ok(empty())
             }
-            Message::Attest => self.attest(&body).await,
-            Message::AttestProof => self.attest_proof(rest, &body).await,
-            Message::CaCerts => Ok(certificates(&self.site.ca_chain())),
-            Message::CsrAttrs => Ok(reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.into())),
-            Message::SimpleEnroll | Message::SimpleReenroll => self.enroll(&body),
-            Message::Time => Ok(said(&self.site.clock())),
-            Message::Config => Ok(answered(self.site.config(&self.peer).await?, said)),
-            Message::Kubelet => self.kubelet(&body).await,
-            Message::EnrollStatus => {
-                self.site.enrolled(&self.peer, &Self::parse::<Outcome>(&body)?)?;
-                Ok(empty())
-            }
+            Message::Attest => self.attest(body).await,
+            Message::AttestProof => self.attest_proof(rest, body).await,
             Message::Claim => {
-                let open: Open = Self::parse(&body)?;
+                let open: Open = Self::parse(body)?;
                 let proven = self.proven();
                 Ok(said(&self.site.claim(&self.peer, &proven, &open)?))
             }
-            Message::ClaimReveal => self.reveal(rest, &body),
-            Message::Status => {
-                let asked: StatusRequest = Self::parse(&body)?;
-                Ok(said(&self.site.status(&self.peer, self.beat_key, &asked).await?))
+            Message::ClaimReveal => self.reveal(rest, body),
+            _ => Err(Refusal::NotFound.into()),
+        }
+    }
+
+    /// Messages that only a machine with a proven key may send.
+    async fn machine(&self, message: Message, bound: Bound, body: &[u8]) -> Result<Reply, Refused> {
+        match message {
+            Message::CaCerts => Ok(certificates(&self.site.ca_chain())),
+            Message::CsrAttrs => Ok(reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.into())),
+            Message::SimpleEnroll | Message::SimpleReenroll => self.enroll(&bound, body),
+            Message::Time => Ok(said(&self.site.clock())),
+            Message::Config => Ok(answered(self.site.config(bound, &self.peer).await?, said)),
+            Message::Kubelet => self.kubelet(&bound, body).await,
+            Message::EnrollStatus => {
+                self.site.enrolled(&bound, &Self::parse::<Outcome>(body)?).await;
+                Ok(empty())
             }
+            Message::Status => {
+                let asked: StatusRequest = Self::parse(body)?;
+                Ok(said(&self.site.status(&bound, &self.peer, self.beat_key, &asked).await?))
+            }
+            _ => Err(Refusal::NotFound.into()),
         }
     }
 
@@ -249,17 +262,17 @@ impl Session {
         Ok(said(&self.site.prove(&self.peer, kind, id, hw).await?))
     }
 
-    fn enroll(&self, body: &[u8]) -> Result<Reply, Refused> {
+    fn enroll(&self, bound: &Bound, body: &[u8]) -> Result<Reply, Refused> {
         let wrong = |error: protocol::bytes::Malformed| refuse(Refusal::CsrKey, 'b', error.to_string());
         let csr = Csr::parse(&est::read_base64(body).map_err(wrong)?).map_err(wrong)?;
-        Ok(certificates(&self.site.certify(&self.peer, &csr)?))
+        Ok(certificates(&self.site.certify(bound, &self.peer, &csr)?))
     }
 
-    async fn kubelet(&self, body: &[u8]) -> Result<Reply, Refused> {
+    async fn kubelet(&self, bound: &Bound, body: &[u8]) -> Result<Reply, Refused> {
         let asked: KubeletRequest = Self::parse(body)?;
         let csr =
             Csr::parse(&asked.csr.0).map_err(|error| refuse(Refusal::CsrKey, 'b', error.to_string()))?;
-        let answer = self.site.kubelet(&self.peer, &csr).await?;
+        let answer = self.site.kubelet(bound, &self.peer, &csr).await?;
         Ok(answered(answer, |chain| said(&KubeletChain { chain: chain.iter().cloned().map(B64u).collect() })))
     }
 

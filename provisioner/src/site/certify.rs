@@ -27,8 +27,7 @@ pub(crate) fn is_global(address: &IpAddr) -> bool {
 
 impl Site {
     /// M5: a node certificate for the machine's own key. R34.
-    pub fn certify(&self, peer: &Peer, csr: &Csr) -> Result<Vec<Vec<u8>>, Refused> {
-        let bound = self.bound(&peer.s)?;
+    pub fn certify(&self, bound: &Bound, peer: &Peer, csr: &Csr) -> Result<Vec<Vec<u8>>, Refused> {
         if csr.key_hash != peer.s {
             return Err(Refused::new(
                 Refusal::CsrKey,
@@ -46,8 +45,7 @@ impl Site {
     }
 
     /// M7: everything the machine is to be.
-    pub async fn config(&self, peer: &Peer) -> Result<Answer<Config>, Refused> {
-        let bound = self.bound(&peer.s)?;
+    pub async fn config(&self, bound: Bound, peer: &Peer) -> Result<Answer<Config>, Refused> {
         if self.rebuild() == Some(Stage::Nodes) {
             return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
         }
@@ -133,22 +131,26 @@ impl Site {
     }
 
     /// M8: the kubelet's client certificate. R24, R34b, R34c, R35, R36, R39.
-    pub async fn kubelet(&self, peer: &Peer, csr: &Csr) -> Result<Answer<Vec<Vec<u8>>>, Refused> {
-        let bound = self.bound(&peer.s)?;
+    pub async fn kubelet(
+        &self,
+        bound: &Bound,
+        peer: &Peer,
+        csr: &Csr,
+    ) -> Result<Answer<Vec<Vec<u8>>>, Refused> {
         let Some(node) = bound.machine.node() else {
             return Ok(Answer::Wait(bound.machine.wait_for_slot(&bound.record), RETRY));
         };
         check_request(csr, &node, peer)?;
-        self.role(&bound, bound.machine.slot.as_deref().unwrap_or_default())?;
+        self.role(bound, bound.machine.slot.as_deref().unwrap_or_default())?;
         if bound.machine.kubelet != KubeletState::Issued {
             self.check_current()?;
         }
-        self.save_kubelet(&bound, &node, csr).await?;
+        self.save_kubelet(bound, &node, csr).await?;
         if let Some(remedy) = self.memory().unsafe_why.clone() {
             return Err(Refused::new(Refusal::ClusterUnsafe, 'a', remedy));
         }
         let Some(cluster) = self.cluster() else { return Ok(Answer::Wait(Wait::ClusterAway, RETRY)) };
-        if let Some(refused) = self.wrong_version(&bound) {
+        if let Some(refused) = self.wrong_version(bound) {
             return Err(refused);
         }
         let began = self.now();
@@ -219,17 +221,13 @@ impl Site {
         Some(Refused::new(Refusal::ClusterUnsafe, 'c', remedy))
     }
 
-    /// M9: how the join went on the machine.
-    pub fn enrolled(&self, peer: &Peer, outcome: &Outcome) -> Result<(), Refused> {
-        let bound = self.bound(&peer.s)?;
-        let reason = outcome.reason.clone().unwrap_or_default();
-        tracing::info!(
-            machine = bound.machine.id,
-            good = outcome.status,
-            reason,
-            "the machine says that it joined"
-        );
-        Ok(())
+    /// M9: how the join went on the machine. What went wrong there, people hear of here.
+    pub async fn enrolled(&self, bound: &Bound, outcome: &Outcome) {
+        let (machine, reason) = (&bound.machine.id, outcome.reason.as_deref().unwrap_or_default());
+        tracing::info!(machine, good = outcome.status, reason, "the machine says how its join went");
+        if !outcome.status {
+            self.alarm(Refusal::from_code(reason).map_or("join-failed", Refusal::code), machine).await;
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod word; // HQ's word in force
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use anyhow::{Context, Result};
@@ -101,6 +102,8 @@ pub struct Site {
     pub metrics: metrics::Metrics,
     trust: RwLock<(Trust, Time)>,
     rebuild: RwLock<Option<rebuild::Stage>>,
+    /// The highest bundle that a machine has proved to exist.
+    behind: AtomicU64,
     word: RwLock<Arc<Word>>,
     cluster: RwLock<Option<Cluster>>,
     memory: Mutex<Memory>,
@@ -136,6 +139,7 @@ impl Site {
             metrics: metrics::Metrics::default(),
             trust: RwLock::new((Trust::from_kept(&kept.kept)?, kept.floor)),
             rebuild: RwLock::new(rebuild),
+            behind: AtomicU64::new(look.get(store::META, status::BEHIND)?.unwrap_or(0)),
             word: RwLock::new(Arc::new(word)),
             cluster: RwLock::new(None),
             memory: Mutex::new(Memory::default()),

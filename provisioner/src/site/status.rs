@@ -1,6 +1,7 @@
 //! M11 and heartbeats: what a joined machine says, hears, and how its silence is noticed.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use protocol::bundle;
@@ -11,10 +12,12 @@ use protocol::messages::{Act, Order, StatusAnswer, StatusRequest};
 use protocol::refusal::{Refusal, Refused};
 
 use super::store::{Look, MACHINES, VOUCHERS};
-use super::{Peer, Site, broken};
+use super::{Bound, Peer, Site, broken};
 
 /// Silence after which a machine is no longer taken for alive.
 pub const SILENCE: Duration = Duration::from_mins(1);
+/// Where the number of a newer bundle that exists is kept.
+pub(super) const BEHIND: &str = "behind";
 /// The order to show the highest bundle index.
 const SHOW_INDEX: &str = "show-index";
 
@@ -32,11 +35,11 @@ impl Site {
     /// M11. `key` is the connection's exporter for heartbeats.
     pub async fn status(
         &self,
+        bound: &Bound,
         peer: &Peer,
         key: [u8; 32],
         asked: &StatusRequest,
     ) -> Result<StatusAnswer, Refused> {
-        let bound = self.bound(&peer.s)?;
         let beats = Beats { s: peer.s, key, counter: 0, last: Instant::now(), bundle: self.word().seq };
         self.memory().beats.insert(heartbeat::short(&peer.s), beats);
         self.heard(&bound.machine.id).await?;
@@ -93,11 +96,12 @@ impl Site {
         };
         self.alarm(Refusal::BundleBehind.code(), &format!("bundle {seq}")).await;
         let raise = self.store.write(move |tx| {
-            let known: u64 = tx.get(super::store::META, "behind")?.unwrap_or(0);
-            tx.put(super::store::META, "behind", &seq.max(known))
+            let known: u64 = tx.get(super::store::META, BEHIND)?.unwrap_or(0);
+            tx.put(super::store::META, BEHIND, &seq.max(known))
         });
-        if let Err(error) = raise.await {
-            tracing::error!(%error, "that this site is behind could not be saved");
+        match raise.await {
+            Ok(()) => drop(self.behind.fetch_max(seq, Ordering::Relaxed)),
+            Err(error) => tracing::error!(%error, "that this site is behind could not be saved"),
         }
     }
 
@@ -106,8 +110,7 @@ impl Site {
         if self.rebuild() == Some(super::rebuild::Stage::Bundle) {
             return self.check_rebuilt();
         }
-        let look = self.store.look().map_err(broken)?;
-        let behind: u64 = look.get(super::store::META, "behind").map_err(broken)?.unwrap_or(0);
+        let behind = self.behind.load(Ordering::Relaxed);
         if behind > self.word().seq {
             return Err(Refused::new(Refusal::BundleBehind, ' ', format!("bundle {behind} exists")));
         }

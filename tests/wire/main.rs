@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, clippy::format_collect)] // A test may panic; lints exempt test functions and not what they call.
 
 mod admission; // who is not admitted, or not now, or not again
+mod browse; // the announcement on the LAN, seen by others' programs
 mod bundles; // files that are not put in force
 mod certificates; // requests that are not signed
 mod claims; // codes that are not given or not believed
@@ -201,11 +202,7 @@ impl Served {
 
     /// The owner's site anchor A, DER.
     pub fn site_anchor(&self) -> Vec<u8> {
-        let owner: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(self.hq.owner_file()).unwrap()).unwrap();
-        let payload = protocol::bytes::from_b64u(owner["anchors"]["payload"].as_str().unwrap()).unwrap();
-        let anchors: serde_json::Value = serde_json::from_slice(&payload).unwrap();
-        protocol::bytes::from_b64(anchors["site"][0].as_str().unwrap()).unwrap()
+        site_anchor(&self.hq)
     }
 
     /// Deletes something of the provisioner's folder, as a bad disk does.
@@ -256,4 +253,12 @@ impl Served {
         let bundle = self.hq.bundle().unwrap().display().to_string();
         self.site(&["apply", &bundle]).unwrap();
     }
+}
+
+/// The site anchor A of an owner, DER.
+pub fn site_anchor(hq: &Hq) -> Vec<u8> {
+    let owner: serde_json::Value = serde_json::from_slice(&std::fs::read(hq.owner_file()).unwrap()).unwrap();
+    let payload = protocol::bytes::from_b64u(owner["anchors"]["payload"].as_str().unwrap()).unwrap();
+    let anchors: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+    protocol::bytes::from_b64(anchors["site"][0].as_str().unwrap()).unwrap()
 }

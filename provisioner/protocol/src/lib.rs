@@ -23,11 +23,12 @@ pub mod inventory; // what a machine says of its hardware
 pub mod issue; // certificates and requests as made
 pub mod json; // JSON without duplicate members
 pub mod jws; // signed documents
-pub mod mdns; // one question on the LAN, and its answer
+pub mod mdns; // multicast DNS as bytes
 pub mod messages; // each request: path, size, who may send it, its JSON
 pub mod pvr; // the voucher request of a pledge
 pub mod record; // what HQ says of one machine
 pub mod refusal; // every refusal and every wait, with the sentence a person reads
 pub mod report; // what a site tells HQ
+pub mod responder; // a service instance on a cable: what it says to whom, and when
 pub mod tpm; // TPM 2.0 structures and commands
 pub mod voucher; // "this machine belongs to the site with this CA"

@@ -1,4 +1,4 @@
-//! One question and its answer on the LAN: "where is the registrar?" (RFC 6762 section 6.7, one-shot queries).
+//! Multicast DNS (RFC 6762) as bytes: questions with what the asker knows already, and the answer to a one-shot one.
 
 use std::net::IpAddr;
 
@@ -9,24 +9,38 @@ pub const GROUP_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(224, 0, 0, 251)
 /// IPv6 group.
 pub const GROUP_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 
-const PTR: u16 = 12;
-const TXT: u16 = 16;
-const A: u16 = 1;
-const AAAA: u16 = 28;
-const SRV: u16 = 33;
-const ANY: u16 = 255;
+pub(crate) const PTR: u16 = 12;
+pub(crate) const TXT: u16 = 16;
+pub(crate) const A: u16 = 1;
+pub(crate) const AAAA: u16 = 28;
+pub(crate) const SRV: u16 = 33;
+pub(crate) const ANY: u16 = 255;
 const IN: u16 = 1;
-/// RFC 6762 section 6.7: an answer to a one-shot query is not to be kept.
-const TTL: u32 = 10;
+/// In a question's class: an answer by unicast is welcome (RFC 6762 section 5.4).
+const UNICAST: u16 = 0x8000;
+/// What is asked, and known, in one datagram beyond this is not looked at.
+const MOST: u16 = 64;
 
-/// A question that was read.
+/// One question of a datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Its number, to be repeated.
-    pub id: u16,
     /// The name asked for, `_brski-registrar._tcp.local`.
     pub name: String,
-    kind: u16,
+    /// The type of record asked for.
+    pub kind: u16,
+    /// Whether an answer by unicast is welcome.
+    pub unicast: bool,
+}
+
+/// A datagram that asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Its number, to be repeated to a one-shot asker.
+    pub id: u16,
+    /// Its questions.
+    pub questions: Vec<Question>,
+    /// Instances that the asker knows already and needs no word about: the targets of its PTR records, with TTL.
+    pub known: Vec<(String, u32)>,
 }
 
 /// An answer that was read.
@@ -40,25 +54,95 @@ pub struct Found {
     pub own: String,
 }
 
-fn put_name(out: &mut Vec<u8>, name: &str) {
-    for label in name.split('.').filter(|label| !label.is_empty()) {
-        let bytes = &label.as_bytes()[..label.len().min(63)];
-        out.push(u8::try_from(bytes.len()).unwrap_or(63));
-        out.extend_from_slice(bytes);
-    }
-    out.push(0);
-}
-
 fn header(id: u16, flags: u16, counts: [u16; 4]) -> Vec<u8> {
     [id, flags].into_iter().chain(counts).flat_map(u16::to_be_bytes).collect()
 }
 
 /// The question for a service: a datagram.
 pub fn question(id: u16, name: &str) -> Vec<u8> {
-    let mut out = header(id, 0, [1, 0, 0, 0]);
-    put_name(&mut out, name);
-    out.extend([PTR, IN].into_iter().flat_map(u16::to_be_bytes));
-    out
+    let mut out = Writer::new(id, 0, [1, 0, 0, 0]);
+    out.name(name);
+    out.u16s(&[PTR, IN]);
+    out.done()
+}
+
+/// A datagram under construction; each name is written once and pointed at afterwards (RFC 1035 section 4.1.4).
+pub(crate) struct Writer {
+    out: Vec<u8>,
+    names: Vec<(String, u16)>,
+}
+
+impl Writer {
+    pub(crate) fn new(id: u16, flags: u16, counts: [u16; 4]) -> Self {
+        Self { out: header(id, flags, counts), names: Vec::new() }
+    }
+
+    pub(crate) fn u16s(&mut self, numbers: &[u16]) {
+        self.out.extend(numbers.iter().copied().flat_map(u16::to_be_bytes));
+    }
+
+    pub(crate) fn name(&mut self, name: &str) {
+        let mut rest = name.trim_end_matches('.');
+        while !rest.is_empty() {
+            if let Some((_, at)) = self.names.iter().find(|(known, _)| known == rest) {
+                let pointer = 0xc000 | at;
+                return self.u16s(&[pointer]);
+            }
+            if let Some(at) = u16::try_from(self.out.len()).ok().filter(|at| *at < 0x4000) {
+                self.names.push((rest.to_owned(), at));
+            }
+            let (label, after) = rest.split_once('.').unwrap_or((rest, ""));
+            self.text(label.as_bytes(), 63);
+            rest = after;
+        }
+        self.out.push(0);
+    }
+
+    /// Bytes behind their length, cut to `most`.
+    fn text(&mut self, bytes: &[u8], most: u8) {
+        let length = u8::try_from(bytes.len()).unwrap_or(most).min(most);
+        self.out.push(length);
+        self.out.extend_from_slice(&bytes[..usize::from(length)]);
+    }
+
+    /// A question again, as it was asked.
+    pub(crate) fn question(&mut self, question: &Question) {
+        self.name(&question.name);
+        self.u16s(&[question.kind, IN]);
+    }
+
+    /// A record; `flush` tells everybody to forget what they knew of this name and kind.
+    pub(crate) fn record(&mut self, name: &str, kind: u16, flush: bool, ttl: u32, data: &Data<'_>) {
+        self.name(name);
+        self.u16s(&[kind, if flush { UNICAST | IN } else { IN }]);
+        self.out.extend(ttl.to_be_bytes());
+        let length = self.out.len();
+        self.u16s(&[0]);
+        match data {
+            Data::Name(name) => self.name(name),
+            Data::Service(port, host) => {
+                self.u16s(&[0, 0, *port]);
+                self.name(host);
+            }
+            Data::Texts(texts) => texts.iter().for_each(|text| self.text(text.as_bytes(), 255)),
+            Data::Address(IpAddr::V4(four)) => self.out.extend(four.octets()),
+            Data::Address(IpAddr::V6(six)) => self.out.extend(six.octets()),
+        }
+        let written = u16::try_from(self.out.len() - length - 2).unwrap_or(0);
+        self.out[length..length + 2].copy_from_slice(&written.to_be_bytes());
+    }
+
+    pub(crate) fn done(self) -> Vec<u8> {
+        self.out
+    }
+}
+
+/// What a record says.
+pub(crate) enum Data<'a> {
+    Name(&'a str),
+    Service(u16, &'a str),
+    Texts(&'a [String]),
+    Address(IpAddr),
 }
 
 /// Where a reader is in a datagram.
@@ -120,71 +204,36 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a question; none for answers and for anything damaged.
-pub fn read_question(datagram: &[u8]) -> Option<Question> {
+/// Reads a datagram that asks; none for answers and for anything damaged.
+pub fn read_query(datagram: &[u8]) -> Option<Query> {
     let mut reader = Reader { all: datagram, at: 0 };
-    let (id, flags, count) = (reader.u16()?, reader.u16()?, reader.u16()?);
-    if flags & 0x8000 != 0 || count == 0 {
+    let (id, flags) = (reader.u16()?, reader.u16()?);
+    // Answers, and whatever is no plain query (RFC 6762 section 18.3).
+    if flags & 0xf800 != 0 {
         return None;
     }
-    reader.at = 12;
-    let name = reader.name()?;
-    let kind = reader.u16()?;
-    reader.u16()?;
-    Some(Question { id, name, kind })
-}
-
-impl Question {
-    /// Whether it asks for this service.
-    pub fn wants(&self, service: &str) -> bool {
-        self.name.eq_ignore_ascii_case(service) && matches!(self.kind, PTR | ANY)
+    let counts = [reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?];
+    if counts[0] > MOST || counts[1] > MOST {
+        return None;
     }
-}
-
-/// A record whose name stands already, at `name` bytes from the start (RFC 1035 section 4.1.4).
-fn record(out: &mut Vec<u8>, name: usize, kind: u16, data: &[u8]) {
-    out.extend(pointer(name));
-    out.extend([kind, IN].into_iter().flat_map(u16::to_be_bytes));
-    out.extend(TTL.to_be_bytes());
-    out.extend(u16::try_from(data.len()).unwrap_or(0).to_be_bytes());
-    out.extend_from_slice(data);
-}
-
-fn pointer(at: usize) -> [u8; 2] {
-    (0xc000 | u16::try_from(at & 0x3fff).unwrap_or(0)).to_be_bytes()
-}
-
-/// A label in front of a name that stands already.
-fn label(text: &str, rest: usize) -> Vec<u8> {
-    let bytes = &text.as_bytes()[..text.len().min(63)];
-    [&[u8::try_from(bytes.len()).unwrap_or(0)], bytes, &pointer(rest)].concat()
-}
-
-/// The answer: who, where, and the owner's hint, in one datagram. `instance` is also the host's name.
-pub fn answer(question: &Question, instance: &str, found: &Found) -> Vec<u8> {
-    const ASKED: usize = 12;
-    /// Fixed part of a record before its data.
-    const FIXED: usize = 12;
-    let count = u16::try_from(found.addresses.len()).unwrap_or(0);
-    let mut out = header(question.id, 0x8400, [1, 1, 0, count + 2]);
-    put_name(&mut out, &question.name);
-    let local = out.len() - b"\x05local\0".len();
-    out.extend([question.kind, IN].into_iter().flat_map(u16::to_be_bytes));
-    let full = out.len() + FIXED;
-    record(&mut out, ASKED, PTR, &label(instance, ASKED));
-    let mut srv: Vec<u8> = [0, 0, found.port].into_iter().flat_map(u16::to_be_bytes).collect();
-    let host = out.len() + FIXED + srv.len();
-    srv.extend(label(instance, local));
-    record(&mut out, full, SRV, &srv);
-    let text = |text: &str| [&[u8::try_from(text.len()).unwrap_or(0)], text.as_bytes()].concat();
-    record(&mut out, full, TXT, &[text("txtvers=1"), text(&format!("own={}", found.own))].concat());
-    for address in &found.addresses {
-        match address {
-            IpAddr::V4(four) => record(&mut out, host, A, &four.octets()),
-            IpAddr::V6(six) => record(&mut out, host, AAAA, &six.octets()),
+    let mut query = Query { id, ..Query::default() };
+    for _ in 0..counts[0] {
+        let (name, kind, class) = (reader.name()?, reader.u16()?, reader.u16()?);
+        query.questions.push(Question { name, kind, unicast: class & UNICAST != 0 });
+    }
+    for _ in 0..counts[1] {
+        reader.name()?;
+        let kind = reader.u16()?;
+        reader.u16()?;
+        let ttl = u32::from(reader.u16()?) << 16 | u32::from(reader.u16()?);
+        let length = usize::from(reader.u16()?);
+        let end = reader.at.checked_add(length).filter(|end| *end <= datagram.len())?;
+        if kind == PTR {
+            query.known.push((reader.name()?, ttl));
         }
+        reader.at = end;
     }
-    out
+    (!query.questions.is_empty()).then_some(query)
 }
 
 /// Reads an answer; none for anything else.
@@ -200,7 +249,7 @@ pub fn read_answer(datagram: &[u8]) -> Option<Found> {
         reader.bytes(4)?;
     }
     let mut found = Found::default();
-    for _ in 0..counts[1..].iter().map(|count| u32::from(*count)).sum::<u32>().min(64) {
+    for _ in 0..counts[1..].iter().map(|count| u32::from(*count)).sum::<u32>().min(MOST.into()) {
         reader.name()?;
         let kind = reader.u16()?;
         reader.bytes(6)?;
@@ -232,40 +281,40 @@ fn read_own(mut data: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    const SERVICE: &str = "_brski-registrar._tcp.local";
-
-    fn found() -> Found {
-        Found {
-            port: 7443,
-            addresses: vec![[10, 7, 0, 2].into(), "fe80::1".parse().unwrap()],
-            own: "2cb2055d".into(),
-        }
+    #[test]
+    fn a_question_is_read_as_it_was_asked() {
+        let query = read_query(&question(7, "_brski-registrar._tcp.local")).unwrap();
+        let asked = Question { name: "_brski-registrar._tcp.local".into(), kind: PTR, unicast: false };
+        assert_eq!(query, Query { id: 7, questions: vec![asked], known: vec![] });
     }
 
     #[test]
-    fn question_and_answer_fit_in_250_bytes_together() {
-        let asked = question(7, SERVICE);
-        let read = read_question(&asked).unwrap();
-        assert!(read.wants(SERVICE));
-        let answered = answer(&read, "ship-7-1", &found());
-        assert_eq!(read_answer(&answered), Some(found()));
-        assert!(asked.len() + answered.len() <= 250, "{} + {}", asked.len(), answered.len());
+    fn what_an_asker_knows_is_read_with_its_names() {
+        let mut out = Writer::new(0, 0, [2, 2, 0, 0]);
+        out.name("_a._tcp.local");
+        out.u16s(&[PTR, UNICAST | IN]);
+        out.name("x._a._tcp.local");
+        out.u16s(&[TXT, IN]);
+        out.record("_a._tcp.local", PTR, false, 4500, &Data::Name("x._a._tcp.local"));
+        out.record("x._a._tcp.local", TXT, false, 4500, &Data::Texts(&["t=1".to_owned()]));
+        let query = read_query(&out.done()).unwrap();
+        assert_eq!(query.known, [("x._a._tcp.local".to_owned(), 4500)]);
+        let kinds: Vec<_> = query.questions.iter().map(|asked| (asked.kind, asked.unicast)).collect();
+        assert_eq!(kinds, [(PTR, true), (TXT, false)]);
     }
 
     #[test]
-    fn cut_and_circular_datagrams_are_refused_without_a_panic() {
-        let answered = answer(&read_question(&question(7, SERVICE)).unwrap(), "p", &found());
-        for cut in 0..answered.len() {
-            let _ = read_answer(&answered[..cut]);
-            let _ = read_question(&answered[..cut]);
-        }
+    fn circular_names_and_other_operations_are_refused() {
         let mut circle = header(1, 0, [1, 0, 0, 0]);
         circle.extend([192, 12, 0, 12, 0, 1]);
-        assert_eq!(read_question(&circle), None);
-        for place in 0..answered.len() {
-            let mut changed = answered.clone();
-            changed[place] ^= 0xff;
-            let _ = read_answer(&changed);
+        assert_eq!(read_query(&circle), None);
+        for flags in [0x8000, 0x2800, 0x7800] {
+            let mut other = question(1, "_a._tcp.local");
+            other[2..4].copy_from_slice(&u16::to_be_bytes(flags));
+            assert_eq!(read_query(&other), None);
         }
+        let mut many = question(1, "_a._tcp.local");
+        many[4..6].copy_from_slice(&[0xff, 0xff]);
+        assert_eq!(read_query(&many), None);
     }
 }

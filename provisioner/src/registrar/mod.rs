@@ -1,6 +1,6 @@
 //! Towards a pledge: TLS, messages, limits, EST, discovery.
 
-pub mod answers; // questions "where is the registrar?" on the LAN
+pub mod announced; // on the LAN, as the registrar
 pub mod foreign; // EST for machines that are not ours
 pub mod limits; // how much one source may ask
 pub mod routes; // each message to its room
@@ -34,11 +34,10 @@ pub async fn serve(site: Arc<Site>, options: Options) -> Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
     let beats =
         UdpSocket::bind(listen).await.with_context(|| format!("listening for heartbeats on {listen}"))?;
-    let port = listener.local_addr()?.port();
+    let _announced = announced::start(&site, listener.local_addr()?);
     tokio::try_join!(
         accept(Arc::clone(&site), listener, patience),
         heartbeats(Arc::clone(&site), beats),
-        answers::serve(Arc::clone(&site), port),
         if_asked(site, est, patience),
     )?;
     Ok(())

@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Debian packages that the tests call, beside what every Debian has.
-const PACKAGES: [&str; 18] = [
+const PACKAGES: [&str; 20] = [
     "avahi-daemon",
     "avahi-utils",
     "conntrack",
+    "dbus-daemon",
     "gcc",
     "git",
     "iproute2",
@@ -21,6 +22,7 @@ const PACKAGES: [&str; 18] = [
     "libstrongswan-standard-plugins",
     "openssl",
     "pkg-config",
+    "python3-zeroconf",
     "strace",
     "strongswan-pki",
     "swtpm",

@@ -6,4 +6,5 @@ mod attach; // rights, certificates, clusters that are unsafe
 mod join; // the main job
 mod kill; // power cuts at every step
 mod rebuild;
+mod trouble; // what goes wrong half-way
 mod voice; // approved by telephone // a store that was lost

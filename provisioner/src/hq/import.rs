@@ -202,7 +202,7 @@ fn taken_by(records: &[Record]) -> BTreeMap<String, String> {
     let mut taken = BTreeMap::new();
     for record in records {
         for name in names(record) {
-            taken.insert(name.1, record.id.clone());
+            taken.insert(key(&name.1), record.id.clone());
         }
     }
     taken
@@ -218,14 +218,19 @@ fn names(record: &Record) -> Vec<(&'static str, String)> {
     };
     let mut names: Vec<_> = record.auth.iter().map(|auth| (column(auth), auth.id().to_string())).collect();
     let serial = record.hints.product_serial.as_deref().filter(|serial| !is_junk(serial));
-    names.extend(serial.map(|serial| ("serial", format!("serial {}", serial.to_lowercase()))));
+    names.extend(serial.map(|serial| ("serial", format!("serial {serial}"))));
     names
+}
+
+/// By which a name is found again: serials are compared without regard to case.
+fn key(name: &str) -> String {
+    if name.starts_with("serial ") { name.to_lowercase() } else { name.to_owned() }
 }
 
 fn claim(row: &mut Row<'_>, record: &Record, taken: &mut BTreeMap<String, String>) {
     for (column, name) in names(record) {
         let here = format!("line {}", row.line);
-        if let Some(other) = taken.insert(name.clone(), here) {
+        if let Some(other) = taken.insert(key(&name), here) {
             row.wrong(
                 column,
                 format!("{name} is registered already ({other}); a machine is registered once"),

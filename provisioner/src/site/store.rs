@@ -3,9 +3,9 @@
 //! Every change is a closure. Those that wait at the same moment are run in one transaction, which is on disk before
 //! any of them is answered: what a message promises is saved before it is spoken, at one flush for all.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -198,9 +198,40 @@ pub fn number(number: u64) -> String {
 type Job = Box<dyn FnOnce(&Change<'_>) -> Result<Tell, StoreError> + Send>;
 type Tell = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// The file, opened when it is needed. After an I/O error redb refuses everything until it is opened anew: a full disk
+/// must not outlast the lack of room.
+struct File {
+    path: PathBuf,
+    open: RwLock<Option<Arc<Database>>>,
+}
+
+impl File {
+    fn get(&self) -> Result<Arc<Database>, StoreError> {
+        if let Some(database) = &*self.open.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Arc::clone(database));
+        }
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = &*open {
+            return Ok(Arc::clone(database));
+        }
+        let database = Database::builder().set_cache_size(CACHE).create(&self.path).map_err(|error| {
+            let why = format!("{}: {error}", self.path.display());
+            failed("open its file")(&format!(
+                "{why}; if no other provisioner runs, move the file away: the store is made again from HQ's bundle \
+                 and the Nodes, or comes from `provisioner restore`"
+            ))
+        })?;
+        Ok(Arc::clone(open.insert(Arc::new(database))))
+    }
+
+    fn close(&self) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 /// The store.
 pub struct Store {
-    database: Arc<Database>,
+    file: Arc<File>,
     jobs: Option<SyncSender<(Job, Tell)>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -217,25 +248,18 @@ impl Store {
         first: impl FnOnce(&Change<'_>) -> Result<(), StoreError>,
     ) -> Result<Self, StoreError> {
         let fail = failed("open its file");
-        let database = Database::builder().set_cache_size(CACHE).create(path).map_err(|error| {
-            let why = format!("{}: {error}", path.display());
-            fail(&format!(
-                "{why}; if no other provisioner runs, move the file away: the store is made again from HQ's bundle \
-                 and the Nodes, or comes from `provisioner restore`"
-            ))
-        })?;
-        let database = Arc::new(database);
-        prepare(&database, first)?;
+        let file = Arc::new(File { path: path.to_owned(), open: RwLock::new(None) });
+        prepare(&*file.get()?, first)?;
         let (jobs, waiting) = sync_channel(QUEUE);
-        let for_writer = Arc::clone(&database);
+        let for_writer = Arc::clone(&file);
         let writer =
             std::thread::Builder::new().name("store".into()).spawn(move || write_all(&for_writer, &waiting));
-        Ok(Self { database, jobs: Some(jobs), writer: Some(writer.map_err(|e| fail(&e))?) })
+        Ok(Self { file, jobs: Some(jobs), writer: Some(writer.map_err(|e| fail(&e))?) })
     }
 
     /// A look at what is saved now.
     pub fn look(&self) -> Result<Snapshot, StoreError> {
-        self.database.begin_read().map(Snapshot).map_err(|e| failed("read")(&e))
+        self.file.get()?.begin_read().map(Snapshot).map_err(|e| failed("read")(&e))
     }
 
     /// Makes a change and waits until it is on disk.
@@ -306,7 +330,7 @@ fn prepare(
     tx.commit().map_err(|e| fail(&e))
 }
 
-fn write_all(database: &Database, waiting: &Receiver<(Job, Tell)>) {
+fn write_all(file: &File, waiting: &Receiver<(Job, Tell)>) {
     while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(GROUP - 1));
@@ -316,9 +340,14 @@ fn write_all(database: &Database, waiting: &Receiver<(Job, Tell)>) {
             jobs.push(job);
             tells.push(tell);
         }
-        match save(database, jobs) {
+        match file.get().and_then(|database| save(&database, jobs)) {
             Ok(answers) => answers.into_iter().for_each(|tell| tell(Ok(()))),
-            Err(error) => tells.into_iter().for_each(|tell| tell(Err(error.clone()))),
+            Err(error) => {
+                file.close();
+                for tell in tells {
+                    tell(Err(error.clone()));
+                }
+            }
         }
     }
 }

@@ -1,0 +1,115 @@
+//! What goes wrong on a real site in the middle of a join: said in words on both sides, and nothing is lost.
+
+use harness::{Hardware, Options};
+use tests::stage::{Csv, DEADLINE, DIR, SITE, SLOTS, Site, Spare};
+
+/// A site with three slots, and a registered spare for the first that is not switched on yet.
+fn site_and_spare(name: &str) -> (Site, Spare) {
+    let mut site = Site::build(name, Options::default()).unwrap();
+    site.hq.edit(&format!("sites/{SITE}/slots.yaml"), SLOTS).unwrap();
+    let spare = site.spare(&format!("{name}-1"), 11, Hardware::nuc("TROUBLE0001")).unwrap();
+    let mut rows = Csv::default();
+    rows.add(&spare.registration().unwrap(), &[("site", SITE), ("slot", "node-1")]);
+    site.hq.import(&rows.text()).unwrap();
+    site.provisioner.start().unwrap();
+    site.deliver().unwrap();
+    (site, spare)
+}
+
+fn nodes(site: &Site) -> Vec<String> {
+    let said = site.plane.kubectl(&["get", "nodes", "-o", "name"]).unwrap();
+    said.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn an_api_server_that_goes_away_half_way_is_waited_for() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (mut site, mut spare) = site_and_spare("away");
+    site.plane.kill_api();
+    spare.start().unwrap();
+    spare.says("cluster does not answer").unwrap();
+    let health = site.provisioner.run(&["explain", "TROUBLE0001"]).unwrap();
+    assert!(health.contains("this site"), "it says what is wrong with the site: {health}");
+    site.plane.start_api().unwrap();
+    site.ready_node("node-1").unwrap();
+    // One that hangs is worse than one that is gone: nothing waits for it without end.
+    site.plane.freeze_api(true);
+    let said = site.provisioner.run(&["machines"]).unwrap();
+    assert!(said.contains("node-1"), "{said}");
+    site.plane.freeze_api(false);
+    assert_eq!(nodes(&site).len(), 1);
+}
+
+#[test]
+fn r39c_a_kubelet_newer_than_the_api_server_is_not_let_in() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut spare) = site_and_spare("newer");
+    let script = spare.machine.on_disk("/var/lib/newer");
+    spare.machine.write("/var/lib/newer", "#!/bin/sh\necho Kubernetes v1.99.0\n").unwrap();
+    let script = script.display().to_string();
+    let over = format!("chmod 755 {script} && mount --bind {script} \"$(command -v kubelet)\"");
+    spare.machine.run("sh", &["-c", &over]).unwrap();
+    spare.start().unwrap();
+    spare.says("The cluster must be changed first").unwrap();
+    spare.says("newer than the API server").unwrap();
+    assert_eq!(nodes(&site).len(), 0);
+    spare.kill();
+    spare.machine.run("sh", &["-c", "umount \"$(command -v kubelet)\""]).unwrap();
+    spare.start().unwrap();
+    site.ready_node("node-1").unwrap();
+}
+
+#[test]
+fn two_machines_with_one_serial_are_two_machines_to_their_keys_and_an_error_to_hq() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut first) = site_and_spare("twins");
+    let mut second = site.spare("twins-2", 12, Hardware::nuc("TROUBLE0001")).unwrap();
+    let row = second.registration().unwrap();
+    let mut rows = Csv::default();
+    rows.add(&row, &[("site", SITE), ("slot", "node-2")]);
+    let refused = site.hq.import(&rows.text()).unwrap_err().to_string();
+    assert!(refused.contains("TROUBLE0001") && refused.contains("import-refused"), "{refused}");
+    // Without the serial, which names neither of them for sure, its key is enough.
+    let mut rows = Csv::default();
+    rows.add(&row, &[("site", SITE), ("slot", "node-2"), ("serial", "")]);
+    site.hq.import(&rows.text()).unwrap();
+    site.deliver().unwrap();
+    first.start().unwrap();
+    second.start().unwrap();
+    let (one, two) = (site.ready_node("node-1").unwrap(), site.ready_node("node-2").unwrap());
+    assert!(one.starts_with("node-1-") && two.starts_with("node-2-"), "{one} {two}");
+    assert_eq!(nodes(&site).len(), 2);
+}
+
+#[test]
+fn a_full_disk_under_the_store_loses_nothing_and_is_over_when_there_is_room() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (mut site, mut spare) = site_and_spare("full");
+    site.provisioner.kill();
+    let shell = |line: &str| site.provisioner.machine.run("sh", &["-c", line]);
+    shell(&format!(
+        "cp -a {DIR} /run/kept && mount -t tmpfs -o size=8m,mode=700 tmpfs {DIR} && cp -a /run/kept/. {DIR}"
+    ))
+    .unwrap();
+    site.provisioner.start().unwrap();
+    let shell = |line: &str| site.provisioner.machine.run("sh", &["-c", line]);
+    shell(&format!("cat /dev/zero > {DIR}/ballast || true")).unwrap();
+    spare.start().unwrap();
+    spare.says("The provisioner could not do this now; it is asked again.").unwrap();
+    shell(&format!("rm {DIR}/ballast")).unwrap();
+    let node = site.ready_node("node-1").unwrap();
+    harness::wait::until("the machine to be a member", DEADLINE, || {
+        let said = site.provisioner.run(&["explain", &node]).map_err(|error| error.to_string())?;
+        if said.contains("Member") { Ok(()) } else { Err(said) }
+    })
+    .unwrap();
+    assert_eq!(nodes(&site).len(), 1);
+}

@@ -12,6 +12,7 @@ mod forge; // documents as a mistake or an attacker makes them
 mod headquarters; // what headquarters does not believe
 mod heartbeat; // datagrams that count for nothing
 mod limits; // those who ask too much or too slowly
+mod machine; // node-boot itself, between two provisioners
 mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses
@@ -21,6 +22,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use protocol::refusal::{Refusal, Said};
 use tests::pledge::{Answer, Pledge};
@@ -58,7 +60,7 @@ pub struct Served {
     pub address: SocketAddr,
     metrics: SocketAddr,
     /// Headquarters.
-    pub hq: Hq,
+    pub hq: Arc<Hq>,
     programs: Programs,
     folder: tempfile::TempDir,
     options: Vec<String>,
@@ -92,14 +94,27 @@ impl Served {
         Self::of(hq, programs, &[], &[])
     }
 
-    fn of(hq: Hq, programs: Programs, pledges: &[&Pledge], options: &[&str]) -> Self {
+    /// Another provisioner of the same site, certified and without a bundle.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let mut served = Self::new(Arc::clone(&self.hq), self.programs.clone(), &[]);
+        served.start();
+        served
+    }
+
+    fn new(hq: Arc<Hq>, programs: Programs, options: &[&str]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let (address, metrics) = (free_address(), free_address());
         let child = Command::new("true").spawn().unwrap();
         let options = options.iter().map(|word| (*word).to_owned()).collect();
-        let mut served = Self { child, address, metrics, hq, programs, folder, options };
+        let served = Self { child, address, metrics, hq, programs, folder, options };
         served.certify();
+        served
+    }
+
+    fn of(hq: Hq, programs: Programs, pledges: &[&Pledge], options: &[&str]) -> Self {
+        let mut served = Self::new(Arc::new(hq), programs, options);
         let rows: String = pledges
             .iter()
             .enumerate()

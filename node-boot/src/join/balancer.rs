@@ -61,12 +61,12 @@ pub fn start(servers: &Servers) -> Result<()> {
                 open.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
-            let (servers, open) = (servers.clone(), Arc::clone(&open));
+            let (servers, place) = (servers.clone(), Place(Arc::clone(&open)));
             let one = move || {
                 if let Some(server) = servers.connect() {
                     carry(client, server);
                 }
-                open.fetch_sub(1, Ordering::Relaxed);
+                drop(place);
             };
             // Out of threads: this client is turned away and tries again.
             let _ = small().spawn(one);
@@ -74,6 +74,15 @@ pub fn start(servers: &Servers) -> Result<()> {
     };
     small().spawn(serve).context("starting the balancer")?;
     Ok(())
+}
+
+/// One connection's place, given back whether its thread ran or could not be started.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A thread that copies bytes needs no more.

@@ -89,7 +89,11 @@ impl Awake {
                 say(&format!("{} ({} at {})", refused.refusal.sentence(), refused.id(), candidate.address));
                 Ok(None)
             }
-            Err(_) => Ok(None),
+            // It is asked again in the next round: who does not answer now may be starting.
+            Err(error) => {
+                say(&format!("No answer from {} ({}): {error:#}.", candidate.address, candidate.by));
+                Ok(None)
+            }
         }
     }
 

@@ -1,0 +1,200 @@
+//! `node-boot` itself against real provisioners on loopback: what it does with an approval by telephone.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use harness::wait;
+use tests::stage::{Csv, DEADLINE, SITE, code_in, run};
+
+use crate::Served;
+
+const SLOTS: &str = "slots:\n- name: node-1\n- name: node-2\n";
+
+/// A machine without TPM and without screen.
+struct NodeBoot {
+    program: PathBuf,
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Drop for NodeBoot {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl NodeBoot {
+    /// Its owner's file names these provisioners.
+    fn new(served: &Served, addresses: &[SocketAddr]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut owner: serde_json::Value =
+            serde_json::from_slice(&fs::read(served.hq.owner_file()).unwrap()).unwrap();
+        owner["addresses"] = addresses.iter().map(ToString::to_string).collect();
+        fs::write(folder.path().join("owner.json"), owner.to_string()).unwrap();
+        fs::create_dir(folder.path().join("stick")).unwrap();
+        Self { program: served.programs.node_boot.clone(), folder, child: None }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(words[0]).args(["--tpm", "none"]);
+        for (option, name) in
+            [("--state", "state"), ("--owner", "owner.json"), ("--dmi", "dmi"), ("--root", "root")]
+        {
+            command.args([option, &self.path(name)]);
+        }
+        command.args(&words[1..]);
+        command
+    }
+
+    /// Enrolls in the background.
+    fn enroll(&mut self, options: &[&str]) {
+        let log = File::create(self.path("log")).unwrap();
+        let mut command = self.command(&[&["enroll"], options].concat());
+        command.stdin(Stdio::null()).stderr(log.try_clone().unwrap()).stdout(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// The same on a terminal; what is typed goes to the other end of the pipe.
+    fn enroll_on_terminal(&mut self, options: &[&str]) -> ChildStdin {
+        let enroll = self.command(&[&["enroll"], options].concat());
+        let words: Vec<_> = std::iter::once(enroll.get_program())
+            .chain(enroll.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        let mut command = Command::new("script");
+        command.args(["-q", "-e", "-f", "-c", &words.join(" "), &self.path("log")]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let keyboard = child.stdin.take().unwrap();
+        self.child = Some(child);
+        keyboard
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn says(&self, words: &str) {
+        let said = || if self.log().contains(words) { Ok(()) } else { Err(self.log()) };
+        wait::until(&format!("the machine to say {words:?}"), DEADLINE, said).unwrap();
+    }
+
+    fn code(&self) -> String {
+        wait::until("a code", DEADLINE, || code_in(&self.log()).ok_or_else(|| self.log())).unwrap()
+    }
+
+    /// Waits until it is enrolled; where it stands then.
+    fn ends(&mut self) -> String {
+        let mut child = self.child.take().unwrap();
+        let ended = wait::until("node-boot to be done", DEADLINE, || {
+            child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| self.log())
+        });
+        if ended.is_err() {
+            let _ = child.kill();
+        }
+        assert!(ended.unwrap().success(), "{}", self.log());
+        self.status()
+    }
+
+    fn status(&self) -> String {
+        run(&mut self.command(&["status"])).unwrap()
+    }
+}
+
+fn approve(served: &Served, code: &str) {
+    let answer = served.hq.answer("node-1", code).unwrap();
+    served.site(&["approve", "--slot", "node-1", "--code", &answer]).unwrap();
+}
+
+#[test]
+fn r13c_a_voucher_at_another_provisioner_counts_for_more_than_a_voice() {
+    let first = Served::by_phone(SLOTS);
+    let second = first.beside();
+    let mut machine = NodeBoot::new(&first, &[first.address, second.address]);
+    first.site(&["window"]).unwrap();
+    let stick = machine.path("stick");
+    machine.enroll(&["--stick", &stick, "--patience", "3600"]);
+    approve(&first, &machine.code());
+    machine.says("looks for its voucher");
+    // Headquarters registers the machine after all, and its bundle reaches only the other provisioner.
+    let mut rows = Csv::default();
+    let row = run(&mut machine.command(&["register", "--csv"])).unwrap();
+    rows.add(&row, &[("site", SITE), ("roles", "worker")]);
+    first.hq.import(&rows.text()).unwrap();
+    second.deliver();
+    let stands = machine.ends();
+    assert!(stands.contains("site ship-7 (epoch 1)"), "{stands}");
+    assert!(machine.log().contains("(R13c)"), "{}", machine.log());
+}
+
+#[test]
+fn r13d_a_machine_by_which_nobody_can_be_asked_says_so_and_waits_for_its_voucher() {
+    let served = Served::by_phone(SLOTS);
+    let mut machine = NodeBoot::new(&served, &[served.address]);
+    served.site(&["window"]).unwrap();
+    machine.enroll(&["--patience", "0"]);
+    approve(&served, &machine.code());
+    machine.says("(R13d)");
+    assert!(machine.status().contains("belongs to no site yet"));
+    let told_hq = || served.hq.run(&["ingest", served.site(&["report"]).unwrap().trim()]).unwrap();
+    wait::until("HQ to hear of it", DEADLINE, || {
+        let said = told_hq();
+        if said.contains("ALARM voice-refused") { Ok(()) } else { Err(said) }
+    })
+    .unwrap();
+    served.deliver();
+    let stands = machine.ends();
+    assert!(stands.contains("site ship-7 (epoch 1)"), "{stands}");
+}
+
+#[test]
+fn r13d_nothing_but_a_yes_on_the_terminal_after_the_question_admits_the_machine() {
+    if !harness::assets::on_path("script") {
+        return harness::skip("`script`, which makes a terminal, is not installed: it is in util-linux");
+    }
+    let served = Served::by_phone(SLOTS);
+    let mut machine = NodeBoot::new(&served, &[served.address]);
+    served.site(&["window"]).unwrap();
+    let mut keyboard = machine.enroll_on_terminal(&["--patience", "0"]);
+    let code = machine.code();
+    // Typed before there is a question: it answers nothing.
+    keyboard.write_all(b"yes\n").unwrap();
+    approve(&served, &code);
+    machine.says("Is it to join site ship-7?");
+    keyboard.write_all(b"what?\n").unwrap();
+    machine.says("Please type yes or no.");
+    assert!(machine.status().contains("belongs to no site yet"));
+    keyboard.write_all(b"yes\n").unwrap();
+    let stands = machine.ends();
+    assert!(stands.contains("site ship-7, approved by telephone"), "{stands}");
+}
+
+#[test]
+fn a_yes_on_the_stick_admits_the_machine_with_epoch_0_and_a_later_bundle_gives_it_a_voucher() {
+    let served = Served::by_phone(SLOTS);
+    let mut machine = NodeBoot::new(&served, &[served.address]);
+    served.site(&["window"]).unwrap();
+    let stick = machine.path("stick");
+    machine.enroll(&["--stick", &stick, "--patience", "0"]);
+    approve(&served, &machine.code());
+    machine.says("rename");
+    let file = |name: &str| machine.folder.path().join("stick/nodeboot").join(name);
+    fs::rename(file("code.txt"), file("confirm.txt")).unwrap();
+    let stands = machine.ends();
+    assert!(stands.contains("site ship-7, approved by telephone"), "{stands}");
+    served.hq.run(&["ingest", served.site(&["report"]).unwrap().trim()]).unwrap();
+    served.deliver();
+    machine.enroll(&[]);
+    let stands = machine.ends();
+    assert!(stands.contains("site ship-7 (epoch 1)"), "{stands}");
+}

@@ -13,11 +13,12 @@ use protocol::refusal::Refusal;
 use protocol::report::{self, Join, Report};
 use provisioner::site::keys::{self, Keys};
 use provisioner::site::system_clock;
+use rcgen::ExtendedKeyUsagePurpose;
 use tests::pledge::Pledge;
 use tests::stage::{Hq, SITE, code_in};
 
 use crate::forge::{Desk, damaged, payload, stolen_keys, tpm};
-use crate::{Served, fails};
+use crate::{Served, fails, posers};
 
 const CODE: &str = "WT0T-BSPH-K";
 
@@ -113,6 +114,11 @@ fn r47a_a_report_that_no_provisioner_of_ours_signed_is_refused() {
     let role = Role::Node { machine: "mc_01", life: YEAR };
     let node = keys.issue(&role, key.spki(), system_clock()).unwrap();
     fails(ingest(&served.hq, &report::make(&report, &node, &key).unwrap()), Refusal::ReportRefused, "");
+    // So has a web server, which is no registrar.
+    let (chain, key) = posers::leaf(&served, vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    let key = SoftKey::from_pkcs8(&key).unwrap();
+    let posing = report::make(&report, &chain[0], &key).unwrap();
+    fails(ingest(&served.hq, &posing), Refusal::ReportRefused, "not signed by a provisioner");
     let strangers = Served::with(&[]);
     let theirs = stolen_keys(&strangers);
     let unknown = signed_report(&theirs, &report_of(&theirs, 1, SITE));

@@ -36,22 +36,31 @@ fn pose(chain: Vec<Vec<u8>>, key: Vec<u8>) -> (SocketAddr, std::thread::JoinHand
     (address, posing)
 }
 
+/// What a machine of the owner believes.
+fn trust(owner: &Path) -> Trust {
+    let owner: serde_json::Value = serde_json::from_slice(&std::fs::read(owner).unwrap()).unwrap();
+    Trust::from_image(&owner["anchors"].to_string()).unwrap()
+}
+
 /// What a machine of the owner says to the end that shows this chain; none when it believes it.
 fn verdict(owner: &Path, chain: Vec<Vec<u8>>, key: Vec<u8>) -> Option<Refused> {
-    let owner: serde_json::Value = serde_json::from_slice(&std::fs::read(owner).unwrap()).unwrap();
-    let trust = Trust::from_image(&owner["anchors"].to_string()).unwrap();
+    verdict_at(&trust(owner), Time(0), chain, key)
+}
+
+/// The same for a machine that believes this and has heard that it is so late.
+fn verdict_at(trust: &Trust, floor: Time, chain: Vec<Vec<u8>>, key: Vec<u8>) -> Option<Refused> {
     let node: Arc<dyn Signer> = Arc::new(SoftKey::generate(Alg::Es256).unwrap().0);
     let certificate = issue::pledge(&*node).unwrap();
     let own = Own { key: &node, certificate: &certificate };
     let (address, posing) = pose(chain, key);
-    let said = connect(address, &own, &trust, Time(0), None).unwrap();
+    let said = connect(address, &own, trust, floor, None).unwrap();
     let refused = said.err();
     posing.join().unwrap();
     refused
 }
 
 /// A leaf that the provisioner's own issuing CA signs, with these usages.
-fn leaf(served: &Served, usages: Vec<ExtendedKeyUsagePurpose>) -> (Vec<Vec<u8>>, Vec<u8>) {
+pub fn leaf(served: &Served, usages: Vec<ExtendedKeyUsagePurpose>) -> (Vec<Vec<u8>>, Vec<u8>) {
     let keys = stolen_keys(served);
     let issuing = std::fs::read(served.path().join("issuing-ca.key")).unwrap();
     let issuer = KeyPair::try_from(issuing).unwrap();
@@ -61,6 +70,14 @@ fn leaf(served: &Served, usages: Vec<ExtendedKeyUsagePurpose>) -> (Vec<Vec<u8>>,
     params.extended_key_usages = usages;
     let leaf = params.signed_by(&key, &issuer).unwrap().der().to_vec();
     (vec![leaf, keys.issuing.der, keys.site_ca.der], key.serialize_der())
+}
+
+/// The usages of a provisioner.
+fn registrar() -> Vec<ExtendedKeyUsagePurpose> {
+    vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 28]),
+    ]
 }
 
 fn is_poser(refused: Option<Refused>, id: &str) {
@@ -91,8 +108,7 @@ fn r2b_a_web_server_of_the_site_is_no_provisioner() {
     let owner = served.hq.owner_file();
     let (chain, key) = leaf(&served, vec![ExtendedKeyUsagePurpose::ServerAuth]);
     is_poser(verdict(&owner, chain, key), "R2b");
-    let cmc_ra = ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 28]);
-    let (chain, key) = leaf(&served, vec![ExtendedKeyUsagePurpose::ServerAuth, cmc_ra]);
+    let (chain, key) = leaf(&served, registrar());
     assert_eq!(verdict(&owner, chain, key), None, "with the usage of a registrar it is believed");
 }
 
@@ -105,4 +121,33 @@ fn r2c_a_machine_of_the_site_is_no_provisioner() {
     let node = keys.issue(&role, key.spki(), system_clock()).unwrap();
     let chain = vec![node, keys.issuing.der, keys.site_ca.der];
     is_poser(verdict(&served.hq.owner_file(), chain, pkcs8.to_vec()), "R2c");
+}
+
+#[test]
+fn r3_a_provisioner_whose_certificate_ran_out_is_not_believed() {
+    let served = Served::with(&[]);
+    let keys = stolen_keys(&served);
+    let (certificate, _) = keys.leaf();
+    let pkcs8 = std::fs::read(served.path().join("leaf.key")).unwrap();
+    let trust = trust(&served.hq.owner_file());
+    let at = |floor| verdict_at(&trust, floor, keys.chain(), pkcs8.clone());
+    assert_eq!(at(certificate.not_after.plus(-1)), None);
+    let refused = at(certificate.not_after.plus(1)).unwrap();
+    assert_eq!(refused.refusal, Refusal::SiteExpired);
+    let sentence = "The provisioner's certificate has expired; ask HQ.";
+    assert!(refused.to_string().starts_with(sentence), "{refused}");
+}
+
+#[test]
+fn r4a_a_provisioner_of_a_site_that_hq_withdrew_is_not_believed() {
+    let served = Served::with(&[]);
+    let (chain, key) = leaf(&served, registrar());
+    let owner = served.hq.owner_file();
+    assert_eq!(verdict(&owner, chain.clone(), key.clone()), None);
+    served.hq.run(&["site", "revoke", "ship-7"]).unwrap();
+    let revoked = std::fs::read_to_string(served.hq.dir().join("revoked.jws")).unwrap();
+    let heard = trust(&owner).accept_revoked(&revoked, Time(0), None).unwrap();
+    let refused = verdict_at(&heard, Time(0), chain, key).unwrap();
+    assert_eq!(refused.id(), "R4a");
+    assert!(refused.to_string().starts_with("HQ has withdrawn this site's certificate."), "{refused}");
 }

@@ -1,9 +1,11 @@
 //! Attaching to a plain cluster, and the certificates that come out of it.
 
 use harness::{Assets, ControlPlane, Lan, Options};
+use protocol::bytes::b64;
 use protocol::clock::Time;
 use protocol::crypto::{Alg, SoftKey};
 use provisioner::cluster::attach::Attach;
+use provisioner::cluster::csr::is_not_ours;
 use provisioner::cluster::{Cluster, ClusterError};
 
 fn with_cluster(name: &str, options: Options, work: impl AsyncFnOnce(&ControlPlane) + Send) {
@@ -115,5 +117,38 @@ fn a_revoked_node_cannot_write_while_another_can() {
         cluster.lift_expired(Time(4_000_000_001)).await.unwrap();
         let policies = plane.kubectl(&["get", "validatingadmissionpolicies", "-o", "name"]).unwrap();
         assert_eq!(policies.trim(), "");
+    });
+}
+
+#[test]
+fn r37_a_request_for_a_node_of_ours_that_we_did_not_create_is_denied_in_words() {
+    with_cluster("notours", Options::default(), async |plane| {
+        let cluster = attached(plane).await;
+        let ask = |name: &str, node: &str| {
+            let pem = format!(
+                "-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n",
+                b64(&kubelet_request(node))
+            );
+            let spec = format!(
+                "request: {}\n  signerName: kubernetes.io/kube-apiserver-client-kubelet\n  usages: [client auth]",
+                b64(pem.as_bytes())
+            );
+            let kind = "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest";
+            plane.apply(&format!("{kind}\nmetadata: {{name: {name}}}\nspec:\n  {spec}\n")).unwrap();
+        };
+        ask("by-itself", "node-3-abcdef");
+        ask("of-somebody", "node-of-another-tool");
+        let ours = |name: &str| name == "node-3-abcdef";
+        for object in cluster.pending().await.unwrap() {
+            if is_not_ours(&object, cluster.user(), &ours) {
+                cluster.deny_foreign(object).await.unwrap();
+            }
+        }
+        let seen = |name: &str| {
+            let path = "jsonpath={range .status.conditions[*]}{.type} {.reason}: {.message}{end}";
+            plane.kubectl(&["get", "csr", name, "-o", path]).unwrap()
+        };
+        assert_eq!(seen("by-itself"), "Denied csr-not-ours: A node asked for a certificate by itself.");
+        assert_eq!(seen("of-somebody"), "", "what is not of ours is left to others");
     });
 }

@@ -1,12 +1,17 @@
 //! Codes that are not given or not believed.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use protocol::attest::Binding;
 use protocol::bytes::{B64u, Digest};
 use protocol::claim::{self, Open, Opened, Reveal};
+use protocol::clock::Time;
 use protocol::id::Id;
+use protocol::inventory::Facts;
 use protocol::messages::Message;
 use protocol::refusal::Refusal;
+use provisioner::site::{Peer, Site, system_clock};
 use tests::pledge::{Answer, Pledge, Session};
 
 use crate::{Served, is};
@@ -16,7 +21,7 @@ const NB: [u8; 16] = [7; 16];
 /// M10, first step, with these ids as proven.
 fn open(session: &mut Session<'_>, ids: &[Id]) -> Answer {
     let commit = claim::commit(&session.binding.s, ids, &NB);
-    let open = Open { commit, ids: ids.to_vec(), hw: protocol::inventory::Facts::default() };
+    let open = Open { commit, ids: ids.to_vec(), hw: Facts::default() };
     session.json(Message::Claim, &open).unwrap()
 }
 
@@ -127,4 +132,48 @@ fn r42c_a_claim_that_is_unknown_another_machines_or_over_is_refused() {
     is(&reveal(&mut session, &claim.id.0, NB), Refusal::ClaimWrong);
     let claim = opened(&mut session);
     assert_eq!(reveal(&mut session, &claim.id.0, NB).status, 202);
+}
+
+/// A clock that stands where it is put.
+static CLOCK: AtomicI64 = AtomicI64::new(0);
+
+fn clock() -> Time {
+    Time(CLOCK.load(Ordering::Relaxed))
+}
+
+fn later(seconds: i64) {
+    CLOCK.fetch_add(seconds, Ordering::Relaxed);
+}
+
+#[test]
+fn r42c_a_code_runs_out_after_an_hour_and_r41_sixty_four_wait_at_most() {
+    let mut served = Served::with(&[]);
+    served.kill();
+    // The same folder, by a clock that does not have to be waited for.
+    CLOCK.store(system_clock().0, Ordering::Relaxed);
+    let site = Site::open(&served.path(), clock).unwrap();
+    let claim = |n: u8| {
+        let (s, source) = (Digest::of(&[n]), (IpAddr::from([127, 0, 1, n]), 1).into());
+        let peer = Peer { s, binding: Binding { x: [0; 32], s }, source };
+        let ids = vec![Id::Key(s)];
+        let open = Open { commit: claim::commit(&s, &ids, &NB), ids, hw: Facts::default() };
+        site.open_window(15);
+        (peer, site.claim(&peer, &open.ids, &open))
+    };
+    let reveal = |peer, id: B64u| site.reveal(peer, &id.0, &Reveal { nb: B64u(NB.to_vec()) });
+    let (in_time, opened) = claim(0);
+    later(3599);
+    reveal(&in_time, opened.unwrap().id).unwrap();
+    later(60);
+    let (late, opened) = claim(0);
+    later(3600);
+    assert_eq!(reveal(&late, opened.unwrap().id).unwrap_err().id(), "R42c");
+
+    for n in 0..64 {
+        claim(n).1.unwrap();
+        later(20);
+    }
+    assert_eq!(claim(64).1.unwrap_err().refusal, Refusal::TooManyClaims);
+    later(3600);
+    claim(64).1.unwrap();
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use protocol::crypto::Signer as _;
 use protocol::id::Id;
 use protocol::tpm::Spec;
@@ -91,6 +91,19 @@ static STOPPING: AtomicBool = AtomicBool::new(false);
 /// Whether somebody asked the program to end.
 pub fn stopping() -> bool {
     STOPPING.load(Ordering::Relaxed)
+}
+
+/// Waits; an error, which ends whatever waits, once somebody asks the program to end.
+pub fn pause(time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    loop {
+        ensure!(!stopping(), "asked to end");
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(Duration::from_millis(200)));
+    }
 }
 
 extern "C" fn stop(_: libc::c_int) {

@@ -344,6 +344,15 @@ impl Spare {
         self.process = None;
     }
 
+    /// Asks the agent to end, as `systemctl stop` does, and waits for it.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            let status = process.terminate(DEADLINE)?;
+            ensure!(status.success(), "node-boot did not end in order: {status}");
+        }
+        Ok(())
+    }
+
     /// What it said so far.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()

@@ -1,5 +1,6 @@
 """Says what Debian's zeroconf sees: a line for each instance that comes, changes or goes."""
 import sys
+import threading
 
 from zeroconf import IPVersion, ServiceBrowser, ServiceStateChange, Zeroconf
 
@@ -22,4 +23,4 @@ def seen(zeroconf, service_type, name, state_change):
 zeroconf = Zeroconf(ip_version=IPVersion[sys.argv[1]])
 ServiceBrowser(zeroconf, [f"{name}." for name in sys.argv[2:]], handlers=[seen])
 print("browsing", flush=True)
-sys.stdin.read() or __import__("threading").Event().wait()
+threading.Event().wait()

@@ -6,8 +6,8 @@ use std::time::Duration;
 use harness::{Hardware, Lan, Machine, Process, wait};
 use protocol::cert::Cert;
 use protocol::mdns;
-use protocol::messages::{PROXY_SERVICE, REGISTRAR_SERVICE};
-use tests::stage::{DEADLINE, Hq, Programs, Provisioner};
+use protocol::messages::{MACHINE_SERVICE, PROXY_SERVICE, REGISTRAR_SERVICE};
+use tests::stage::{Csv, DEADLINE, Hq, Programs, Provisioner, SITE, Spare};
 
 /// Debian's own interpreter, for which Debian's packages are.
 const PYTHON: &str = "/usr/bin/python3";
@@ -82,6 +82,63 @@ fn zeroconf_sees_both_services_and_nothing_more_than_they_may_say() {
             let addresses = seen.strip_prefix(&head).unwrap_or_else(|| panic!("{seen:?} is not {head:?}"));
             assert!(addresses.split(' ').any(|one| one == address), "{seen}");
         }
+    }
+}
+
+/// Somebody who does not share the port of multicast DNS.
+fn port_taken(on: &Machine) -> Process {
+    let script = "import socket,threading\ns=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM)\n\
+                  s.bind(('::',5353))\nprint('taken',flush=True)\nthreading.Event().wait()";
+    let mut command = on.command(PYTHON).unwrap();
+    command.args(["-c", script]);
+    let taken = on.spawn("taken", command).unwrap();
+    line(&taken, "the port to be taken", |line| line == "taken");
+    taken
+}
+
+#[test]
+fn zeroconf_sees_where_a_machine_stands_until_it_says_goodbye() {
+    if let Some(why) = without_zeroconf() {
+        return harness::skip(&why);
+    }
+    let programs = Programs::build().unwrap();
+    let lan = Lan::new("sign").unwrap();
+    let hq = Hq::found(&programs, "Wire").unwrap();
+    let guest = guest(&lan);
+    let browsers = ["V4Only", "V6Only"].map(|kinds| zeroconf(&guest, kinds, &[MACHINE_SERVICE]));
+    let hardware = Hardware { address: Some(lan.address(4)), tpm: false, ..Hardware::nuc("SPARE0000001") };
+    let mut spare = Spare::new(&lan, &programs, "spare", hardware, &hq).unwrap();
+    let registration = spare.registration().unwrap();
+    let mut taken = port_taken(&spare.machine);
+    spare.start().unwrap();
+    spare.says("Looking for this site's provisioner").unwrap();
+    taken.kill();
+    let stands = |state: &str| {
+        let seen = format!(" 0 txtvers=1 st={state} ");
+        browsers.each_ref().map(|browser| line(browser, &seen, |line| line.contains(&seen)))
+    };
+    let [four, six] = stands("new");
+    let instance = four.split(['.', ' ']).nth(1).unwrap();
+    assert!(instance.len() == 11 && instance.starts_with("nb-"), "{four}");
+    assert!(four.starts_with(&format!("seen {instance}.{MACHINE_SERVICE}. {instance}.local. 0 ")), "{four}");
+    assert!(four.contains(" 10.77.0.4") && six.contains(" fe80::"), "{four}, {six}");
+    for secret in ["SPARE", SITE, "NUC"] {
+        assert!(!browsers[0].log().contains(secret), "{secret} is told to everybody");
+    }
+
+    let mut provisioner = Provisioner::new(&lan, &programs, lan.address(2), false).unwrap();
+    provisioner.certify(&hq).unwrap();
+    provisioner.start().unwrap();
+    stands("error"); // the site does not know it
+    let mut rows = Csv::default();
+    rows.add(&registration, &[("site", SITE), ("roles", "worker")]);
+    hq.import(&rows.text()).unwrap();
+    provisioner.run(&["apply", &hq.bundle().unwrap().display().to_string()]).unwrap();
+    stands("wait"); // there is no cluster yet
+    spare.stop().unwrap();
+    let gone = format!("gone {instance}.{MACHINE_SERVICE}.");
+    for browser in &browsers {
+        line(browser, &gone, |line| line == gone);
     }
 }
 

@@ -6,10 +6,12 @@ use anyhow::{Result, bail};
 use protocol::refusal::{Said, Wait};
 
 use super::Awake;
+use crate::cli::{pause, stopping};
 use crate::console::{say, show_code};
 use crate::site::claim;
 use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::Conversation;
+use crate::site::sign::State;
 
 /// What came of a wait for a voucher.
 pub(super) enum Waited {
@@ -32,6 +34,7 @@ impl Awake {
                     return Ok(proved);
                 }
                 Ok(None) => {}
+                Err(error) if stopping() => return Err(error),
                 Err(error) => {
                     say(&format!("The conversation broke off: {error:#}. Trying again."));
                     std::thread::sleep(Duration::from_secs(1));
@@ -109,9 +112,11 @@ impl Awake {
     }
 
     fn wait(&mut self, mut site: Unproven, said: &Said, after: u64) -> Result<Waited> {
-        let pause = Duration::from_secs(after);
+        let time = Duration::from_secs(after);
+        pause(Duration::ZERO)?;
+        self.sign.waits(&said.reason);
         if said.reason == Wait::Approved.code() {
-            return self.by_voice(site, pause);
+            return self.by_voice(site, time);
         }
         // A provisioner that knows our code does not say this: the code has run out, or was never shown.
         if said.reason == Wait::Unknown.code() {
@@ -119,7 +124,7 @@ impl Awake {
         } else {
             say(&said.text);
         }
-        std::thread::sleep(pause);
+        pause(time)?;
         Ok(Waited::Again(site))
     }
 
@@ -166,6 +171,7 @@ impl Awake {
         let done = self.done(proved, step)?;
         if done {
             say("The site has accepted this machine.");
+            self.sign.say(State::Wait);
         }
         Ok(done)
     }
@@ -178,7 +184,8 @@ impl Awake {
             Step::Done(_) => return Ok(true),
             Step::Wait(said, after) => {
                 say(&said.text);
-                std::thread::sleep(Duration::from_secs(after));
+                self.sign.waits(&said.reason);
+                pause(Duration::from_secs(after))?;
             }
             Step::No(said) => self.no(address, &said),
             Step::Refused(refused) => self.we_refuse(address, &refused),

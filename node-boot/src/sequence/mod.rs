@@ -21,12 +21,14 @@ use protocol::tpm::Spec;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::cli::pause;
 use crate::console::say;
 use crate::join::kubelet;
 use crate::os::{clock, inventory};
 use crate::site::configure;
 use crate::site::enroll::{Proved, Setup, Step};
 use crate::site::identify::{Identity, identify};
+use crate::site::sign::Sign;
 use crate::state::{Belief, State};
 
 /// Where the machine's things are.
@@ -71,6 +73,7 @@ pub struct Awake {
     addresses: Vec<String>,
     refused: HashMap<SocketAddr, Instant>,
     voice: voice::Voice,
+    sign: Sign,
 }
 
 impl Machine {
@@ -89,7 +92,8 @@ impl Machine {
         let belief = self.belief(&owner)?;
         let (at, refused) = (self.clone(), HashMap::new());
         let voice = voice::Voice::new(self.stick.as_deref());
-        Ok(Awake { at, identity, belief, facts, addresses: owner.addresses, refused, voice })
+        let sign = Sign::default();
+        Ok(Awake { at, identity, belief, facts, addresses: owner.addresses, refused, voice, sign })
     }
 
     fn belief(&self, owner: &Owner) -> Result<Belief> {
@@ -151,7 +155,7 @@ impl Awake {
                 }
                 Step::Wait(said, after) => {
                     say(&said.text);
-                    std::thread::sleep(Duration::from_secs(after));
+                    pause(Duration::from_secs(after))?;
                 }
                 Step::No(said) => bail!("{} ({})", said.text, said.reason),
                 Step::Refused(refused) => bail!("{refused}"),
@@ -173,7 +177,7 @@ impl Awake {
                 }
                 Step::Wait(said, after) => {
                     say(&said.text);
-                    std::thread::sleep(Duration::from_secs(after));
+                    pause(Duration::from_secs(after))?;
                 }
                 Step::No(said) => bail!("{} ({})", said.text, said.reason),
                 Step::Refused(refused) => bail!("{refused}"),

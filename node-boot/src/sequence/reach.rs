@@ -7,10 +7,12 @@ use anyhow::Result;
 use protocol::refusal::{Refused, Said};
 
 use super::Awake;
+use crate::cli::pause;
 use crate::console::say;
 use crate::os::clock;
 use crate::site::discover::{self, Candidate};
 use crate::site::http::Conversation;
+use crate::site::sign::State;
 use crate::site::tls;
 
 /// How long one round of asking the LAN takes at first, and at most.
@@ -26,6 +28,7 @@ impl Awake {
     pub fn discover(&mut self) -> Result<Conversation> {
         let mut round = FIRST_ROUND;
         loop {
+            pause(Duration::ZERO)?;
             for candidate in self.known()? {
                 if let Some(talk) = self.try_one(&candidate)? {
                     return Ok(talk);
@@ -101,6 +104,7 @@ impl Awake {
     /// its mind.
     pub(super) fn no(&mut self, address: SocketAddr, said: &Said) {
         say(&format!("{} ({})", said.text, said.reason));
+        self.sign.say(State::Error);
         self.avoid(address, AGAIN_AFTER_NO);
         std::thread::sleep(Duration::from_secs(1));
     }
@@ -108,6 +112,7 @@ impl Awake {
     /// We say no.
     pub(super) fn we_refuse(&mut self, address: SocketAddr, refused: &Refused) {
         say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
+        self.sign.say(State::Error);
         self.avoid(address, REFUSED_FOR);
     }
 

@@ -13,6 +13,7 @@ use crate::join::agent::{self, Beats};
 use crate::join::{balancer, kubelet};
 use crate::os::supervise::{Service, Services};
 use crate::site::enroll::{Proved, Step};
+use crate::site::sign::{Sign, State};
 
 impl Awake {
     /// Everything, and then the agent, until the program is ended.
@@ -27,8 +28,13 @@ impl Awake {
             servers.set(&config.api);
             services = Some(start_services(&self.at.root)?);
         }
+        let state = if services.is_some() { State::Joined } else { State::New };
+        self.sign = Sign::up(&self.identity.node.key_hash(), state);
         loop {
-            if let Err(error) = self.once(&servers, &mut services) {
+            if let Err(error) = self.once(&servers, &mut services)
+                && !crate::cli::stopping()
+            {
+                self.sign.say(State::Error);
                 say(&format!("{error:#}. Trying again."));
                 std::thread::sleep(Duration::from_secs(2));
             }
@@ -52,6 +58,7 @@ impl Awake {
         }
         self.belief = agent::status(&mut proved, &self.setup(&self.trust()?))?;
         say("This machine is part of the cluster. It needs nothing.");
+        self.sign.say(State::Joined);
         self.stay(&mut proved, &config, services)
     }
 

@@ -122,7 +122,7 @@ impl Awake {
             // Somebody may come later: everything begins anew, the search for a voucher too.
             self.voice.begun = None;
         }
-        std::thread::sleep(pause);
+        crate::cli::pause(pause)?;
         Ok(Waited::Again(site))
     }
 

@@ -10,6 +10,9 @@ use protocol::mdns::{self, Found, GROUP_V4, GROUP_V6};
 use protocol::messages::{PORT, REGISTRAR_SERVICE};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+/// How long it waits before it looks whether the program is to end.
+const GLANCE: Duration = Duration::from_millis(200);
+
 /// A registrar that may be ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -33,11 +36,10 @@ pub fn ask(wait: Duration, mut enough: impl FnMut(&Candidate) -> bool) -> Result
         .collect();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || fds.is_empty() {
-            std::thread::sleep(left);
+        if left.is_zero() || crate::cli::stopping() {
             return Ok(());
         }
-        let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
+        let millis = i32::try_from(left.min(GLANCE).as_millis()).unwrap_or(i32::MAX).max(1);
         let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
         // SAFETY: `fds` is a live array of `count` entries whose descriptors `sockets` keeps open.
         #[allow(unsafe_code)]
@@ -105,15 +107,16 @@ pub fn interfaces() -> Vec<u32> {
         fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned()).unwrap_or_default()
     };
     let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    let up = entries.filter(|entry| {
-        let name = entry.file_name();
-        let ours =
-            ["lo", "cni0"].iter().any(|own| name == *own) || name.to_string_lossy().starts_with("veth");
-        !ours && read(entry, "carrier") == "1"
-    });
+    let up = entries
+        .filter(|entry| is_cable(&entry.file_name().to_string_lossy()) && read(entry, "carrier") == "1");
     let mut found: Vec<_> = up.filter_map(|entry| read(&entry, "ifindex").parse().ok()).collect();
     found.sort_unstable();
     found
+}
+
+/// Whether an interface leads out of this machine, and not to itself or its Pods.
+pub fn is_cable(name: &str) -> bool {
+    name != "lo" && name != "cni0" && !name.starts_with("veth")
 }
 
 fn receive(socket: &Socket) -> Option<Candidate> {

@@ -216,6 +216,15 @@ impl Provisioner {
         Ok(())
     }
 
+    /// Asks it to end, as `systemctl stop` does, and waits for it.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            let status = process.terminate(DEADLINE)?;
+            ensure!(status.success(), "the provisioner did not end in order: {status}");
+        }
+        Ok(())
+    }
+
     /// Whether it runs.
     pub fn running(&mut self) -> bool {
         self.process.as_mut().is_some_and(Process::running)

@@ -55,7 +55,7 @@ fn guest(lan: &Lan) -> Machine {
 fn zeroconf(on: &Machine, kinds: &str, services: &[&str]) -> Process {
     let mut command = on.command(PYTHON).unwrap();
     command.args(["-c", include_str!("browse.py"), kinds]).args(services);
-    on.spawn("zeroconf", command).unwrap()
+    on.spawn(&format!("zeroconf-{kinds}"), command).unwrap()
 }
 
 /// Waits for a line of it that fits; the line.
@@ -72,16 +72,21 @@ fn zeroconf_sees_both_services_and_nothing_more_than_they_may_say() {
     if let Some(why) = without_zeroconf() {
         return harness::skip(&why);
     }
-    let site = Site::build("zeroconf");
-    let link_local = site.provisioner.machine.link_local().unwrap();
-    for (kinds, address) in [("V4Only", "10.77.0.2".to_owned()), ("V6Only", link_local.to_string())] {
-        let browser = zeroconf(&site.guest, kinds, &[REGISTRAR_SERVICE, PROXY_SERVICE]);
-        for service in [REGISTRAR_SERVICE, PROXY_SERVICE] {
+    let mut site = Site::build("zeroconf");
+    let link_local = site.provisioner.machine.link_local().unwrap().to_string();
+    let services = [REGISTRAR_SERVICE, PROXY_SERVICE];
+    let browsers = ["V4Only", "V6Only"].map(|kinds| zeroconf(&site.guest, kinds, &services));
+    for (browser, address) in browsers.iter().zip(["10.77.0.2", &link_local]) {
+        for service in services {
             let head = format!("seen ship-7-1.{service}. ship-7-1.local. 7443 txtvers=1 own={} ", site.own);
-            let seen = line(&browser, &head, |line| line.starts_with("seen") && line.contains(service));
+            let seen = line(browser, &head, |line| line.starts_with("seen") && line.contains(service));
             let addresses = seen.strip_prefix(&head).unwrap_or_else(|| panic!("{seen:?} is not {head:?}"));
             assert!(addresses.split(' ').any(|one| one == address), "{seen}");
         }
+    }
+    site.provisioner.stop().unwrap();
+    for (browser, service) in browsers.iter().flat_map(|browser| services.map(|service| (browser, service))) {
+        line(browser, "its goodbye", |line| line == format!("gone ship-7-1.{service}."));
     }
 }
 

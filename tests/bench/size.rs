@@ -45,7 +45,7 @@ fn file_size(path: &Path) -> Result<f64> {
 }
 
 /// Builds a program as one static file for release.
-fn build_static(program: &str) -> Result<PathBuf> {
+pub fn build_static(program: &str) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args([
         "build",

@@ -88,6 +88,25 @@ fn two_machines_with_one_serial_are_two_machines_to_their_keys_and_an_error_to_h
 }
 
 #[test]
+fn r36_a_machine_that_was_retired_and_is_wanted_again_comes_back_under_a_new_name() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut spare) = site_and_spare("again");
+    spare.start().unwrap();
+    let first = site.ready_node("node-1").unwrap();
+    site.provisioner.run(&["retire", &first]).unwrap();
+    harness::wait::until("the Node to be gone", DEADLINE, || {
+        if nodes(&site).is_empty() { Ok(()) } else { Err(nodes(&site).join(" ")) }
+    })
+    .unwrap();
+    site.provisioner.run(&["retire", "TROUBLE0001", "--undo"]).unwrap();
+    spare.says("Making a new key for a new name.").unwrap();
+    let second = site.ready_node("node-1").unwrap();
+    assert_ne!(second, first, "a name is never used twice");
+}
+
+#[test]
 fn a_full_disk_under_the_store_loses_nothing_and_is_over_when_there_is_room() {
     if let Some(missing) = harness::missing_for_cluster() {
         return harness::skip(&missing);

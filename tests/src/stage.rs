@@ -300,10 +300,16 @@ impl Spare {
         self.run(&["register", "--csv"])
     }
 
-    /// Starts `node-boot run`, as a service of the machine's Linux does.
-    pub fn start(&mut self) -> Result<()> {
+    /// `node-boot run`, not started yet.
+    pub fn command(&self) -> Result<Command> {
         let mut command = self.machine.command(&self.program)?;
         command.arg("run").args(self.where_it_lives());
+        Ok(command)
+    }
+
+    /// Starts `node-boot run`, as a service of the machine's Linux does.
+    pub fn start(&mut self) -> Result<()> {
+        let command = self.command()?;
         self.process = Some(self.machine.spawn("node-boot", command)?);
         Ok(())
     }
@@ -456,7 +462,11 @@ impl Site {
 
     /// The same, of an owner who was made with more arguments.
     pub fn build_of(name: &str, options: Options, owner: &[&str]) -> Result<Self> {
-        let programs = Programs::build()?;
+        Self::with(Programs::build()?, name, options, owner)
+    }
+
+    /// The same, with other programs.
+    pub fn with(programs: Programs, name: &str, options: Options, owner: &[&str]) -> Result<Self> {
         let lan = Lan::new(name)?;
         let plane = ControlPlane::start(&lan, lan.address(1), &Assets::find()?, options)?;
         let hq = Hq::found_with(&programs, "Example Line", owner)?;

@@ -7,10 +7,11 @@ use protocol::certify::CaRequest;
 use protocol::claim::Code;
 use protocol::clock::{DAY, YEAR};
 use protocol::crypto::{Alg, Signer as _, SoftKey};
+use protocol::id::Id;
 use protocol::issue::{self, Role};
 use protocol::record::{Sites, Status};
 use protocol::refusal::Refusal;
-use protocol::report::{self, Join, Report};
+use protocol::report::{self, Approved, Join, Report};
 use provisioner::site::keys::{self, Keys};
 use provisioner::site::system_clock;
 use rcgen::ExtendedKeyUsagePurpose;
@@ -273,4 +274,25 @@ fn r50_a_machine_of_a_pool_stays_with_the_site_that_it_joined_first() {
     let theirs = desk.0.build_bundle("ship-9", system_clock()).unwrap();
     let size = theirs.sections.iter().find(|(name, _)| name == "records").unwrap().1;
     assert_eq!(size, 0);
+}
+
+#[test]
+fn a_stolen_provisioner_registers_no_machine_that_headquarters_has_not_approved() {
+    let served = Served::with(&[]);
+    let keys = stolen_keys(&served);
+    let claims = |seq, slot: &str, key: &[u8]| {
+        let ids = vec![Id::Key(Digest::of(key))];
+        let (machine, by) = ("claim-x".to_owned(), "voice".to_owned());
+        let sas = B64u(Code::parse(CODE).unwrap().0.to_vec());
+        let approved = Approved { machine, slot: slot.to_owned(), ids, by, sas };
+        let report = Report { approvals: vec![approved], ..report_of(&keys, seq, SITE) };
+        ingest(&served.hq, &signed_report(&keys, &report)).unwrap()
+    };
+    assert!(claims(1, "node-1", b"a").contains("ALARM approval-unknown"));
+    let file = served.hq.path("approval.jws").display().to_string();
+    served.hq.run(&["approve", SITE, "node-1", CODE, "-o", &file]).unwrap();
+    assert!(claims(2, "node-2", b"a").contains("ALARM approval-unknown"), "for another slot");
+    assert!(claims(3, "node-1", b"a").contains("registered mc_"));
+    assert!(claims(4, "node-1", b"b").contains("ALARM approval-unknown"), "once is once");
+    assert_eq!(served.hq.run(&["machines", "list"]).unwrap().matches("mc_").count(), 1);
 }

@@ -17,6 +17,7 @@ use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::inventory::Facts;
 use protocol::messages::{Config, Outcome};
+use protocol::refusal::Refusal;
 use protocol::tpm::Spec;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -27,7 +28,7 @@ use crate::join::kubelet;
 use crate::os::{clock, inventory};
 use crate::site::configure;
 use crate::site::enroll::{Proved, Setup, Step};
-use crate::site::identify::{Identity, identify};
+use crate::site::identify::{Identity, begin_anew, identify};
 use crate::site::sign::Sign;
 use crate::state::{Belief, State};
 
@@ -72,6 +73,8 @@ pub struct Awake {
     pub facts: Facts,
     addresses: Vec<String>,
     refused: HashMap<SocketAddr, Instant>,
+    /// The Node that the cluster's programs run for.
+    runs: Option<String>,
     voice: voice::Voice,
     sign: Sign,
 }
@@ -93,7 +96,17 @@ impl Machine {
         let (at, refused) = (self.clone(), HashMap::new());
         let voice = voice::Voice::new(self.stick.as_deref());
         let sign = Sign::default();
-        Ok(Awake { at, identity, belief, facts, addresses: owner.addresses, refused, voice, sign })
+        Ok(Awake {
+            at,
+            identity,
+            belief,
+            facts,
+            addresses: owner.addresses,
+            refused,
+            runs: None,
+            voice,
+            sign,
+        })
     }
 
     fn belief(&self, owner: &Owner) -> Result<Belief> {
@@ -178,6 +191,11 @@ impl Awake {
                 Step::Wait(said, after) => {
                     say(&said.text);
                     pause(Duration::from_secs(after))?;
+                }
+                Step::No(said) if said.reason == Refusal::NameUsed.code() => {
+                    begin_anew(&self.at.state)?;
+                    self.identity = identify(&self.at.state, self.at.tpm.as_ref(), &self.facts)?;
+                    bail!("{} ({})", said.text, said.reason)
                 }
                 Step::No(said) => bail!("{} ({})", said.text, said.reason),
                 Step::Refused(refused) => bail!("{refused}"),

@@ -1,6 +1,5 @@
 //! After the join: the cluster's programs, the agent, renewals, until the program is ended.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -26,7 +25,7 @@ impl Awake {
             && kubelet::current(&self.at.root, &config.node).is_some_and(|cert| cert.not_after > self.now())
         {
             servers.set(&config.api);
-            services = Some(start_services(&self.at.root)?);
+            services = Some(self.start_services(&config)?);
         }
         let state = if services.is_some() { State::Joined } else { State::New };
         self.sign = Sign::up(&self.identity.node.key_hash(), state);
@@ -52,9 +51,15 @@ impl Awake {
         let config = self.configure(&mut proved)?;
         self.join(&mut proved, &config)?;
         servers.set(&config.api);
+        // A machine that came back under another name is another Node: what ran for the old one ends.
+        if self.runs.as_ref() != Some(&config.node)
+            && let Some(mut old) = services.take()
+        {
+            old.stop();
+        }
         if services.is_none() {
             say("Starting the cluster's programs on this machine.");
-            *services = Some(start_services(&self.at.root)?);
+            *services = Some(self.start_services(&config)?);
         }
         self.belief = agent::status(&mut proved, &self.setup(&self.trust()?))?;
         say("This machine is part of the cluster. It needs nothing.");
@@ -106,12 +111,13 @@ impl Awake {
             Step::Refused(refused) => bail!("{refused}"),
         }
     }
-}
 
-fn start_services(root: &Path) -> Result<Services> {
-    let path = root.join("etc/node-boot/services.json");
-    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    let services: Vec<Service> =
-        serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
-    Services::start(services)
+    fn start_services(&mut self, config: &Config) -> Result<Services> {
+        let path = self.at.root.join("etc/node-boot/services.json");
+        let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let services: Vec<Service> =
+            serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+        self.runs = Some(config.node.clone());
+        Services::start(services)
+    }
 }

@@ -59,6 +59,17 @@ pub fn identify(state: &State, spec: Option<&Spec>, facts: &Facts) -> Result<Ide
     Ok(Identity { node, pledge, device, tpm: chip, ids })
 }
 
+/// Begins a new installation: the node key and everything that was made for it are forgotten; what the machine is
+/// registered by stays.
+pub fn begin_anew(state: &State) -> Result<()> {
+    for name in
+        ["node.der", "config.json", "kubelet.csr", "kubelet.key", "pledge.der", "node.tpm", "node.key"]
+    {
+        state.remove(name)?;
+    }
+    Ok(())
+}
+
 fn chip(state: &State, spec: &Spec) -> Result<Chip> {
     let mut tpm = Tpm::open(spec)?;
     // Making an RSA endorsement key takes a real chip seconds: once in the machine's life.

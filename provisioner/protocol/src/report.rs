@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::Digest;
+use crate::bytes::{B64u, Digest};
 use crate::cert::{self, CMC_RA, Cert};
 use crate::clock::{Time, effective};
 use crate::crypto::{SignError, Signer};
@@ -66,6 +66,8 @@ pub struct Approved {
     pub ids: Vec<Id>,
     /// `hq` for a signed approval, `voice` for one by telephone.
     pub by: String,
+    /// The code that HQ approved, five bytes: HQ registers what it has approved, and nothing else.
+    pub sas: B64u,
 }
 
 /// The payload of a report.

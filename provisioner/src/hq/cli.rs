@@ -11,7 +11,8 @@ use protocol::record::{Record, Status};
 use super::import::{Known, import};
 use super::keys::Keys;
 use super::machines::new_id;
-use super::{Hq, vouchers, write_text};
+use super::reports::Given;
+use super::{Hq, vouchers, write, write_text};
 use crate::site::system_clock;
 
 /// How long an approval may be used, seconds.
@@ -272,6 +273,9 @@ fn approve(hq: &Hq, site: &str, slot: &str, code: &str, output: &std::path::Path
     let expires_on = now.plus(APPROVAL_LIFE);
     let approval =
         Approval { site: site.to_owned(), slot: slot.to_owned(), sas: B64u(sas.0.to_vec()), expires_on };
+    let mut given = hq.all_given(site)?;
+    given.push(Given { slot: slot.to_owned(), code: sas.to_string(), at: now, machine: None });
+    write(&hq.approvals(site), &given)?;
     let signed = approval::make(&approval, &hq.certificate("signer")?, &*hq.key("signer")?)?;
     write_text(output, &signed)?;
     let site_key = protocol::bundle::public_of(&hq.keys.scalar(&format!("site-{site}-approve"))?[..]);

@@ -3,13 +3,30 @@
 use anyhow::{Context, Result};
 use protocol::bytes::from_b64;
 use protocol::cert::Cert;
+use protocol::claim::Code;
 use protocol::clock::Time;
 use protocol::id::Id;
 use protocol::record::{Auth, Match, Policy, Record, Sites, Status};
 use protocol::refusal::{Refusal, Refused};
 use protocol::report::{Approved, Join, Report, Source, check, read_provisioner};
+use serde::{Deserialize, Serialize};
 
-use super::{Hq, write_text};
+use super::{Hq, read, write, write_text};
+
+/// An approval that HQ gave by file, link or telephone.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Given {
+    /// For which slot.
+    pub slot: String,
+    /// The code on the machine's screen, `WT0T-BSPH-K`.
+    pub code: String,
+    /// When.
+    pub at: Time,
+    /// The registration that came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+}
 
 impl Hq {
     /// Takes a report in: what it says, in words. R47, R50.
@@ -56,11 +73,19 @@ impl Hq {
     fn apply(&self, site: &str, report: &Report, new_id: &mut dyn FnMut() -> String) -> Result<Vec<String>> {
         let mut said = vec![format!("report {} of {site}, made {}", report.seq, report.created_on)];
         for approved in &report.approvals {
-            let record = self.register(site, approved, new_id)?;
-            said.push(format!(
-                "registered {} for {} (approved by {})",
-                record.id, approved.slot, approved.by
-            ));
+            said.push(match self.given(site, approved)? {
+                Some((mut all, place)) => {
+                    let record = self.register(site, approved, new_id)?;
+                    all[place].machine = Some(record.id.clone());
+                    write(&self.approvals(site), &all)?;
+                    format!("registered {} for {} (approved by {})", record.id, approved.slot, approved.by)
+                }
+                None => format!(
+                    "ALARM approval-unknown: {site} claims an approval for {} that was not given here, or twice; \
+                     nothing was registered",
+                    approved.slot
+                ),
+            });
         }
         for join in &report.joins {
             said.push(self.joined(site, join)?);
@@ -97,6 +122,30 @@ impl Hq {
         record.epoch += 1;
         self.save_record(&record)?;
         Ok(format!("{fine}; the other sites of its pool lose it with their next bundles"))
+    }
+
+    /// Where the approvals of a site are kept.
+    pub(super) fn approvals(&self, site: &str) -> std::path::PathBuf {
+        self.dir.join("sites").join(site).join("approvals.yaml")
+    }
+
+    /// Every approval that was given to a site.
+    pub(super) fn all_given(&self, site: &str) -> Result<Vec<Given>> {
+        let path = self.approvals(site);
+        if path.exists() { read(&path) } else { Ok(Vec::new()) }
+    }
+
+    /// The approval that a site has used: given here for this slot and code, and not used by another machine. A stolen
+    /// provisioner registers nobody by itself.
+    fn given(&self, site: &str, approved: &Approved) -> Result<Option<(Vec<Given>, usize)>> {
+        let all = self.all_given(site)?;
+        let fits = |given: &Given| {
+            let code = Code::parse(&given.code);
+            let same = code.is_ok_and(|code| code.0 == *approved.sas.0);
+            given.machine.is_none() && given.slot == approved.slot && same
+        };
+        let place = all.iter().position(fits);
+        Ok(place.map(|place| (all, place)))
     }
 
     /// A registration for a machine that a person approved: its proven ids, nothing else.

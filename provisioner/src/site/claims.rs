@@ -152,8 +152,13 @@ impl Site {
             claim.approved = Some(slot.to_owned());
             claim.clone()
         };
-        let approved =
-            Approved { machine: claim.name(), slot: slot.to_owned(), ids: claim.ids(), by: "hq".to_owned() };
+        let approved = Approved {
+            machine: claim.name(),
+            slot: slot.to_owned(),
+            ids: claim.ids(),
+            by: "hq".to_owned(),
+            sas: B64u(code.0.to_vec()),
+        };
         let noted = self.store.write(move |tx| report::note(tx, &report::Event::Approved(approved)));
         noted.await.map(drop).map_err(broken)
     }

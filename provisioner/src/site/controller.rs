@@ -11,7 +11,8 @@ use protocol::record::Record;
 use protocol::report::Join;
 
 use super::machine::{Around, KubeletState, Machine, NodeView};
-use super::store::{HOLDERS, Look, MACHINES, RECORDS};
+use super::rebuild::NOBODY;
+use super::store::{HOLDERS, Look, MACHINES, NAMES, RECORDS};
 use super::{Site, admit, report};
 use crate::cluster::credential::{Credential, FILE};
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
@@ -177,8 +178,17 @@ async fn former(site: &Site, cluster: &Cluster, machine: &Machine, view: Option<
     Ok(())
 }
 
+/// A Node that is denied never comes back: its name is used for good, and a machine that returns makes a new key.
+async fn deny(site: &Site, cluster: &Cluster, node: &str, until: Option<Time>) -> Result<()> {
+    if site.store.look()?.get(NAMES, node)? != Some(NOBODY) {
+        let name = node.to_owned();
+        site.store.write(move |tx| tx.put(NAMES, &name, &NOBODY)).await?;
+    }
+    Ok(cluster.deny(node, until.unwrap_or(site.now().plus(YEAR))).await?)
+}
+
 async fn leave(site: &Site, cluster: &Cluster, node: &str, until: Option<Time>, view: &View) -> Result<()> {
-    cluster.deny(node, until.unwrap_or(site.now().plus(YEAR))).await?;
+    deny(site, cluster, node, until).await?;
     if let Some(seen) = view.nodes.get(node) {
         cluster.delete_node(node, &seen.uid).await?;
     }
@@ -190,7 +200,7 @@ async fn act(site: &Site, cluster: &Cluster, machine: &Machine, act: Act, view: 
     match act {
         Act::DressNode => dress(site, cluster, machine, &node, view).await?,
         Act::ReportJoin if !machine.reported => report_join(site, machine, node).await?,
-        Act::DenyNode => cluster.deny(&node, machine.kubelet_until.unwrap_or(site.now().plus(YEAR))).await?,
+        Act::DenyNode => deny(site, cluster, &node, machine.kubelet_until).await?,
         Act::DeleteNode => {
             if let Some(seen) = view.and_then(|view| view.nodes.get(&node)) {
                 cluster.delete_node(&node, &seen.uid).await?;

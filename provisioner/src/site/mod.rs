@@ -25,6 +25,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use protocol::anchors::Trust;
 use protocol::attest::Binding;
@@ -107,6 +109,7 @@ pub struct Site {
     word: RwLock<Arc<Word>>,
     cluster: RwLock<Option<Cluster>>,
     memory: Mutex<Memory>,
+    started: Instant,
     clock: fn() -> Time,
 }
 
@@ -143,6 +146,7 @@ impl Site {
             word: RwLock::new(Arc::new(word)),
             cluster: RwLock::new(None),
             memory: Mutex::new(Memory::default()),
+            started: Instant::now(),
             clock,
         })
     }

@@ -139,7 +139,8 @@ impl Site {
         Some(heartbeat::answer(&beats.key, &beats.s, read.counter, flags))
     }
 
-    /// Tells whose keys were heard within the last minute.
+    /// Tells whose keys were heard within the last minute. One that has just started has heard nobody yet, and takes
+    /// everybody for alive.
     pub(crate) fn alive_keys(&self) -> impl Fn(&Digest) -> bool + Send + 'static {
         let memory = self.memory();
         let alive: std::collections::HashSet<_> = memory
@@ -148,6 +149,7 @@ impl Site {
             .filter(|beats| beats.last.elapsed() < SILENCE)
             .map(|beats| beats.s)
             .collect();
-        move |s| alive.contains(s)
+        let young = self.started.elapsed() < SILENCE;
+        move |s| young || alive.contains(s)
     }
 }

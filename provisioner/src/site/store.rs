@@ -3,12 +3,14 @@
 //! Every change is a closure. Those that wait at the same moment are run in one transaction, which is on disk before
 //! any of them is answered: what a message promises is saved before it is spoken, at one flush for all.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -129,29 +131,47 @@ fn collect(
 }
 
 /// A change in the making. Check first, write last: what a closure wrote stays even when it answers no.
-pub struct Change<'a>(&'a redb::WriteTransaction);
+pub struct Change<'a> {
+    tx: &'a redb::WriteTransaction,
+    /// Opening and closing a table costs more than an entry: each is opened once for the whole group.
+    open: RefCell<BTreeMap<String, OpenTable<'a>>>,
+}
+
+type OpenTable<'a> = redb::Table<'a, &'static str, &'static [u8]>;
 
 impl Look for Change<'_> {
     fn bytes(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let fail = failed("read");
-        let table = self.0.open_table(table).map_err(|e| fail(&e))?;
-        let found = table.get(key).map_err(|e| fail(&e))?.map(|value| value.value().to_vec());
-        Ok(found)
+        self.on(table, "read", |table| Ok(table.get(key)?.map(|value| value.value().to_vec())))
     }
 
     fn all(&self, table: Table, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let table = self.0.open_table(table).map_err(|e| failed("read")(&e))?;
-        collect(&table, prefix)
+        self.on(table, "read", |table| Ok(collect(table, prefix)))?
     }
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
+    fn of(tx: &'a redb::WriteTransaction) -> Self {
+        Self { tx, open: RefCell::default() }
+    }
+
+    fn on<T>(
+        &self,
+        table: Table,
+        doing: &'static str,
+        work: impl FnOnce(&mut OpenTable<'a>) -> Result<T, redb::StorageError>,
+    ) -> Result<T, StoreError> {
+        let mut open = self.open.borrow_mut();
+        if !open.contains_key(table.name()) {
+            let opened = self.tx.open_table(table).map_err(|e| failed(doing)(&e))?;
+            open.insert(table.name().to_owned(), opened);
+        }
+        let Some(opened) = open.get_mut(table.name()) else { return Err(failed(doing)(&"a table is gone")) };
+        work(opened).map_err(|e| failed(doing)(&e))
+    }
+
     /// Saves bytes.
     pub fn put_bytes(&self, table: Table, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        let fail = failed("write");
-        let mut table = self.0.open_table(table).map_err(|e| fail(&e))?;
-        table.insert(key, value).map_err(|e| fail(&e))?;
-        Ok(())
+        self.on(table, "write", |table| table.insert(key, value).map(drop))
     }
 
     /// Saves a value as JSON.
@@ -161,17 +181,14 @@ impl Change<'_> {
 
     /// Forgets a key.
     pub fn remove(&self, table: Table, key: &str) -> Result<(), StoreError> {
-        let fail = failed("write");
-        let mut table = self.0.open_table(table).map_err(|e| fail(&e))?;
-        table.remove(key).map_err(|e| fail(&e))?;
-        Ok(())
+        self.on(table, "write", |table| table.remove(key).map(drop))
     }
 
     /// Forgets a whole table.
     pub fn clear(&self, table: Table) -> Result<(), StoreError> {
-        self.0.delete_table(table).map_err(|e| failed("write")(&e))?;
-        self.0.open_table(table).map_err(|e| failed("write")(&e))?;
-        Ok(())
+        self.open.borrow_mut().remove(table.name());
+        self.tx.delete_table(table).map_err(|e| failed("write")(&e))?;
+        self.tx.open_table(table).map(drop).map_err(|e| failed("write")(&e))
     }
 
     /// The next number of a series.
@@ -316,7 +333,7 @@ fn prepare(
     for table in ALL {
         tx.open_table(table).map_err(|e| fail(&e))?;
     }
-    let change = Change(&tx);
+    let change = Change::of(&tx);
     match change.get::<u64>(META, "schema")? {
         Some(schema) if schema > SCHEMA => {
             let why =
@@ -327,6 +344,7 @@ fn prepare(
         None => first(&change)?,
     }
     change.put(META, "schema", &SCHEMA)?;
+    drop(change);
     tx.commit().map_err(|e| fail(&e))
 }
 
@@ -355,8 +373,9 @@ fn write_all(file: &File, waiting: &Receiver<(Job, Tell)>) {
 /// Runs a group and flushes it. One that fails takes the group with it: each is asked again by its maker.
 fn save(database: &Database, jobs: Vec<Job>) -> Result<Vec<Tell>, StoreError> {
     let tx = database.begin_write().map_err(|e| failed("write")(&e))?;
-    let change = Change(&tx);
+    let change = Change::of(&tx);
     let answers: Vec<Tell> = jobs.into_iter().map(|job| job(&change)).collect::<Result<_, _>>()?;
+    drop(change);
     tx.commit().map_err(|e| failed("write to disk")(&e))?;
     Ok(answers)
 }

@@ -1,6 +1,6 @@
 //! HQ's answer by telephone: the site registers the machine itself, until HQ's own registration takes over.
 
-use protocol::bytes::Digest;
+use protocol::bytes::{B64u, Digest};
 use protocol::claim::{self, Code};
 use protocol::clock::DAY;
 use protocol::id::Id;
@@ -48,7 +48,7 @@ impl Site {
             None => return Err(unfit('c', "this site has no such slot: `provisioner slots` lists them")),
             Some(plan) => check_role(plan.role)?,
         }
-        let claim = self.answered(slot, answer)?;
+        let (claim, code) = self.answered(slot, answer)?;
         let record = self.record_of(&claim, slot);
         let (id, s) = (record.id.clone(), claim.s);
         let current = self.check_current();
@@ -69,7 +69,7 @@ impl Site {
                 alive: &alive,
                 current: &current,
             };
-            register(tx, &record, &entry)
+            register(tx, &record, code, &entry)
         });
         saved.await.map_err(broken)??;
         // Not before it is saved: until then the same code may be typed again.
@@ -78,7 +78,7 @@ impl Site {
     }
 
     /// The claim that shows the code which HQ answered.
-    fn answered(&self, slot: &str, answer: Code) -> Result<Claim, Refused> {
+    fn answered(&self, slot: &str, answer: Code) -> Result<(Claim, Code), Refused> {
         let wrong = |case, detail: &str| Refused::new(Refusal::CodeWrong, case, detail);
         let identity = &self.keys.identity;
         let key = claim::approve_key(&identity.grant.approve_key.0, &identity.grant.hq_approve.0)
@@ -90,10 +90,12 @@ impl Site {
         if memory.wrong_codes.len() >= WRONG_PER_DAY {
             return Err(wrong('c', "too many wrong codes today: HQ can send an approval file"));
         }
-        let fits =
-            |code: Option<Code>| code.is_some_and(|sas| claim::voice_code(&key, site, sas, slot) == answer);
-        if let Some(claim) = memory.claims.values().find(|claim| fits(claim.code)) {
-            return Ok(claim.clone());
+        let fits = |claim: &Claim| {
+            let code = claim.code.filter(|sas| claim::voice_code(&key, site, *sas, slot) == answer)?;
+            Some((claim.clone(), code))
+        };
+        if let Some(found) = memory.claims.values().find_map(fits) {
+            return Ok(found);
         }
         memory.wrong_codes.push(now);
         memory.claims.values_mut().for_each(|claim| claim.wrong += 1);
@@ -135,7 +137,12 @@ pub(crate) fn check_role(role: Role) -> Result<(), Refused> {
 }
 
 /// One machine of HQ's telephone answer: checked first, since what was written stays.
-fn register(tx: &Change<'_>, record: &Record, entry: &Entry<'_>) -> Result<Result<(), Refused>, StoreError> {
+fn register(
+    tx: &Change<'_>,
+    record: &Record,
+    code: Code,
+    entry: &Entry<'_>,
+) -> Result<Result<(), Refused>, StoreError> {
     let slot = record.slot.clone().unwrap_or_default();
     if tx.get::<String>(HOLDERS, &slot)?.is_some() {
         return Ok(Err(unfit('c', "another machine holds the slot: `provisioner retire` it if it is gone")));
@@ -155,6 +162,7 @@ fn register(tx: &Change<'_>, record: &Record, entry: &Entry<'_>) -> Result<Resul
         slot,
         ids: record.auth.iter().map(Auth::id).collect(),
         by: "voice".to_owned(),
+        sas: B64u(code.0.to_vec()),
     };
     let event = report::note(tx, &report::Event::Approved(approved))?;
     tx.put(VOICES, &record.id, &Made { record: record.clone(), event })?;

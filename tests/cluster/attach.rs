@@ -46,7 +46,7 @@ fn a_plain_cluster_signs_a_kubelet_certificate_with_no_more_rights_than_shown() 
         assert_eq!(cert.common_name, "system:node:node-3-abcdef");
         let again = cluster.sign_kubelet("node-3-abcdef", &request).await.unwrap();
         assert_eq!(chain, again, "asking twice creates once");
-        let view = cluster.look().await.unwrap();
+        let view = cluster.look(None).await.unwrap();
         assert!(view.nodes.is_empty());
         assert!(view.version.starts_with("v1."), "{}", view.version);
         assert_eq!(

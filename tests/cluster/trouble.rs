@@ -107,6 +107,64 @@ fn r36_a_machine_that_was_retired_and_is_wanted_again_comes_back_under_a_new_nam
 }
 
 #[test]
+fn a_spare_that_waits_gets_the_slot_of_a_machine_that_was_retired_and_not_one_that_is_kept_for_another() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut named) = site_and_spare("waits");
+    site.hq
+        .edit(
+            &format!("sites/{SITE}/slots.yaml"),
+            "slots:\n- name: node-1\n  address: 10.77.0.11\n- name: node-2\n",
+        )
+        .unwrap();
+    let mut others: Vec<_> = (2..=3)
+        .map(|n| site.spare(&format!("waits-{n}"), 10 + n, Hardware::nuc(&format!("WAITS000{n}"))).unwrap())
+        .collect();
+    let mut rows = Csv::default();
+    for other in &others {
+        rows.add(&other.registration().unwrap(), &[("site", SITE), ("roles", "worker")]);
+    }
+    site.hq.import(&rows.text()).unwrap();
+    site.deliver().unwrap();
+    let [first, second] = others.as_mut_slice() else { panic!("two") };
+    first.start().unwrap();
+    let held = site.ready_node("node-2").unwrap();
+    second.start().unwrap();
+    second.says("Every place in the cluster is taken; this machine stands by.").unwrap();
+    assert_eq!(nodes(&site), [format!("node/{held}")], "node-1 is kept for the machine that HQ named");
+    named.start().unwrap();
+    site.ready_node("node-1").unwrap();
+    site.provisioner.run(&["retire", &held]).unwrap();
+    harness::wait::until("the spare to take its place", DEADLINE, || {
+        let now = nodes(&site);
+        let taken = now.len() == 2 && !now.contains(&format!("node/{held}"));
+        if taken { Ok(()) } else { Err(now.join(" ")) }
+    })
+    .unwrap();
+    assert_ne!(site.ready_node("node-2").unwrap(), held);
+}
+
+#[test]
+fn a_machine_that_a_person_has_to_allow_waits_for_the_yes_and_then_joins() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut spare) = site_and_spare("asks");
+    let folder = site.hq.dir().join("machines");
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("auto: true"), "{text}");
+    std::fs::write(&file, text.replace("auto: true", "auto: false")).unwrap();
+    site.deliver().unwrap();
+    spare.start().unwrap();
+    spare.says("Waiting for a person at the site to say yes.").unwrap();
+    assert!(nodes(&site).is_empty());
+    site.provisioner.run(&["approve", "--machine", "TROUBLE0001"]).unwrap();
+    site.ready_node("node-1").unwrap();
+}
+
+#[test]
 fn a_full_disk_under_the_store_loses_nothing_and_is_over_when_there_is_room() {
     if let Some(missing) = harness::missing_for_cluster() {
         return harness::skip(&missing);

@@ -132,8 +132,9 @@ impl Awake {
         let trust = self.trust()?;
         match claim::open(site, &self.setup(&trust))? {
             Step::Done(code) => {
-                show_code(&code.to_string());
+                // Whoever sees it on the screen finds it on the stick.
                 self.keep_code(&code.to_string())?;
+                show_code(&code.to_string());
             }
             Step::Wait(said, _) | Step::No(said) => say(&said.text),
             Step::Refused(refused) => say(refused.refusal.sentence()),

@@ -78,18 +78,24 @@ fn endpoints(slice: EndpointSlice) -> Vec<String> {
 }
 
 impl Cluster {
-    /// Looks at all Nodes, the version and the API servers in one go.
-    pub async fn look(&self) -> Result<View, ClusterError> {
+    /// Looks at all Nodes. The version and the API servers change once in a long while: they are taken from `before`,
+    /// where there is one.
+    pub async fn look(&self, before: Option<&View>) -> Result<View, ClusterError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
+        // What the API server has in memory will do: a tick later it shows the rest.
+        let listed = call("listing Nodes", nodes.list(&ListParams::default().match_any())).await?;
+        let named = |node: Node| (node.metadata.name.clone().unwrap_or_default(), node.into());
+        let nodes = listed.items.into_iter().map(named).collect();
+        if let Some(before) = before {
+            return Ok(View { nodes, version: before.version.clone(), api: before.api.clone() });
+        }
         let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), "default");
         let of_kubernetes = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
-        let listed = call("listing Nodes", nodes.list(&ListParams::default())).await?;
         let slices = call("looking for API servers", slices.list(&of_kubernetes)).await?;
         let version = call("asking for the version", self.client.apiserver_version()).await?;
-        let named = |node: Node| (node.metadata.name.clone().unwrap_or_default(), node.into());
         let mut api: Vec<_> = slices.items.into_iter().flat_map(endpoints).collect();
         api.sort();
-        Ok(View { nodes: listed.items.into_iter().map(named).collect(), version: version.git_version, api })
+        Ok(View { nodes, version: version.git_version, api })
     }
 
     /// Puts labels on a Node; what others put there stays.

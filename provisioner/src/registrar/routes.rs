@@ -133,7 +133,11 @@ impl Session {
         match message.who() {
             Who::Any => self.anybody(message, rest, &body).await,
             // R33, R32, R22: nothing of the site is said to a key that is not a machine's.
-            Who::Bound => self.machine(message, self.site.bound(&self.peer.s)?, &body).await,
+            Who::Bound => {
+                let bound = self.site.bound(&self.peer.s)?;
+                self.site.alive.heard(&self.peer.s);
+                self.machine(message, bound, &body).await
+            }
         }
     }
 

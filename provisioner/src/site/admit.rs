@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use decide::{Candidate, Needs, Offer};
 use protocol::attest::Proven;
+use protocol::bytes::Digest;
 use protocol::clock::Time;
 use protocol::id::Id;
 use protocol::inventory::Facts;
@@ -12,13 +12,12 @@ use protocol::pvr::Pvr;
 use protocol::record::{Record, Status};
 use protocol::refusal::{Refusal, Refused, Wait};
 
-use super::machine::{Around, Machine, NodeView};
+use super::machine::{KubeletState, Machine};
 use super::rebuild::Stage;
-use super::store::{
-    BURNED, Change, HOLDERS, IDS, KEYS, LABELS, Look, MACHINES, RECORDS, StoreError, VOUCHERS,
-};
+use super::slots::Sight;
+use super::store::{BURNED, Change, IDS, KEYS, LABELS, Look, MACHINES, RECORDS, StoreError, VOUCHERS};
 use super::word::{Word, labels};
-use super::{Answer, KeyEntry, Peer, Site, broken, report};
+use super::{Answer, KeyEntry, Peer, Site, broken, report, slots};
 
 /// Seconds after which a machine asks again.
 pub const RETRY: u32 = 5;
@@ -173,36 +172,16 @@ impl Site {
         proven: Id,
         hw: Option<Facts>,
     ) -> Result<Proven, Refused> {
-        let (now, site) = (self.now(), self.name().to_owned());
-        let word = match self.rebuild() {
-            Some(Stage::Bundle) => {
-                return Err(self.check_rebuilt().err().unwrap_or_else(|| broken("rebuilding")));
-            }
+        let mut sight = self.sight();
+        match self.rebuild() {
+            Some(Stage::Bundle) => self.check_rebuilt()?,
             // Which slots are free is not known yet: it stands by until it is.
-            Some(Stage::Nodes) => Arc::new(Word::none(&site)),
-            None | Some(Stage::Machines) => self.word(),
-        };
-        let (s, kind, old_alive) = (peer.s, kind.to_owned(), self.alive_keys());
+            Some(Stage::Nodes) => sight.word = Arc::new(Word::none(self.name())),
+            None | Some(Stage::Machines) => {}
+        }
         let current = self.check_current();
-        let own = proven.clone();
-        let bound = self
-            .store
-            .write(move |tx| {
-                let entry = Entry {
-                    s,
-                    kind: &kind,
-                    proven: &own,
-                    hw,
-                    now,
-                    site: &site,
-                    word: &word,
-                    alive: &old_alive,
-                    current: &current,
-                };
-                entry.bind(tx)
-            })
-            .await
-            .map_err(broken)?;
+        let entry = Entry { s: peer.s, kind: kind.to_owned(), proven: proven.clone(), hw, sight, current };
+        let bound = self.store.write(move |tx| entry.bind(tx)).await.map_err(broken)?;
         let ids = vec![proven.clone(), Id::Key(peer.s)];
         match bound {
             Ok(machine) => {
@@ -222,154 +201,83 @@ impl Site {
 }
 
 /// One proof, to be bound.
-pub(crate) struct Entry<'a> {
-    pub s: protocol::bytes::Digest,
-    pub kind: &'a str,
-    pub proven: &'a Id,
+pub(crate) struct Entry {
+    pub s: Digest,
+    /// How it was proven: `tpm-ek`, `idevid`, `dev-key`.
+    pub kind: String,
+    pub proven: Id,
     pub hw: Option<Facts>,
-    pub now: Time,
-    pub site: &'a str,
-    pub word: &'a Word,
-    pub alive: &'a dyn Fn(&protocol::bytes::Digest) -> bool,
+    pub sight: Sight,
     /// Whether new keys may be bound: R24.
-    pub current: &'a Result<(), Refused>,
+    pub current: Result<(), Refused>,
 }
 
-impl Entry<'_> {
-    /// Everything is checked before anything is written.
+impl Entry {
+    /// Everything is checked before anything is written. The id of the registration; none where nothing accepts the proof.
     pub fn bind(&self, tx: &Change<'_>) -> Result<Result<Option<String>, Refused>, StoreError> {
-        let Some(id) = tx.get::<String>(IDS, &self.proven.to_string())? else { return Ok(Ok(None)) };
-        let Some(record) = tx.get::<Record>(RECORDS, &id)? else { return Ok(Ok(None)) };
-        if let Err(refused) = check_standing(&record, self.site, self.now) {
-            return Ok(Err(refused));
-        }
-        if !record.accepted().any(|auth| auth.id() == *self.proven && auth.kind() == self.kind) {
-            return Ok(Err(Refusal::ProofTooWeak.into()));
-        }
-        let key = self.s.to_string();
-        let known: Option<KeyEntry> = tx.get(KEYS, &key)?;
-        if known.is_some_and(|known| !known.current) {
-            return Ok(Err(Refusal::Superseded.into()));
-        }
-        let mut machine: Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
-        machine.id.clone_from(&id);
-        if let Err(refused) = machine.check_said() {
-            return Ok(Err(refused));
-        }
-        if machine.s != Some(self.s)
-            && let Err(refused) = self.current
+        let mut machine = match self.check(tx)? {
+            Ok(Some(machine)) => machine,
+            Ok(None) => return Ok(Ok(None)),
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let id = machine.id.clone();
+        if let Id::Key(hash) = self.proven
+            && tx.bytes(BURNED, &hash.to_string())?.is_none()
         {
-            return Ok(Err(refused.clone()));
+            tx.put(BURNED, &hash.to_string(), &self.s)?;
+            report::note(tx, &report::Event::Burned(hash))?;
         }
-        let another = machine.s.filter(|old| *old != self.s);
-        if let Id::Key(hash) = self.proven {
-            let burned: Option<protocol::bytes::Digest> = tx.get(BURNED, &hash.to_string())?;
-            if burned.is_some_and(|bound| bound != self.s) {
-                return Ok(Err(Refusal::Duplicate.into()));
-            }
-            if another.is_some_and(|old| (self.alive)(&old)) {
-                return Ok(Err(Refusal::MemberAlive.into()));
-            }
-            if burned.is_none() {
-                tx.put(BURNED, &hash.to_string(), &self.s)?;
-                report::note(tx, &report::Event::Burned(*hash))?;
-            }
-        }
-        if let Some(old) = another {
+        if let Some(old) = machine.s.filter(|old| *old != self.s) {
             tx.put(KEYS, &old.to_string(), &KeyEntry { machine: id.clone(), current: false })?;
-            machine
-                .former
-                .extend(machine.node().filter(|_| machine.kubelet != super::machine::KubeletState::None));
-            machine.kubelet = super::machine::KubeletState::None;
+            machine.former.extend(machine.node().filter(|_| machine.kubelet != KubeletState::None));
+            machine.kubelet = KubeletState::None;
         }
-        tx.put(KEYS, &key, &KeyEntry { machine: id.clone(), current: true })?;
+        tx.put(KEYS, &self.s.to_string(), &KeyEntry { machine: id.clone(), current: true })?;
         machine.s = Some(self.s);
-        machine.heard = self.now;
+        machine.heard = self.sight.now;
         if let Some(hw) = &self.hw {
             machine.hw = hw.clone();
         }
-        if !machine.proven.contains(self.proven) {
+        if !machine.proven.contains(&self.proven) {
             machine.proven.push(self.proven.clone());
             report::note(tx, &report::Event::Proven(id.clone(), self.proven.clone()))?;
         }
-        place(tx, &mut machine, &record, self.word, self.site, self.now)?;
+        slots::place(tx, &mut machine, &self.sight)?;
         tx.put(MACHINES, &id, &machine)?;
         Ok(Ok(Some(id)))
     }
-}
 
-/// Gives a proven machine the slot it is for, or the best free one, and moves its life on.
-pub(crate) fn place(
-    tx: &Change<'_>,
-    machine: &mut Machine,
-    record: &Record,
-    word: &Word,
-    site: &str,
-    now: Time,
-) -> Result<(), StoreError> {
-    let (offer, slot) = offer(tx, machine, record, word)?;
-    let around = Around {
-        record: Some(record),
-        site,
-        now,
-        // Placing looks at nothing in the cluster: the machine is new to it.
-        node: NodeView::Absent,
-        offer,
-        alive: true,
-        skew: None,
-    };
-    let seen = machine.seen(&around);
-    let wants = decide::wants_slot(machine.life, &seen);
-    machine.settle(&seen, now);
-    if let (Offer::Free, Some(slot), true) = (offer, slot, wants) {
-        tx.put(HOLDERS, &slot, &machine.id)?;
-        machine.slot = Some(slot.clone());
-        report::note(tx, &report::Event::Filled(slot, machine.id.clone()))?;
+    /// The machine that it is, where HQ and the site let it in with this key: R22 to R24, R26, R30 to R32.
+    fn check(&self, tx: &Change<'_>) -> Result<Result<Option<Machine>, Refused>, StoreError> {
+        let Some(id) = tx.get::<String>(IDS, &self.proven.to_string())? else { return Ok(Ok(None)) };
+        let Some(record) = tx.get::<Record>(RECORDS, &id)? else { return Ok(Ok(None)) };
+        let known: Option<KeyEntry> = tx.get(KEYS, &self.s.to_string())?;
+        let mut machine: Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
+        machine.id = id;
+        let verdict = check_standing(&record, &self.sight.site, self.sight.now)
+            .and_then(|()| self.check_kind(&record))
+            .and_then(|()| match known {
+                Some(known) if !known.current => Err(Refusal::Superseded.into()),
+                _ => machine.check_said(),
+            })
+            .and_then(|()| if machine.s == Some(self.s) { Ok(()) } else { self.current.clone() });
+        if let Err(refused) = verdict {
+            return Ok(Err(refused));
+        }
+        if let Id::Key(hash) = self.proven {
+            let burned: Option<Digest> = tx.get(BURNED, &hash.to_string())?;
+            if burned.is_some_and(|bound| bound != self.s) {
+                return Ok(Err(Refusal::Duplicate.into()));
+            }
+            if machine.s.is_some_and(|old| old != self.s && self.sight.alive.is(&old)) {
+                return Ok(Err(Refusal::MemberAlive.into()));
+            }
+        }
+        Ok(Ok(Some(machine)))
     }
-    Ok(())
-}
 
-/// What the site can offer one machine now.
-pub(crate) fn offer(
-    look: &impl Look,
-    machine: &Machine,
-    record: &Record,
-    word: &Word,
-) -> Result<(Offer, Option<String>), StoreError> {
-    if let Some(slot) = &machine.slot {
-        let holder: Option<String> = look.get(HOLDERS, slot)?;
-        let mine = holder.as_ref() == Some(&machine.id);
-        return Ok((if mine { Offer::Mine } else { Offer::Taken }, Some(slot.clone())));
+    fn check_kind(&self, record: &Record) -> Result<(), Refused> {
+        let accepted = record.accepted().any(|auth| auth.id() == self.proven && auth.kind() == self.kind);
+        if accepted { Ok(()) } else { Err(Refusal::ProofTooWeak.into()) }
     }
-    let mut slots = Vec::with_capacity(word.slots.slots.len());
-    for slot in &word.slots.slots {
-        let mut needs = Needs::default();
-        if let Some(profile) = &slot.requires.profile {
-            needs.labels.insert("profile".into(), profile.clone());
-        }
-        if slot.requires.tpm {
-            needs.labels.insert("tpm".into(), "yes".into());
-        }
-        if let Some(memory) = slot.requires.memory_mib {
-            needs.amounts.insert("memory-mib".into(), memory);
-        }
-        slots.push(decide::Slot {
-            name: slot.name.clone(),
-            role: slot.role.word().to_owned(),
-            needs,
-            holder: look.get(HOLDERS, &slot.name)?,
-            reserved: None,
-        });
-    }
-    let mut has = Needs::default();
-    let profile = word.profiles.of(&machine.hw).map(|(profile, _)| profile.name.clone());
-    has.labels.extend(profile.map(|name| ("profile".to_owned(), name)));
-    if !machine.hw.tpm.is_empty() {
-        has.labels.insert("tpm".into(), "yes".into());
-    }
-    has.amounts.insert("memory-mib".into(), machine.hw.memory / (1024 * 1024));
-    let roles = record.roles.iter().cloned().collect();
-    let candidate = Candidate { machine: machine.id.clone(), slot: record.slot.clone(), roles, has };
-    let offers = decide::assign(&slots, &[candidate]);
-    Ok(offers.into_values().next().unwrap_or((Offer::Full, None)))
 }

@@ -12,7 +12,7 @@ use super::admit::RETRY;
 use super::machine::KubeletState;
 use super::rebuild::Stage;
 use super::store::{KEYS, KUBELETS, Look, MACHINES, NAMES};
-use super::{Answer, Bound, KeyEntry, Peer, Site, broken};
+use super::{Answer, Bound, KeyEntry, Peer, Site, broken, slots};
 use crate::cluster::ClusterError;
 use crate::model::Role;
 use crate::render::{self, Order};
@@ -153,7 +153,6 @@ impl Site {
         if let Some(refused) = self.wrong_version(bound) {
             return Err(refused);
         }
-        let began = self.now();
         let chain = match cluster.sign_kubelet(&node, &csr.der).await {
             Ok(chain) => chain,
             Err(ClusterError::Unsafe { remedy }) => {
@@ -166,16 +165,12 @@ impl Site {
         };
         let until =
             chain.first().and_then(|der| protocol::cert::Cert::parse(der).ok()).map(|cert| cert.not_after);
-        let id = bound.machine.id.clone();
+        let (id, sight) = (bound.machine.id.clone(), self.sight());
         let saved = self.store.write(move |tx| {
             let mut machine: super::machine::Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
             machine.kubelet = KubeletState::Issued;
-            machine.kubelet_until = until.or(Some(began));
-            if machine.life == decide::Life::Assigned {
-                machine.life = decide::Life::Joining;
-                machine.since = began;
-                machine.generation += 1;
-            }
+            machine.kubelet_until = until.or(Some(sight.now));
+            slots::place(tx, &mut machine, &sight)?;
             tx.put(MACHINES, &id, &machine)
         });
         saved.await.map_err(broken)?;
@@ -210,9 +205,7 @@ impl Site {
 
     /// A kubelet that does not fit the API server is not let in: its bank has to be switched first.
     fn wrong_version(&self, bound: &Bound) -> Option<Refused> {
-        let kubelet = decide::Version::parse(&bound.machine.hw.kubelet)?;
-        let api = decide::Version::parse(&self.memory().view.as_ref()?.version)?;
-        let why = match kubelet.fits(api) {
+        let why = match self.sight().skew(&bound.machine)? {
             decide::Skew::Fits => return None,
             decide::Skew::TooNew => "is newer than the API server",
             decide::Skew::TooOld => "is more than three minors older than the API server",

@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Result;
 use decide::{Act, Life};
 use protocol::clock::{DAY, Time, YEAR};
-use protocol::record::Record;
 use protocol::report::Join;
 
-use super::machine::{Around, KubeletState, Machine, NodeView};
+use super::machine::{KubeletState, Machine};
 use super::rebuild::NOBODY;
-use super::store::{HOLDERS, Look, MACHINES, NAMES, RECORDS};
-use super::{Site, admit, report};
+use super::slots::Sight;
+use super::store::{HOLDERS, Look, MACHINES, NAMES};
+use super::{Site, report, slots};
 use crate::cluster::credential::{Credential, FILE};
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
 use crate::cluster::serving::{Admitted, asking_node};
@@ -57,31 +57,30 @@ fn connect(site: &Site, attached: &mut Option<std::time::SystemTime>) -> Result<
 }
 
 async fn tick(site: &Arc<Site>, cluster: &Cluster, count: u32) -> Result<()> {
-    let view = match cluster.look().await {
-        Ok(view) => Some(view),
+    let before = site.memory().view.clone().filter(|_| !count.is_multiple_of(SAFETY_EVERY));
+    let view = match cluster.look(before.as_deref()).await {
+        Ok(view) => Some(Arc::new(view)),
         Err(error) => {
             site.memory().blind_why = error.to_string();
             None
         }
     };
-    let blind = view.is_none();
     if let Some(view) = &view {
-        let mut memory = site.memory();
-        memory.view = Some(view.clone());
-        memory.blind_why.clear();
-    }
-    if let Some(view) = &view {
+        {
+            let mut memory = site.memory();
+            memory.view = Some(Arc::clone(view));
+            memory.blind_why.clear();
+        }
         site.recall_nodes(cluster, view).await?;
+        if count.is_multiple_of(SAFETY_EVERY) {
+            check_safety(site, cluster).await;
+            renew(site, cluster).await?;
+            cluster.lift_expired(site.now()).await?;
+        }
     }
-    if count.is_multiple_of(SAFETY_EVERY) && !blind {
-        check_safety(site, cluster).await;
-        renew(site, cluster).await?;
-        cluster.lift_expired(site.now()).await?;
-    }
-    let alive = site.alive_keys();
+    let sight = site.sight();
     for machine in site.machines()? {
-        let seen_alive = machine.s.is_some_and(|s| alive(&s)) || site.now().since(machine.heard) < 60;
-        one(site, cluster, machine, view.as_ref(), seen_alive).await?;
+        one(site, cluster, machine, &sight, view.as_deref()).await?;
     }
     if let Some(view) = view {
         requests(site, cluster, &view).await?;
@@ -110,53 +109,35 @@ async fn renew(site: &Site, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn node_view(machine: &Machine, view: Option<&View>) -> NodeView {
-    let Some(view) = view else { return NodeView::Blind };
-    let node = machine.node().and_then(|name| view.nodes.get(&name));
-    node.map_or(NodeView::Absent, |node| NodeView::There { ready: node.ready })
-}
-
-/// One machine: its next life is saved before anything is done about it.
+/// One machine: its next life and the slot that comes with it are saved before anything is done about them.
 async fn one(
     site: &Arc<Site>,
     cluster: &Cluster,
-    machine: Machine,
+    mut machine: Machine,
+    sight: &Sight,
     view: Option<&View>,
-    alive: bool,
 ) -> Result<()> {
-    let (id, name, now) = (machine.id.clone(), site.name().to_owned(), site.now());
-    let (word, node) = (site.word(), node_view(&machine, view));
-    let look = site.store.look()?;
-    let record: Option<Record> = look.get(RECORDS, &id)?;
-    let nowhere = (decide::Offer::Full, None);
-    let offer = record.as_ref().map(|record| admit::offer(&look, &machine, record, &word)).transpose()?;
-    let (offer, _) = offer.unwrap_or(nowhere);
-    let around = Around { record: record.as_ref(), site: &name, now, node, offer, alive, skew: None };
-    let seen = machine.seen(&around);
-    let mut next = machine.clone();
-    if next.settle(&seen, now) {
-        tracing::info!(machine = id, from = machine.life.word(), to = next.life.word(), "life");
-        let saved = next.clone();
-        let same = machine.generation;
+    let (seen, _) = sight.of(&site.store.look()?, &machine)?;
+    if decide::settle(machine.life, &seen) != machine.life {
+        let (id, generation, sight) = (machine.id.clone(), machine.generation, sight.clone());
         let moved = site.store.write(move |tx| {
-            let found: Option<Machine> = tx.get(MACHINES, &saved.id)?;
             // A request may have moved it on meanwhile: then this look is stale, and the next one counts.
-            let fresh = found.as_ref().is_some_and(|found| found.generation == same);
-            if let Some(mut found) = found.filter(|_| fresh) {
-                found.life = saved.life;
-                found.since = saved.since;
-                found.generation = saved.generation;
-                tx.put(MACHINES, &saved.id, &found)?;
-            }
-            Ok(fresh)
+            let found: Option<Machine> = tx.get(MACHINES, &id)?;
+            let Some(mut found) = found.filter(|found| found.generation == generation) else {
+                return Ok(None);
+            };
+            slots::place(tx, &mut found, &sight)?;
+            tx.put(MACHINES, &id, &found)?;
+            Ok(Some(found))
         });
-        if !moved.await? {
-            return Ok(());
-        }
+        let Some(moved) = moved.await? else { return Ok(()) };
+        tracing::info!(machine = machine.id, from = machine.life.word(), to = moved.life.word(), "life");
+        machine = moved;
     }
-    former(site, cluster, &next, view).await?;
-    for duty in decide::duties(next.life, &next.seen(&around)) {
-        act(site, cluster, &next, duty.act, view).await?;
+    former(site, cluster, &machine, view).await?;
+    let (seen, slot) = sight.of(&site.store.look()?, &machine)?;
+    for duty in decide::duties(machine.life, &seen) {
+        act(site, cluster, &machine, duty.act, slot.clone(), view).await?;
     }
     Ok(())
 }
@@ -195,22 +176,52 @@ async fn leave(site: &Site, cluster: &Cluster, node: &str, until: Option<Time>, 
     Ok(())
 }
 
-async fn act(site: &Site, cluster: &Cluster, machine: &Machine, act: Act, view: Option<&View>) -> Result<()> {
+async fn act(
+    site: &Site,
+    cluster: &Cluster,
+    machine: &Machine,
+    act: Act,
+    slot: Option<String>,
+    view: Option<&View>,
+) -> Result<()> {
+    match act {
+        Act::Alarm(code) => {
+            site.alarm(code.word(), &machine.id).await;
+            return Ok(());
+        }
+        Act::ReleaseSlot => return release(site, machine).await,
+        Act::HoldSlot => return hold(site, machine, slot).await,
+        // Keys are refused where machines are admitted (M4); requests are signed where they come in (M8).
+        Act::SignKubelet | Act::RefuseKey => return Ok(()),
+        Act::DressNode | Act::ReportJoin | Act::DenyNode | Act::DeleteNode => {}
+    }
     let Some(node) = machine.node() else { return Ok(()) };
     match act {
-        Act::DressNode => dress(site, cluster, machine, &node, view).await?,
-        Act::ReportJoin if !machine.reported => report_join(site, machine, node).await?,
-        Act::DenyNode => deny(site, cluster, &node, machine.kubelet_until).await?,
-        Act::DeleteNode => {
-            if let Some(seen) = view.and_then(|view| view.nodes.get(&node)) {
-                cluster.delete_node(&node, &seen.uid).await?;
-            }
-        }
-        Act::ReleaseSlot => release(site, machine).await?,
-        Act::Alarm(code) => site.alarm(code.word(), &machine.id).await,
-        // Slots are taken and keys refused where machines are admitted (M4); requests are signed where they come in (M8).
-        Act::HoldSlot | Act::SignKubelet | Act::RefuseKey | Act::ReportJoin => {}
+        Act::DressNode => dress(site, cluster, machine, &node, view).await,
+        Act::ReportJoin if !machine.reported => report_join(site, machine, node).await,
+        Act::DenyNode => deny(site, cluster, &node, machine.kubelet_until).await,
+        Act::DeleteNode => match view.and_then(|view| view.nodes.get(&node)) {
+            Some(seen) => Ok(cluster.delete_node(&node, &seen.uid).await?),
+            None => Ok(()),
+        },
+        _ => Ok(()),
     }
+}
+
+/// Gives a machine that waits in vain the slot that has been found for it, unless another holds it meanwhile.
+async fn hold(site: &Site, machine: &Machine, slot: Option<String>) -> Result<()> {
+    let (Some(slot), id, generation) = (slot, machine.id.clone(), machine.generation) else { return Ok(()) };
+    site.store
+        .write(move |tx| {
+            let found: Option<Machine> = tx.get(MACHINES, &id)?;
+            let free = tx.bytes(HOLDERS, &slot)?.is_none();
+            if let Some(mut found) = found.filter(|found| free && found.generation == generation) {
+                slots::hold(tx, &mut found, slot)?;
+                tx.put(MACHINES, &id, &found)?;
+            }
+            Ok(())
+        })
+        .await?;
     Ok(())
 }
 
@@ -256,10 +267,13 @@ async fn report_join(site: &Site, machine: &Machine, node: String) -> Result<()>
 }
 
 async fn release(site: &Site, machine: &Machine) -> Result<()> {
-    let id = machine.id.clone();
+    let (id, generation) = (machine.id.clone(), machine.generation);
     site.store
         .write(move |tx| {
-            let mut machine: Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
+            let found: Option<Machine> = tx.get(MACHINES, &id)?;
+            let Some(mut machine) = found.filter(|found| found.generation == generation) else {
+                return Ok(());
+            };
             if let Some(slot) = machine.slot.take() {
                 if tx.get::<String>(HOLDERS, &slot)?.as_ref() == Some(&id) {
                     tx.remove(HOLDERS, &slot)?;

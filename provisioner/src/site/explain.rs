@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use self::find::{Known, find_machine};
 pub use self::words::span;
 use self::words::{claim_row, of_claim, of_machine, of_record, row, unseen_row};
-use super::machine::{Around, Machine, NodeView};
+use super::machine::Machine;
 use super::rebuild::Stage;
 use super::store::{HOLDERS, Look, MACHINES, RECORDS};
 use super::{Bound, Site, admit};
@@ -94,32 +94,8 @@ pub struct Listed {
 
 /// The reason why a machine is where it is, by the same code as everywhere.
 pub fn reason(site: &Site, machine: &Machine) -> Result<decide::Reason> {
-    let look = site.store.look()?;
-    let record: Option<Record> = look.get(RECORDS, &machine.id)?;
-    let offer =
-        record.as_ref().map(|record| admit::offer(&look, machine, record, &site.word())).transpose()?;
-    let alive = site.alive_keys();
-    let around = Around {
-        record: record.as_ref(),
-        site: site.name(),
-        now: site.now(),
-        node: node_view(site, machine),
-        offer: offer.map_or(decide::Offer::Full, |(offer, _)| offer),
-        alive: machine.s.is_some_and(|s| alive(&s)) || site.now().since(machine.heard) < 60,
-        skew: None,
-    };
-    Ok(decide::reason(machine.life, &machine.seen(&around)))
-}
-
-fn node_view(site: &Site, machine: &Machine) -> NodeView {
-    let memory = site.memory();
-    let Some(view) = memory.view.as_ref().filter(|_| memory.blind_why.is_empty()) else {
-        return NodeView::Blind;
-    };
-    match machine.node().and_then(|name| view.nodes.get(&name)) {
-        Some(node) => NodeView::There { ready: node.ready },
-        None => NodeView::Absent,
-    }
+    let (seen, _) = site.sight().of(&site.store.look()?, machine)?;
+    Ok(decide::reason(machine.life, &seen))
 }
 
 /// Every machine that spoke here; with `all`, those too that HQ registered and that never did.

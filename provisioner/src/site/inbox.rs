@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use protocol::approval;
 use protocol::bundle::{self, FILE_LIMIT, Setting};
 use protocol::refusal::{Refusal, Refused};
-use protocol::{approval, record::Record};
 
 use super::rebuild::{self, Stage};
-use super::store::{Look, MACHINES, RECORDS, SECTIONS};
+use super::store::{Look, MACHINES, SECTIONS};
 use super::word::{Read, Word};
-use super::{Site, admit, broken, voice};
+use super::{Site, broken, slots, voice};
 
 /// How often the folder is looked at.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -94,14 +94,11 @@ impl Site {
         if matches!(self.rebuild(), Some(Stage::Bundle | Stage::Nodes)) {
             return Ok(());
         }
-        let (word, site, now) = (self.word(), self.name().to_owned(), self.now());
+        let sight = self.sight();
         let placed = self.store.write(move |tx| {
             for (id, mut machine) in tx.list::<super::machine::Machine>(MACHINES)? {
-                if let Some(record) = tx.get::<Record>(RECORDS, &id)?
-                    && machine.slot.is_none()
-                    && machine.s.is_some()
-                {
-                    admit::place(tx, &mut machine, &record, &word, &site, now)?;
+                if machine.slot.is_none() && machine.s.is_some() {
+                    slots::place(tx, &mut machine, &sight)?;
                     tx.put(MACHINES, &id, &machine)?;
                 }
             }

@@ -2,6 +2,7 @@
 
 pub mod admin; // the local socket by which people and programs ask and act
 pub mod admit; // M2 to M4: who may come in
+pub mod alive; // who was heard of late
 pub mod certify; // M5 to M9: certificates and configuration
 pub mod claims; // M10: the human code
 pub mod cli; // the command line
@@ -14,6 +15,7 @@ pub mod metrics; // what is counted
 pub mod rebuild; // a store that was lost
 pub mod report; // what HQ is told
 pub mod serve; // everything that runs beside each other
+pub mod slots; // which machine gets which
 pub mod status; // M11 and heartbeats
 pub mod store; // what is remembered
 pub mod voice; // approvals by telephone
@@ -24,8 +26,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 use protocol::anchors::Trust;
@@ -87,7 +87,7 @@ pub(crate) struct Memory {
     pub wrong_codes: Vec<Time>,
     pub beats: HashMap<[u8; 8], status::Beats>,
     pub alarmed: HashMap<(String, &'static str), Time>,
-    pub view: Option<View>,
+    pub view: Option<Arc<View>>,
     pub blind_why: String,
     pub unsafe_why: Option<String>,
 }
@@ -109,7 +109,7 @@ pub struct Site {
     word: RwLock<Arc<Word>>,
     cluster: RwLock<Option<Cluster>>,
     memory: Mutex<Memory>,
-    started: Instant,
+    pub(crate) alive: Arc<alive::Alive>,
     clock: fn() -> Time,
 }
 
@@ -146,7 +146,7 @@ impl Site {
             word: RwLock::new(Arc::new(word)),
             cluster: RwLock::new(None),
             memory: Mutex::new(Memory::default()),
-            started: Instant::now(),
+            alive: Arc::default(),
             clock,
         })
     }

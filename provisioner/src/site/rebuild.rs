@@ -16,9 +16,9 @@ use protocol::refusal::{Refusal, Refused};
 use serde::{Deserialize, Serialize};
 
 use super::machine::{KubeletState, Machine};
+use super::slots::Sight;
 use super::store::{BURNED, Change, HOLDERS, IDS, KEYS, Look, MACHINES, META, NAMES, RECORDS, StoreError};
-use super::word::Word;
-use super::{KeyEntry, Site, admit, broken, report};
+use super::{KeyEntry, Site, admit, broken, report, slots};
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
 use crate::cluster::{Cluster, credential};
 
@@ -209,9 +209,7 @@ impl Site {
             s: cert.key_hash,
             expired: cert.not_after <= self.now(),
             nodes: nodes.unwrap_or_default(),
-            word: self.word(),
-            site: self.name().to_owned(),
-            now: self.now(),
+            sight: self.sight(),
         };
         let readmitted = self.store.write(move |tx| again.enter(tx)).await.map_err(broken)?;
         if readmitted {
@@ -246,16 +244,14 @@ struct Again {
     s: Digest,
     expired: bool,
     nodes: std::collections::BTreeSet<String>,
-    word: std::sync::Arc<Word>,
-    site: String,
-    now: protocol::clock::Time,
+    sight: Sight,
 }
 
 impl Again {
     /// Whether it is the machine that its certificate names, as far as anything left can tell.
     fn enter(&self, tx: &Change<'_>) -> Result<bool, StoreError> {
         let Some(record) = tx.get::<Record>(RECORDS, &self.id)? else { return Ok(false) };
-        if admit::check_standing(&record, &self.site, self.now).is_err() || self.is_barred(tx)? {
+        if admit::check_standing(&record, &self.sight.site, self.sight.now).is_err() || self.is_barred(tx)? {
             return Ok(false);
         }
         let mut machine: Machine = tx.get(MACHINES, &self.id)?.unwrap_or_default();
@@ -271,7 +267,7 @@ impl Again {
         }
         machine.id.clone_from(&self.id);
         machine.s = Some(self.s);
-        machine.heard = self.now;
+        machine.heard = self.sight.now;
         machine.slot = slot;
         if has_node {
             machine.kubelet = KubeletState::Issued;
@@ -283,7 +279,7 @@ impl Again {
         if let Some(Id::Key(hash)) = record.canonical_id() {
             tx.put(BURNED, &hash.to_string(), &self.s)?;
         }
-        admit::place(tx, &mut machine, &record, &self.word, &self.site, self.now)?;
+        slots::place(tx, &mut machine, &self.sight)?;
         tx.put(MACHINES, &self.id, &machine)?;
         Ok(true)
     }
@@ -296,7 +292,7 @@ impl Again {
 
     /// Whether the cluster bars a Node that this key would have had: it was superseded, retired or revoked.
     fn is_barred(&self, tx: &Change<'_>) -> Result<bool, StoreError> {
-        for slot in &self.word.slots.slots {
+        for slot in &self.sight.word.slots.slots {
             if tx.get::<Digest>(NAMES, &node_name(&slot.name, &self.s))? == Some(NOBODY) {
                 return Ok(true);
             }

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use protocol::bundle;
 use protocol::bytes::Digest;
@@ -14,8 +13,6 @@ use protocol::refusal::{Refusal, Refused};
 use super::store::{Look, MACHINES, VOUCHERS};
 use super::{Bound, Peer, Site, broken};
 
-/// Silence after which a machine is no longer taken for alive.
-pub const SILENCE: Duration = Duration::from_mins(1);
 /// Where the number of a newer bundle that exists is kept.
 pub(super) const BEHIND: &str = "behind";
 /// The order to show the highest bundle index.
@@ -26,7 +23,6 @@ pub struct Beats {
     s: Digest,
     key: [u8; 32],
     counter: u64,
-    last: Instant,
     /// The bundle in force when the machine last asked (M11).
     bundle: u64,
 }
@@ -40,7 +36,7 @@ impl Site {
         key: [u8; 32],
         asked: &StatusRequest,
     ) -> Result<StatusAnswer, Refused> {
-        let beats = Beats { s: peer.s, key, counter: 0, last: Instant::now(), bundle: self.word().seq };
+        let beats = Beats { s: peer.s, key, counter: 0, bundle: self.word().seq };
         self.memory().beats.insert(heartbeat::short(&peer.s), beats);
         self.heard(&bound.machine.id).await?;
         self.check_shown(&bound.machine.id, asked).await;
@@ -133,23 +129,9 @@ impl Site {
             return None;
         };
         beats.counter = read.counter;
-        beats.last = Instant::now();
+        self.alive.heard(&beats.s);
         // HQ has said something since: a voucher, a withdrawal. It is asked for now rather than within the hour.
         let flags = if beats.bundle < bundle { heartbeat::FLAG_STATUS_NOW } else { 0 };
         Some(heartbeat::answer(&beats.key, &beats.s, read.counter, flags))
-    }
-
-    /// Tells whose keys were heard within the last minute. One that has just started has heard nobody yet, and takes
-    /// everybody for alive.
-    pub(crate) fn alive_keys(&self) -> impl Fn(&Digest) -> bool + Send + 'static {
-        let memory = self.memory();
-        let alive: std::collections::HashSet<_> = memory
-            .beats
-            .values()
-            .filter(|beats| beats.last.elapsed() < SILENCE)
-            .map(|beats| beats.s)
-            .collect();
-        let young = self.started.elapsed() < SILENCE;
-        move |s| young || alive.contains(s)
     }
 }

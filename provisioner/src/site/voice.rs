@@ -51,24 +51,14 @@ impl Site {
         let (claim, code) = self.answered(slot, answer)?;
         let record = self.record_of(&claim, slot);
         let (id, s) = (record.id.clone(), claim.s);
-        let current = self.check_current();
-        let (site, word, now, alive) = (self.name().to_owned(), self.word(), self.now(), self.alive_keys());
+        let (current, sight) = (self.check_current(), self.sight());
         let saved = self.store.write(move |tx| {
             let canonical = record.canonical_id();
             let Some(auth) = record.auth.iter().find(|auth| canonical == Some(auth.id())) else {
                 return Ok(Err(unfit('d', "the machine has proved no key")));
             };
-            let entry = Entry {
-                s,
-                kind: auth.kind(),
-                proven: &auth.id(),
-                hw: Some(claim.hw.clone()),
-                now,
-                site: &site,
-                word: &word,
-                alive: &alive,
-                current: &current,
-            };
+            let (kind, proven, hw) = (auth.kind().to_owned(), auth.id(), Some(claim.hw.clone()));
+            let entry = Entry { s, kind, proven, hw, sight, current };
             register(tx, &record, code, &entry)
         });
         saved.await.map_err(broken)??;
@@ -141,7 +131,7 @@ fn register(
     tx: &Change<'_>,
     record: &Record,
     code: Code,
-    entry: &Entry<'_>,
+    entry: &Entry,
 ) -> Result<Result<(), Refused>, StoreError> {
     let slot = record.slot.clone().unwrap_or_default();
     if tx.get::<String>(HOLDERS, &slot)?.is_some() {

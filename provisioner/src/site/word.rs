@@ -27,6 +27,8 @@ pub struct Word {
     pub site: Site,
     /// Its slots.
     pub slots: Slots,
+    /// Slots that registrations name, and the registration that does.
+    pub reserved: BTreeMap<String, String>,
     /// Templates.
     pub templates: Templates,
     /// Profiles.
@@ -173,7 +175,15 @@ impl Word {
             cluster: crate::model::ClusterPlan::default(),
         };
         let (templates, profiles) = (Templates::built_in(), Profiles::built_in());
-        Self { seq: 0, index: String::new(), site, slots: Slots::default(), templates, profiles }
+        Self {
+            seq: 0,
+            index: String::new(),
+            site,
+            slots: Slots::default(),
+            reserved: BTreeMap::new(),
+            templates,
+            profiles,
+        }
     }
 
     /// The word in force, as saved.
@@ -183,7 +193,12 @@ impl Word {
         let sections: BTreeMap<_, _> = look.all(SECTIONS, "")?.into_iter().collect();
         // It was read before it was saved; a section of a later program's making is left aside.
         let word = Self::read(&sections, seq, &String::from_utf8_lossy(&index));
-        Ok(word.unwrap_or_else(|_| Self { seq, ..Self::none(site) }))
+        let word = word.unwrap_or_else(|_| Self { seq, ..Self::none(site) });
+        let records = look.list::<Record>(RECORDS)?.into_iter();
+        let wanted =
+            records.filter(|(_, record)| record.status == Status::Active && record.site.contains(site));
+        let reserved = wanted.filter_map(|(id, record)| Some((record.slot?, id))).collect();
+        Ok(Self { reserved, ..word })
     }
 
     fn read(sections: &BTreeMap<String, Vec<u8>>, seq: u64, index: &str) -> Result<Self, Refused> {

@@ -9,6 +9,7 @@ use protocol::id::Id;
 use super::find::{Fit, fit, the_one};
 use super::*;
 use crate::site::machine::KubeletState;
+use crate::site::machine::{Around, NodeView};
 
 const NOW: Time = Time(1_800_000_000);
 

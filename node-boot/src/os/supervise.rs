@@ -5,6 +5,9 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -48,46 +51,62 @@ struct Running {
     again_at: Instant,
 }
 
-/// Services that run.
-#[derive(Default)]
-pub struct Services(Vec<Running>);
+/// Services that run, watched by a thread of their own: they are kept up whatever the agent is waiting for.
+pub struct Services {
+    all: Arc<Mutex<Vec<Running>>>,
+    ends: Arc<AtomicBool>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+/// Between two looks at what has ended.
+const GLANCE: Duration = Duration::from_millis(200);
 
 impl Services {
     /// Starts them one after the other, each once the one before is ready.
     pub fn start(services: Vec<Service>) -> Result<Self> {
-        let mut all = Self::default();
+        let mut all = Vec::new();
         for service in services {
-            let last = all.0.len();
-            all.0.push(Running {
-                service,
-                child: None,
-                started: Instant::now(),
-                pause: Duration::from_secs(1),
-                again_at: Instant::now(),
-            });
-            all.0[last].start();
+            let now = Instant::now();
+            let pause = Duration::from_secs(1);
+            let mut running = Running { service, child: None, started: now, pause, again_at: now };
+            running.start();
             // The last one is watched by whoever waits for the Node, not here.
-            all.0[last].await_ready();
+            running.await_ready();
+            all.push(running);
         }
-        Ok(all)
-    }
-
-    /// Starts again what has ended and whose pause is over.
-    pub fn watch(&mut self) {
-        self.0.iter_mut().for_each(Running::watch);
+        let (all, ends) = (Arc::new(Mutex::new(all)), Arc::new(AtomicBool::new(false)));
+        let (watched, end) = (Arc::clone(&all), Arc::clone(&ends));
+        let watch = move || {
+            while !end.load(Ordering::Relaxed) {
+                // Starts again what has ended and whose pause is over.
+                lock(&watched).iter_mut().for_each(Running::watch);
+                std::thread::sleep(GLANCE);
+            }
+        };
+        let watcher = std::thread::Builder::new().name("services".into()).spawn(watch)?;
+        Ok(Self { all, ends, watcher: Some(watcher) })
     }
 
     /// Ends them, the last first.
     pub fn stop(&mut self) {
-        for running in self.0.iter_mut().rev() {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(watcher) = self.watcher.take() {
+            // A watcher that panicked has nothing left to end.
+            let _ = watcher.join();
+        }
+        for running in lock(&self.all).iter_mut().rev() {
             running.stop();
         }
     }
 
     /// Whether all run.
     pub fn well(&self) -> bool {
-        self.0.iter().all(|running| running.child.is_some())
+        lock(&self.all).iter().all(|running| running.child.is_some())
     }
+}
+
+fn lock(all: &Mutex<Vec<Running>>) -> MutexGuard<'_, Vec<Running>> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Running {

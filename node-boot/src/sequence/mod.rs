@@ -17,7 +17,7 @@ use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::inventory::Facts;
 use protocol::messages::{Config, Outcome};
-use protocol::refusal::Refusal;
+use protocol::refusal::{Refusal, Said};
 use protocol::tpm::Spec;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -170,10 +170,19 @@ impl Awake {
                     say(&said.text);
                     pause(Duration::from_secs(after))?;
                 }
-                Step::No(said) => bail!("{} ({})", said.text, said.reason),
+                Step::No(said) => return self.turned_away(&said),
                 Step::Refused(refused) => bail!("{refused}"),
             }
         }
+    }
+
+    /// A name that was used before is used for good: this installation is over, and a new one begins with a new key.
+    fn turned_away<T>(&mut self, said: &Said) -> Result<T> {
+        if said.reason == Refusal::NameUsed.code() {
+            begin_anew(&self.at.state)?;
+            self.identity = identify(&self.at.state, self.at.tpm.as_ref(), &self.facts)?;
+        }
+        bail!("{} ({})", said.text, said.reason)
     }
 
     /// M8 and M9: the kubelet's certificate.
@@ -192,12 +201,7 @@ impl Awake {
                     say(&said.text);
                     pause(Duration::from_secs(after))?;
                 }
-                Step::No(said) if said.reason == Refusal::NameUsed.code() => {
-                    begin_anew(&self.at.state)?;
-                    self.identity = identify(&self.at.state, self.at.tpm.as_ref(), &self.facts)?;
-                    bail!("{} ({})", said.text, said.reason)
-                }
-                Step::No(said) => bail!("{} ({})", said.text, said.reason),
+                Step::No(said) => return self.turned_away(&said),
                 Step::Refused(refused) => bail!("{refused}"),
             }
         }

@@ -64,20 +64,17 @@ impl Awake {
         self.belief = agent::status(&mut proved, &self.setup(&self.trust()?))?;
         say("This machine is part of the cluster. It needs nothing.");
         self.sign.say(State::Joined);
-        self.stay(&mut proved, &config, services)
+        self.stay(&mut proved, &config, services.as_ref())
     }
 
     /// The agent: until contact is lost, something is due, or the program is ended.
-    fn stay(&mut self, proved: &mut Proved, config: &Config, services: &mut Option<Services>) -> Result<()> {
+    fn stay(&mut self, proved: &mut Proved, config: &Config, services: Option<&Services>) -> Result<()> {
         let mut beats = Beats::over(proved)?;
         let since = Instant::now();
         // Headquarters' registration took over from one that the site had made: the certificate is to name it too.
         let mut renamed = self.is_renamed(config);
         loop {
-            if let Some(services) = services {
-                services.watch();
-            }
-            let well = services.as_ref().is_none_or(Services::well);
+            let well = services.is_none_or(Services::well);
             let due = kubelet::current(&self.at.root, &config.node)
                 .is_none_or(|cert| kubelet::is_due(&cert, self.now()));
             let node = Cert::parse(&self.certificate()).ok();

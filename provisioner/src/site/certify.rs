@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use protocol::bytes::Digest;
 use protocol::clock::YEAR;
 use protocol::csr::Csr;
 use protocol::issue;
@@ -11,6 +12,7 @@ use protocol::refusal::{Refusal, Refused, Wait};
 use super::admit::RETRY;
 use super::machine::KubeletState;
 use super::rebuild::Stage;
+use super::slots::Eyes;
 use super::store::{KEYS, KUBELETS, Look, MACHINES, NAMES};
 use super::{Answer, Bound, KeyEntry, Peer, Site, broken, slots};
 use crate::cluster::ClusterError;
@@ -50,9 +52,17 @@ impl Site {
             return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
         }
         let Some((slot, node)) = bound.machine.slot.clone().zip(bound.machine.node()) else {
+            if matches!(self.sight().eyes, Eyes::Blind) {
+                return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
+            }
             return Ok(Answer::Wait(bound.machine.wait_for_slot(&bound.record), RETRY));
         };
         let role = self.role(&bound, &slot)?;
+        let owner: Option<Digest> =
+            self.store.look().and_then(|look| look.get(NAMES, &node)).map_err(broken)?;
+        if owner.is_some() && owner != bound.machine.s {
+            return Err(Refusal::NameUsed.into());
+        }
         let Some(cluster) = self.cluster() else { return Ok(Answer::Wait(Wait::ClusterAway, RETRY)) };
         let Some(api) = self.memory().view.as_ref().map(|view| view.api.clone()) else {
             return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
@@ -182,7 +192,7 @@ impl Site {
         let (id, node, s, key) =
             (bound.machine.id.clone(), node.to_owned(), bound.machine.s, csr.key_hash.to_string());
         let saved = self.store.write(move |tx| {
-            let owner: Option<protocol::bytes::Digest> = tx.get(NAMES, &node)?;
+            let owner: Option<Digest> = tx.get(NAMES, &node)?;
             if owner.is_some() && owner != s {
                 return Ok(Err(Refused::from(Refusal::NameUsed)));
             }

@@ -25,6 +25,8 @@ pub struct Beats {
     counter: u64,
     /// The bundle in force when the machine last asked (M11).
     bundle: u64,
+    /// Whether something else is new for it.
+    called: bool,
 }
 
 impl Site {
@@ -36,7 +38,7 @@ impl Site {
         key: [u8; 32],
         asked: &StatusRequest,
     ) -> Result<StatusAnswer, Refused> {
-        let beats = Beats { s: peer.s, key, counter: 0, bundle: self.word().seq };
+        let beats = Beats { s: peer.s, key, counter: 0, bundle: self.word().seq, called: false };
         self.memory().beats.insert(heartbeat::short(&peer.s), beats);
         self.heard(&bound.machine.id).await?;
         self.check_shown(&bound.machine.id, asked).await;
@@ -118,6 +120,14 @@ impl Site {
         self.check_current().or_else(|behind| self.bound(&peer.s).map(drop).map_err(|_| behind))
     }
 
+    /// Lets a machine ask (M11) at its next heartbeat rather than within the hour.
+    pub(crate) fn call(&self, s: Option<Digest>) {
+        let mut memory = self.memory();
+        if let Some(beats) = s.and_then(|s| memory.beats.get_mut(&heartbeat::short(&s))) {
+            beats.called = true;
+        }
+    }
+
     /// A heartbeat; what to answer. Anything wrong with it: nothing. R44.
     pub fn beat(&self, datagram: &[u8], _from: SocketAddr) -> Option<[u8; heartbeat::SIZE]> {
         let read = Datagram::read_beat(datagram)?;
@@ -131,7 +141,7 @@ impl Site {
         beats.counter = read.counter;
         self.alive.heard(&beats.s);
         // HQ has said something since: a voucher, a withdrawal. It is asked for now rather than within the hour.
-        let flags = if beats.bundle < bundle { heartbeat::FLAG_STATUS_NOW } else { 0 };
+        let flags = if beats.called || beats.bundle < bundle { heartbeat::FLAG_STATUS_NOW } else { 0 };
         Some(heartbeat::answer(&beats.key, &beats.s, read.counter, flags))
     }
 }

@@ -36,7 +36,8 @@ pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
 
 /// Notes what a person said of a machine: the id of its registration.
 async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<String> {
-    let id = explain::find_machine(site, wanted)?.id;
+    let machine = explain::find_machine(site, wanted)?;
+    let (id, s) = (machine.id, machine.s);
     let named = id.clone();
     let change = site.store.write(move |tx| {
         if let Some(mut machine) = tx.get::<Machine>(MACHINES, &named)? {
@@ -46,6 +47,7 @@ async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<String> {
         Ok(())
     });
     change.await?;
+    site.call(s);
     Ok(id)
 }
 

@@ -6,17 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use protocol::attest::Binding;
-use protocol::bytes::Digest;
 use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::crypto::{Alg, Signer, SoftKey, verify};
 use protocol::csr::Csr;
 use protocol::issue::{Role, issue, pledge, request, self_signed};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection,
-};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use tests::tls::Anybody;
 
 use crate::table::{Figure, Table};
 
@@ -127,59 +124,11 @@ fn configs() -> Result<(Arc<ServerConfig>, Arc<ClientConfig>)> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca.der.clone()))?;
     let mut server = ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
-        .with_client_cert_verifier(Arc::new(AnyKey))
+        .with_client_cert_verifier(Arc::new(Anybody))
         .with_single_cert(vec![leaf.into()], key(&leaf_pkcs8)?)?;
     server.send_tls13_tickets = 0;
     let client = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
         .with_root_certificates(roots)
         .with_client_auth_cert(vec![pledge(&node_key)?.into()], key(&node_pkcs8)?)?;
     Ok((Arc::new(server), Arc::new(client)))
-}
-
-/// Takes any certificate whose key signed the handshake, as the registrar does.
-#[derive(Debug)]
-struct AnyKey;
-
-impl ClientCertVerifier for AnyKey {
-    fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        std::hint::black_box(Digest::of(end_entity));
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.3 only".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        let provider = rustls::crypto::ring::default_provider();
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            signed,
-            &provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        vec![rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
 }

@@ -2,3 +2,4 @@
 
 pub mod pledge; // a machine made of the wire crate alone
 pub mod stage; // headquarters, cluster, provisioner, spare machines
+pub mod tls; // ends of a connection that believe anybody

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use protocol::attest::{Binding, Request};
-use protocol::bytes::{B64u, Digest, b64, b64u};
+use protocol::bytes::{B64u, b64, b64u};
 use protocol::cert::Cert;
 use protocol::claim::{Code, Open, Opened, Reveal, commit, sas};
 use protocol::clock::Time;
@@ -16,10 +16,11 @@ use protocol::id::Id;
 use protocol::messages::{ALPN, BINDING_LABEL, KubeletRequest, Message, SNI, StatusRequest, VOUCHER_TYPE};
 use protocol::pvr::{self, Claims};
 use protocol::{est, heartbeat, issue, json};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
+
+use crate::tls::Anybody;
 
 /// No answer takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -263,51 +264,5 @@ impl Session<'_> {
         good("M4", self.attest()?)?;
         good("M6", self.send(Message::Time, "", "application/json", b"")?)?;
         good("M5", self.enroll()?)
-    }
-}
-
-/// Believes any provisioner: tests look at what it answers, not at who it is.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        std::hint::black_box(Digest::of(end_entity));
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.3 only".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let provider = rustls::crypto::ring::default_provider();
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            signed,
-            &provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
     }
 }

@@ -1,12 +1,18 @@
-//! A client that nobody here wrote: strongSwan's `pki` enrols and re-enrols at the EST listener.
+//! Clients that nobody here wrote at the EST listener: strongSwan's `pki` enrols and re-enrols, and none is resumed.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use protocol::messages::{Message, SNI};
+use rustls::pki_types::ServerName;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Stream};
 use tests::stage::run;
 
-use crate::Served;
+use crate::{Served, free_address};
 
 /// `pki` on a computer whose hosts file says that `provisioner.local`, the name in the leaf, is here.
 fn command(dir: &Path, words: &[&str]) -> Command {
@@ -26,7 +32,7 @@ fn strongswan_enrols_and_re_enrols() {
     if !harness::assets::on_path("pki") {
         return harness::skip("strongSwan's `pki` is not installed: run `cargo xtask kube`");
     }
-    let est = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let est = free_address();
     let served = Served::with_options(&[], &["--est", &est.to_string()]);
     let dir = tempfile::tempdir().unwrap();
     let anchor = served.site_anchor();
@@ -70,4 +76,37 @@ fn strongswan_enrols_and_re_enrols() {
     ];
     write("cert2.der", out(&renew));
     assert!(pki(dir.path(), &["--print", "--in", "cert2.der"]).unwrap().contains("CN=printer"));
+}
+
+/// One request for the CA certificates with this configuration: how the handshake went.
+fn ask(est: SocketAddr, config: &Arc<ClientConfig>) -> HandshakeKind {
+    let mut connection =
+        ClientConnection::new(Arc::clone(config), ServerName::try_from(SNI).unwrap()).unwrap();
+    let mut socket = TcpStream::connect(est).unwrap();
+    let mut stream = Stream::new(&mut connection, &mut socket);
+    let (_, path) = Message::CaCerts.path();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {SNI}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    // Some ends close without a word.
+    let _ = stream.read_to_end(&mut answer);
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    connection.handshake_kind().unwrap()
+}
+
+#[test]
+fn no_session_of_an_est_client_is_resumed() {
+    let est = free_address();
+    let served = Served::with_options(&[], &["--est", &est.to_string()]);
+    let mut roots = RootCertStore::empty();
+    roots.add(served.site_anchor().into()).unwrap();
+    for version in [&TLS12, &TLS13] {
+        let config = ClientConfig::builder_with_protocol_versions(&[version])
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        let config = Arc::new(config);
+        for _ in 0..2 {
+            assert_ne!(ask(est, &config), HandshakeKind::Resumed, "{version:?}");
+        }
+    }
 }

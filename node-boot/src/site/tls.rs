@@ -8,19 +8,16 @@ use anyhow::{Context, Result};
 use protocol::anchors::Trust;
 use protocol::attest::Binding;
 use protocol::clock::Time;
-use protocol::crypto::{Alg, Signer, der_signature};
+use protocol::crypto::Signer;
 use protocol::messages::{ALPN, BINDING_LABEL, SNI};
 use protocol::refusal::Refused;
+use protocol::tls;
 use protocol::voucher::check_provisioner;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureAlgorithm, SignatureScheme,
-    StreamOwned,
-};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
 
 /// No connection takes longer to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -82,10 +79,8 @@ fn config(
     refused: Arc<Mutex<Option<Refused>>>,
 ) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
-    let certificate = vec![CertificateDer::from(own.certificate.to_vec())];
-    let certified = Arc::new(CertifiedKey::new(certificate, Arc::new(Held(Arc::clone(own.key)))));
-    let owners = Owners { trust: trust.clone(), floor, rtc, algorithms, refused };
+    let certified = tls::certified(vec![own.certificate.to_vec()], Arc::clone(own.key));
+    let owners = Owners { trust: trust.clone(), floor, rtc, refused };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -101,7 +96,6 @@ struct Owners {
     trust: Trust,
     floor: Time,
     rtc: Option<Time>,
-    algorithms: WebPkiSupportedAlgorithms,
     refused: Arc<Mutex<Option<Refused>>>,
 }
 
@@ -135,7 +129,7 @@ impl ServerCertVerifier for Owners {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 only".into()))
+        tls::too_old()
     }
 
     fn verify_tls13_signature(
@@ -144,11 +138,11 @@ impl ServerCertVerifier for Owners {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signed, &self.algorithms)
+        tls::verify(message, cert, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ECDSA_NISTP384_SHA384]
+        tls::schemes()
     }
 }
 
@@ -162,45 +156,5 @@ impl ResolvesClientCert for Always {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-/// The node key, wherever it is held, as the TLS library wants it.
-#[derive(Clone)]
-struct Held(Arc<dyn Signer>);
-
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "key {}", self.0.key_hash())
-    }
-}
-
-impl Held {
-    fn scheme_of(&self) -> SignatureScheme {
-        match self.0.alg() {
-            Alg::Es256 => SignatureScheme::ECDSA_NISTP256_SHA256,
-            Alg::Es384 => SignatureScheme::ECDSA_NISTP384_SHA384,
-        }
-    }
-}
-
-impl SigningKey for Held {
-    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
-        offered.contains(&self.scheme_of()).then(|| Box::new(self.clone()) as Box<dyn rustls::sign::Signer>)
-    }
-
-    fn algorithm(&self) -> SignatureAlgorithm {
-        SignatureAlgorithm::ECDSA
-    }
-}
-
-impl rustls::sign::Signer for Held {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        let fixed = self.0.sign(message).map_err(|error| Error::General(error.to_string()))?;
-        Ok(der_signature(&fixed))
-    }
-
-    fn scheme(&self) -> SignatureScheme {
-        self.scheme_of()
     }
 }

@@ -30,5 +30,7 @@ pub mod record; // what HQ says of one machine
 pub mod refusal; // every refusal and every wait, with the sentence a person reads
 pub mod report; // what a site tells HQ
 pub mod responder; // a service instance on a cable: what it says to whom, and when
+#[cfg(feature = "tls")]
+pub mod tls; // keys that sign a handshake, and the signatures believed
 pub mod tpm; // TPM 2.0 structures and commands
 pub mod voucher; // "this machine belongs to the site with this CA"

@@ -18,6 +18,7 @@ use protocol::est;
 use protocol::issue::Role;
 use protocol::messages::Message;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::tls;
 use crate::site::Site;
@@ -33,23 +34,27 @@ pub async fn serve(site: Arc<Site>, address: SocketAddr, patience: Duration) -> 
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("listening for EST on {address}"))?;
     let busy = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    let mut acceptor = tls::Acceptors::lenient(Arc::clone(&site))?;
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else { continue };
-        let site = Arc::clone(&site);
+        let (site, tls) = (Arc::clone(&site), acceptor.current()?);
         tokio::spawn(async move {
             let _permit = permit;
-            if let Err(error) = converse(site, stream, patience).await {
+            if let Err(error) = converse(site, tls, stream, patience).await {
                 tracing::debug!(%error, "an EST connection ended");
             }
         });
     }
 }
 
-async fn converse(site: Arc<Site>, stream: TcpStream, patience: Duration) -> Result<()> {
-    let stream = tokio::time::timeout(patience, tls::lenient(&site)?.accept(stream))
-        .await
-        .context("no handshake")??;
+async fn converse(
+    site: Arc<Site>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    patience: Duration,
+) -> Result<()> {
+    let stream = tokio::time::timeout(patience, acceptor.accept(stream)).await.context("no handshake")??;
     let client =
         stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|der| der.to_vec());
     let client = client.and_then(|der| Cert::parse(&der).ok()).filter(|cert| {

@@ -47,7 +47,7 @@ async fn accept(site: Arc<Site>, listener: TcpListener, patience: Duration) -> R
     let limits = Arc::new(Limits::new(patience));
     let busy = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     let sources = Arc::new(Mutex::new(HashMap::<IpAddr, usize>::new()));
-    let mut acceptor = tls::Acceptors::new(Arc::clone(&site))?;
+    let mut acceptor = tls::Acceptors::strict(Arc::clone(&site))?;
     loop {
         let Ok((stream, source)) = listener.accept().await else {
             // Out of file descriptors: the next one may fit.

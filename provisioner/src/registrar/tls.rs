@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use protocol::crypto::{Alg, Signer, der_signature};
 use protocol::messages::ALPN;
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use protocol::tls;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::sign::SingleCertAndKey;
+use rustls::version::{TLS12, TLS13};
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureAlgorithm, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
+    DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -20,109 +22,67 @@ use crate::site::Site;
 /// The acceptor of the present leaf, made anew when the leaf is.
 pub struct Acceptors {
     site: Arc<Site>,
+    make: fn(&Site) -> Result<ServerConfig>,
     leaf: Vec<u8>,
     acceptor: TlsAcceptor,
 }
 
 impl Acceptors {
-    /// The acceptor of the site's leaf.
-    pub fn new(site: Arc<Site>) -> Result<Self> {
+    /// For machines: TLS 1.3, and a certificate always.
+    pub fn strict(site: Arc<Site>) -> Result<Self> {
+        Self::with(site, |site| {
+            let mut strict = config(site, &[&TLS13], false)?;
+            strict.alpn_protocols = vec![ALPN.to_vec()];
+            Ok(strict)
+        })
+    }
+
+    /// For EST clients that nobody here wrote: TLS 1.2 too, and a certificate only where they have one.
+    pub fn lenient(site: Arc<Site>) -> Result<Self> {
+        Self::with(site, |site| config(site, &[&TLS13, &TLS12], true))
+    }
+
+    fn with(site: Arc<Site>, make: fn(&Site) -> Result<ServerConfig>) -> Result<Self> {
         let leaf = site.keys.leaf().0.der;
-        let acceptor = TlsAcceptor::from(Arc::new(config(&site)?));
-        Ok(Self { site, leaf, acceptor })
+        let acceptor = TlsAcceptor::from(Arc::new(make(&site)?));
+        Ok(Self { site, make, leaf, acceptor })
     }
 
     /// For the next connection.
     pub fn current(&mut self) -> Result<TlsAcceptor> {
         let leaf = self.site.keys.leaf().0.der;
         if leaf != self.leaf {
-            self.acceptor = TlsAcceptor::from(Arc::new(config(&self.site)?));
+            self.acceptor = TlsAcceptor::from(Arc::new((self.make)(&self.site)?));
             self.leaf = leaf;
         }
         Ok(self.acceptor.clone())
     }
 }
 
-/// For EST clients that nobody here wrote: TLS 1.2 too, and a certificate only where they have one.
-pub fn lenient(site: &Site) -> Result<TlsAcceptor> {
+fn config(
+    site: &Site,
+    versions: &[&'static SupportedProtocolVersion],
+    lenient: bool,
+) -> Result<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
-    let chain: Vec<_> = site.keys.chain().into_iter().map(CertificateDer::from).collect();
-    let certified = Arc::new(CertifiedKey::new(chain, Arc::new(Held(site.keys.leaf().1))));
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .context("TLS 1.2 and 1.3")?
-        .with_client_cert_verifier(Arc::new(AnyKey { algorithms, lenient: true }))
-        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-fn config(site: &Site) -> Result<ServerConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
-    let chain: Vec<_> = site.keys.chain().into_iter().map(CertificateDer::from).collect();
-    let key = Arc::new(Held(site.keys.leaf().1));
-    let certified = Arc::new(CertifiedKey::new(chain, key));
+    let known = lenient.then_some(provider.signature_verification_algorithms);
+    let certified = tls::certified(site.keys.chain(), site.keys.leaf().1);
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .context("TLS 1.3")?
-        .with_client_cert_verifier(Arc::new(AnyKey { algorithms, lenient: false }))
-        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+        .with_protocol_versions(versions)
+        .context("versions of TLS")?
+        .with_client_cert_verifier(Arc::new(AnyKey(known)))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     // A resumed session would carry a proof of possession over to whoever holds the ticket.
     config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
     Ok(config)
 }
 
-/// A key of ours, wherever it is held, as the TLS library wants it.
-#[derive(Clone)]
-struct Held(Arc<dyn Signer>);
-
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "key {}", self.0.key_hash())
-    }
-}
-
-impl Held {
-    fn scheme_of(&self) -> SignatureScheme {
-        match self.0.alg() {
-            Alg::Es256 => SignatureScheme::ECDSA_NISTP256_SHA256,
-            Alg::Es384 => SignatureScheme::ECDSA_NISTP384_SHA384,
-        }
-    }
-}
-
-impl SigningKey for Held {
-    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
-        offered.contains(&self.scheme_of()).then(|| Box::new(self.clone()) as Box<dyn rustls::sign::Signer>)
-    }
-
-    fn algorithm(&self) -> SignatureAlgorithm {
-        SignatureAlgorithm::ECDSA
-    }
-}
-
-impl rustls::sign::Signer for Held {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        let fixed = self.0.sign(message).map_err(|error| Error::General(error.to_string()))?;
-        Ok(der_signature(&fixed))
-    }
-
-    fn scheme(&self) -> SignatureScheme {
-        self.scheme_of()
-    }
-}
-
-/// Takes any well-formed certificate whose key signs the handshake; self-signed and expired ones too.
+/// Takes any well-formed certificate whose key signs the handshake; self-signed and expired ones too. With algorithms,
+/// for EST clients, each of them is fine as well, and so are TLS 1.2 and no certificate.
 #[derive(Debug)]
-struct AnyKey {
-    algorithms: WebPkiSupportedAlgorithms,
-    /// For EST clients: TLS 1.2, RSA, and no certificate are fine as well.
-    lenient: bool,
-}
+struct AnyKey(Option<WebPkiSupportedAlgorithms>);
 
 impl ClientCertVerifier for AnyKey {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -140,20 +100,20 @@ impl ClientCertVerifier for AnyKey {
         Ok(ClientCertVerified::assertion())
     }
 
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.is_none()
+    }
+
     fn verify_tls12_signature(
         &self,
         message: &[u8],
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if !self.lenient {
-            return Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered));
+        match &self.0 {
+            Some(known) => verify_tls12_signature(message, cert, signed, known),
+            None => tls::too_old(),
         }
-        rustls::crypto::verify_tls12_signature(message, cert, signed, &self.algorithms)
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        !self.lenient
     }
 
     fn verify_tls13_signature(
@@ -162,13 +122,13 @@ impl ClientCertVerifier for AnyKey {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signed, &self.algorithms)
+        match &self.0 {
+            Some(known) => verify_tls13_signature(message, cert, signed, known),
+            None => tls::verify(message, cert, signed),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        if self.lenient {
-            return self.algorithms.supported_schemes();
-        }
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ECDSA_NISTP384_SHA384]
+        self.0.map_or_else(tls::schemes, |known| known.supported_schemes())
     }
 }

@@ -1,7 +1,7 @@
 //! Attaching to a plain cluster, and the certificates that come out of it.
 
 use harness::{Assets, ControlPlane, Lan, Options};
-use protocol::bytes::b64;
+use protocol::bytes::{b64, pem};
 use protocol::clock::Time;
 use protocol::crypto::{Alg, SoftKey};
 use provisioner::cluster::attach::Attach;
@@ -125,13 +125,10 @@ fn r37_a_request_for_a_node_of_ours_that_we_did_not_create_is_denied_in_words() 
     with_cluster("notours", Options::default(), async |plane| {
         let cluster = attached(plane).await;
         let ask = |name: &str, node: &str| {
-            let pem = format!(
-                "-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n",
-                b64(&kubelet_request(node))
-            );
+            let request = pem("CERTIFICATE REQUEST", &kubelet_request(node));
             let spec = format!(
                 "request: {}\n  signerName: kubernetes.io/kube-apiserver-client-kubelet\n  usages: [client auth]",
-                b64(pem.as_bytes())
+                b64(request.as_bytes())
             );
             let kind = "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest";
             plane.apply(&format!("{kind}\nmetadata: {{name: {name}}}\nspec:\n  {spec}\n")).unwrap();

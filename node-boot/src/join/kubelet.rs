@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use protocol::bytes::{B64u, b64};
+use protocol::bytes::{B64u, pem};
 use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::crypto::{Alg, Signer as _, SoftKey};
@@ -57,7 +57,7 @@ pub fn obtain(site: &mut Proved, state: &State, root: &Path, config: &Config) ->
     for der in &chain.chain {
         text.push_str(&pem("CERTIFICATE", &der.0));
     }
-    text.push_str(&pem("PRIVATE KEY", &key.1));
+    text.push_str(&Zeroizing::new(pem("PRIVATE KEY", &key.1)));
     write_file(&root.join(PEM), text.as_bytes(), 0o600)?;
     state.remove("kubelet.csr")?;
     state.remove("kubelet.key")?;
@@ -73,12 +73,6 @@ fn pending(state: &State) -> Result<(SoftKey, Zeroizing<Vec<u8>>)> {
     let (key, pkcs8) = SoftKey::generate(Alg::Es256)?;
     state.save_bytes("kubelet.key", &pkcs8)?;
     Ok((key, pkcs8))
-}
-
-fn pem(kind: &str, der: &[u8]) -> String {
-    let text = b64(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n"))
 }
 
 /// The certificate that kubelet has now; none where there is none for this Node.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
+use announce::is_cable;
 use anyhow::Result;
 use protocol::mdns::{self, Found, GROUP_V4, GROUP_V6};
 use protocol::messages::{PORT, REGISTRAR_SERVICE};
@@ -112,11 +113,6 @@ pub fn interfaces() -> Vec<u32> {
     let mut found: Vec<_> = up.filter_map(|entry| read(&entry, "ifindex").parse().ok()).collect();
     found.sort_unstable();
     found
-}
-
-/// Whether an interface leads out of this machine, and not to itself or its Pods.
-pub fn is_cable(name: &str) -> bool {
-    name != "lo" && name != "cni0" && !name.starts_with("veth")
 }
 
 fn receive(socket: &Socket) -> Option<Candidate> {

@@ -2,14 +2,12 @@
 
 use std::net::IpAddr;
 
-use announce::Announcer;
+use announce::{Announcer, is_cable};
 use protocol::bytes::Digest;
 use protocol::id::mdns_instance;
 use protocol::messages::MACHINE_SERVICE;
 use protocol::refusal::Wait;
 use protocol::responder::Service;
-
-use super::discover;
 
 /// Where a machine stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +55,7 @@ impl Sign {
             port: 0,
             texts: state.texts(),
         };
-        Self(Announcer::start(service, |interface: &str, _: IpAddr| discover::is_cable(interface)).ok())
+        Self(Announcer::start(service, |interface: &str, _: IpAddr| is_cable(interface)).ok())
     }
 
     /// The machine stands elsewhere now.

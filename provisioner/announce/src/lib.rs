@@ -21,6 +21,16 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Which address of which interface may be named.
 type May = Box<dyn Fn(&str, IpAddr) -> bool + Send>;
 
+/// Whether an interface leads out of this computer, and not to itself or its Pods.
+pub fn is_cable(interface: &str) -> bool {
+    interface != "lo" && !is_of_pods(interface)
+}
+
+/// Whether an interface leads to the Pods of this computer.
+pub fn is_of_pods(interface: &str) -> bool {
+    interface == "cni0" || interface.starts_with("veth")
+}
+
 /// A standing announcement; taken back in order when dropped.
 pub struct Announcer {
     orders: Arc<Mutex<Orders>>,

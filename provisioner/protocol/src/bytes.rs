@@ -1,4 +1,4 @@
-//! Base64 in its two spellings, and SHA-256 digests.
+//! Base64 in its two spellings, PEM, and SHA-256 digests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,6 +29,16 @@ pub fn b64u(bytes: &[u8]) -> String {
 /// Reads RFC 4648 section 5, unpadded.
 pub fn from_b64u(text: &str) -> Result<Vec<u8>, Malformed> {
     Base64UrlUnpadded::decode_vec(text).map_err(|_| Malformed("unpadded base64url"))
+}
+
+/// RFC 7468: base64 of `der` in lines of 64 symbols between lines that name what it is.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in der.chunks(48) {
+        text.push_str(&b64(line));
+        text.push('\n');
+    }
+    text + "-----END " + label + "-----\n"
 }
 
 /// A SHA-256 digest; text form is unpadded base64url, 43 symbols.
@@ -178,6 +188,16 @@ mod tests {
         ] {
             assert_eq!(base32(plain.as_bytes()), coded);
         }
+    }
+
+    #[test]
+    fn pem_has_lines_of_64_symbols_and_no_empty_one() {
+        let full = "A".repeat(64);
+        let lines = |count: usize, rest: &str| {
+            format!("-----BEGIN X-----\n{}{rest}-----END X-----\n", format!("{full}\n").repeat(count))
+        };
+        assert_eq!(pem("X", &[0; 48]), lines(1, ""));
+        assert_eq!(pem("X", &[0; 97]), lines(2, "AA==\n"));
     }
 
     #[test]

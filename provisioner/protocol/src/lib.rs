@@ -8,7 +8,7 @@ pub mod approval; // a person's yes: the code on the screen, HQ's signed answer,
 pub mod attest; // proof of a key: TPM, IDevID, device key
 #[cfg(feature = "bundle")]
 pub mod bundle; // everything HQ tells a site, signed, numbered, sealed
-pub mod bytes; // base64 in its two spellings, and SHA-256 digests
+pub mod bytes; // base64 in its two spellings, PEM, and SHA-256 digests
 pub mod cert; // certificates as read, and the chains they form
 #[cfg(feature = "bundle")]
 pub mod certify; // how a provisioner becomes one: its request, HQ's sealed reply

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use protocol::bytes::pem;
 use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::crypto::{Alg, Signer, SoftKey};
@@ -14,12 +15,6 @@ use protocol::issue::{Role, issue, pledge, request, self_signed};
 fn now() -> Time {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     Time(i64::try_from(since.as_secs()).unwrap())
-}
-
-fn pem(kind: &str, der: &[u8]) -> String {
-    let text = protocol::bytes::b64(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n"))
 }
 
 fn openssl(dir: &Path, words: &str) -> Result<String, String> {

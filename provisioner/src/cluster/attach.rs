@@ -6,7 +6,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::config::Kubeconfig;
-use protocol::bytes::{Digest, b64, hex};
+use protocol::bytes::{Digest, hex, pem};
 use protocol::crypto::{Alg, SoftKey};
 use serde_json::{Value, json};
 
@@ -183,13 +183,6 @@ fn as_probe(mut kubeconfig: Kubeconfig) -> Kubeconfig {
         auth.impersonate_groups = Some(vec!["system:nodes".to_owned(), "system:authenticated".to_owned()]);
     }
     kubeconfig
-}
-
-/// PEM text of a DER body.
-pub(crate) fn pem(kind: &str, der: &[u8]) -> String {
-    let text = b64(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n"))
 }
 
 /// The provisioner's own client certificate: PEM.

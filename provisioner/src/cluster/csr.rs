@@ -6,7 +6,7 @@ use k8s_openapi::api::certificates::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
-use protocol::bytes::{Digest, hex};
+use protocol::bytes::{Digest, hex, pem};
 use protocol::csr::Csr;
 use protocol::refusal::Refusal;
 
@@ -43,7 +43,7 @@ impl Wish<'_> {
             metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
             spec: CertificateSigningRequestSpec {
                 expiration_seconds: Some(self.life),
-                request: ByteString(pem_request(self.der).into_bytes()),
+                request: ByteString(pem("CERTIFICATE REQUEST", self.der).into_bytes()),
                 signer_name: self.signer.to_owned(),
                 usages: Some(usages),
                 ..CertificateSigningRequestSpec::default()
@@ -51,12 +51,6 @@ impl Wish<'_> {
             status: None,
         }
     }
-}
-
-fn pem_request(der: &[u8]) -> String {
-    let text = protocol::bytes::b64(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    format!("-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n", lines.join("\n"))
 }
 
 /// The request inside a `CertificateSigningRequest`, DER.

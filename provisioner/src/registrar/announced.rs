@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use announce::Announcer;
+use announce::{Announcer, is_of_pods};
 use protocol::messages::{PROXY_SERVICE, REGISTRAR_SERVICE};
 use protocol::responder::Service;
 
@@ -33,7 +33,7 @@ fn may_show(interface: &str, ip: IpAddr, listen: IpAddr) -> bool {
         IpAddr::V6(any) if any.is_unspecified() => true,
         one => ip == one,
     };
-    listens && interface != "cni0" && !interface.starts_with("veth")
+    listens && !is_of_pods(interface)
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use protocol::cert::{Cert, MACHINE_URI, is_client};
 use protocol::clock::YEAR;
@@ -20,11 +20,10 @@ use protocol::messages::Message;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::reply::{Reply, certificates, reply};
 use super::tls;
 use crate::site::Site;
 use crate::site::admin::est::redeem;
-
-type Reply = Response<Full<Bytes>>;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
@@ -83,7 +82,7 @@ async fn answer(site: &Site, client: Option<&Cert>, request: Request<Incoming>, 
             let anchors = site.trust().0.site_anchors().into_iter().map(|anchor| anchor.der);
             certificates(&site.ca_chain().into_iter().chain(anchors).collect::<Vec<_>>())
         }
-        Some((Message::CsrAttrs, _)) => reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.to_owned()),
+        Some((Message::CsrAttrs, _)) => reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES),
         Some((message @ (Message::SimpleEnroll | Message::SimpleReenroll), _)) => {
             if client.is_none()
                 && let Err(refused) = site.check_current()
@@ -97,10 +96,10 @@ async fn answer(site: &Site, client: Option<&Cert>, request: Request<Incoming>, 
             let body = Limited::new(request.into_body(), message.limit()).collect();
             match tokio::time::timeout(patience, body).await {
                 Ok(Ok(body)) => enroll(site, &name, &body.to_bytes()),
-                _ => reply(400, "text/plain", "The request is too large or too slow.\n".to_owned()),
+                _ => reply(400, "text/plain", "The request is too large or too slow.\n"),
             }
         }
-        _ => reply(404, "text/plain", "There is only EST here.\n".to_owned()),
+        _ => reply(404, "text/plain", "There is only EST here.\n"),
     }
 }
 
@@ -130,28 +129,13 @@ fn enroll(site: &Site, name: &str, body: &[u8]) -> Reply {
         }
         Err(error) => {
             tracing::error!(%error, "an EST certificate could not be issued");
-            reply(500, "text/plain", "The certificate could not be made now.\n".to_owned())
+            reply(500, "text/plain", "The certificate could not be made now.\n")
         }
     }
 }
 
-fn reply(status: u16, media: &'static str, body: String) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
-    *reply.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
-    reply
-}
-
 fn unauthorised() -> Reply {
-    let mut reply =
-        reply(401, "text/plain", "Show the certificate you got here, or a password.\n".to_owned());
+    let mut reply = reply(401, "text/plain", "Show the certificate you got here, or a password.\n");
     reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"est\""));
-    reply
-}
-
-fn certificates(chain: &[Vec<u8>]) -> Reply {
-    let chain: Vec<_> = chain.iter().map(Vec::as_slice).collect();
-    let mut reply = reply(200, est::CERTS_TYPE, est::certs_only(&chain));
-    reply.headers_mut().insert("content-transfer-encoding", HeaderValue::from_static("base64"));
     reply
 }

@@ -3,6 +3,7 @@
 pub mod announced; // on the LAN, as the registrar
 pub mod foreign; // EST for machines that are not ours
 pub mod limits; // how much one source may ask
+mod reply; // answers as HTTP
 pub mod routes; // each message to its room
 pub mod tls; // mutual TLS 1.3, any key
 

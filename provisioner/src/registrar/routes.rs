@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
+use hyper::Request;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use hyper::{Request, Response, StatusCode};
 use protocol::attest::{self, Binding, Challenge};
 use protocol::bytes::{B64u, Digest, b64u};
 use protocol::cert::Cert;
@@ -25,9 +25,8 @@ use protocol::tpm::{Ek, NotInTpm, Public, make_credential};
 use protocol::{est, heartbeat, json, pvr};
 
 use super::limits::Limits;
-use crate::site::{Answer, Bound, Peer, Site};
-
-type Reply = Response<Full<Bytes>>;
+use super::reply::{Reply, answered, certificates, empty, reply, said, wait};
+use crate::site::{Bound, Peer, Site};
 
 /// Seconds a TPM challenge is good for.
 const CHALLENGE: u32 = 60;
@@ -165,7 +164,7 @@ impl Session {
     async fn machine(&self, message: Message, bound: Bound, body: &[u8]) -> Result<Reply, Refused> {
         match message {
             Message::CaCerts => Ok(certificates(&self.site.ca_chain())),
-            Message::CsrAttrs => Ok(reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES.into())),
+            Message::CsrAttrs => Ok(reply(200, est::ATTRIBUTES_TYPE, est::NO_ATTRIBUTES)),
             Message::SimpleEnroll | Message::SimpleReenroll => self.enroll(&bound, body),
             Message::Time => Ok(said(&self.site.clock())),
             Message::Config => Ok(answered(self.site.config(bound, &self.peer).await?, said)),
@@ -196,7 +195,7 @@ impl Session {
         let pvr = pvr::check(body, &self.peer.s, &self.leaf)?;
         let answer = self.site.request_voucher(&self.peer, &pvr).await?;
         self.state.lock().unwrap_or_else(PoisonError::into_inner).hw = Some(pvr.claims.hw);
-        Ok(answered(answer, |voucher| reply(200, VOUCHER_TYPE, voucher.clone().into_bytes())))
+        Ok(answered(answer, |voucher| reply(200, VOUCHER_TYPE, voucher.clone())))
     }
 
     async fn attest(&self, body: &[u8]) -> Result<Reply, Refused> {
@@ -303,42 +302,5 @@ async fn read(request: Request<Incoming>, limit: usize, patience: Duration) -> R
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(_)) => Err(too_large()),
         Err(_) => Err(refuse(Refusal::TooSlow, 'c', format!("no body within {} s", patience.as_secs()))),
-    }
-}
-
-fn reply(status: u16, media: &str, body: Vec<u8>) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
-    *reply.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if let Ok(media) = HeaderValue::from_str(media) {
-        reply.headers_mut().insert(CONTENT_TYPE, media);
-    }
-    reply
-}
-
-fn said<T: serde::Serialize>(value: &T) -> Reply {
-    reply(200, JSON_TYPE, json::to_vec(value))
-}
-
-fn empty() -> Reply {
-    reply(200, JSON_TYPE, b"{}".to_vec())
-}
-
-fn certificates(chain: &[Vec<u8>]) -> Reply {
-    let chain: Vec<_> = chain.iter().map(Vec::as_slice).collect();
-    let mut reply = reply(200, est::CERTS_TYPE, est::certs_only(&chain).into_bytes());
-    reply.headers_mut().insert("content-transfer-encoding", HeaderValue::from_static("base64"));
-    reply
-}
-
-fn wait(wait: Wait, after: u32) -> Reply {
-    let mut reply = reply(202, JSON_TYPE, json::to_vec(&Said::from(wait)));
-    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after));
-    reply
-}
-
-fn answered<T>(answer: Answer<T>, now: impl FnOnce(&T) -> Reply) -> Reply {
-    match answer {
-        Answer::Now(value) => now(&value),
-        Answer::Wait(reason, after) => wait(reason, after),
     }
 }

@@ -1,5 +1,6 @@
 //! The registrar on site, and the commands of headquarters.
 
+mod accept; // the next connection, whatever became of the last
 pub mod cluster; // towards Kubernetes: attach, certificates, Nodes
 pub mod hq; // keys, registrations, sites, bundles, reports; no async
 pub mod model; // a site and its slots, as HQ writes them

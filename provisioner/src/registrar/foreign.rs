@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::reply::{Reply, certificates, reply};
 use super::tls;
+use crate::accept;
 use crate::site::Site;
 use crate::site::admin::est::redeem;
 
@@ -35,7 +36,7 @@ pub async fn serve(site: Arc<Site>, address: SocketAddr, patience: Duration) -> 
     let busy = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     let mut acceptor = tls::Acceptors::lenient(Arc::clone(&site))?;
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (stream, _) = accept::next(|| listener.accept()).await;
         let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else { continue };
         let (site, tls) = (Arc::clone(&site), acceptor.current()?);
         tokio::spawn(async move {

@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use self::limits::Limits;
 use self::routes::Session;
+use crate::accept;
 use crate::site::Site;
 use crate::site::serve::Options;
 
@@ -37,24 +38,20 @@ pub async fn serve(site: Arc<Site>, options: Options) -> Result<()> {
         UdpSocket::bind(listen).await.with_context(|| format!("listening for heartbeats on {listen}"))?;
     let _announced = announced::start(&site, listener.local_addr()?);
     tokio::try_join!(
-        accept(Arc::clone(&site), listener, patience),
+        machines(Arc::clone(&site), listener, patience),
         heartbeats(Arc::clone(&site), beats),
         if_asked(site, est, patience),
     )?;
     Ok(())
 }
 
-async fn accept(site: Arc<Site>, listener: TcpListener, patience: Duration) -> Result<()> {
+async fn machines(site: Arc<Site>, listener: TcpListener, patience: Duration) -> Result<()> {
     let limits = Arc::new(Limits::new(patience));
     let busy = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     let sources = Arc::new(Mutex::new(HashMap::<IpAddr, usize>::new()));
     let mut acceptor = tls::Acceptors::strict(Arc::clone(&site))?;
     loop {
-        let Ok((stream, source)) = listener.accept().await else {
-            // Out of file descriptors: the next one may fit.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
+        let (stream, source) = accept::next(|| listener.accept()).await;
         let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else { continue };
         let Some(counted) = Counted::enter(&sources, source.ip()) else { continue };
         let (site, limits, tls) = (Arc::clone(&site), Arc::clone(&limits), acceptor.current()?);

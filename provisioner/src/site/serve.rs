@@ -11,7 +11,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
 use super::{Site, admin, controller, explain, inbox};
-use crate::registrar;
+use crate::{accept, registrar};
 
 /// Where it listens.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ async fn watch_me(site: Arc<Site>, address: SocketAddr) -> Result<()> {
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
     let busy = Arc::new(tokio::sync::Semaphore::new(16));
     loop {
-        let (stream, _) = listener.accept().await?;
+        let (stream, _) = accept::next(|| listener.accept()).await;
         let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else { continue };
         let site = Arc::clone(&site);
         tokio::spawn(async move {

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{Ask, LIMIT, ROLES, Role, Roles, SOCKET, act};
+use crate::accept;
 use crate::site::Site;
 
 /// Nobody is waited for longer: neither for a question nor for taking its answer.
@@ -56,11 +57,7 @@ pub async fn serve(site: Arc<Site>) -> Result<()> {
     let desk = Desk::open(&site.dir)?;
     let busy = Arc::new(tokio::sync::Semaphore::new(MOST));
     loop {
-        let Ok(stream) = desk.accept().await else {
-            // Out of file descriptors: the next one may fit.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
+        let stream = accept::next(|| desk.accept()).await;
         let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else {
             tokio::spawn(say(stream, error("too many ask at the same time: ask again in a moment")));
             continue;

@@ -129,8 +129,8 @@ pub(crate) fn pem_certificate(pem: &str) -> Option<Vec<u8>> {
 
 /// Every certificate of a PEM text, DER.
 pub(crate) fn pem_certificates(pem: &str) -> Vec<Vec<u8>> {
-    use rustls_pki_types::CertificateDer;
-    use rustls_pki_types::pem::PemObject;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .filter_map(Result::ok)
         .map(|der| der.as_ref().to_vec())

@@ -5,6 +5,7 @@ mod deny;
 mod go;
 mod image;
 mod kube;
+mod lock;
 mod need;
 mod test;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{deny, need};
+use crate::{deny, lock, need};
 
 /// Between two signs of life while a tier runs.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
@@ -28,9 +28,10 @@ impl fmt::Display for Count {
     }
 }
 
-/// A tier: its name, what it proves, how it is run, and why it cannot be run here.
+/// A tier: its name, what is looked at, what is run, and why it cannot be run here.
 struct Tier {
     name: &'static str,
+    checks: &'static [fn() -> Result<()>],
     commands: Vec<Vec<&'static str>>,
     missing: fn() -> Option<String>,
 }
@@ -43,11 +44,14 @@ fn tiers() -> Vec<Tier> {
     let cargo = |words: &'static str| words.split(' ').collect::<Vec<_>>();
     let tier = |name, commands: &[&'static str], missing| Tier {
         name,
+        checks: &[],
         commands: commands.iter().map(|words| cargo(words)).collect(),
         missing,
     };
+    let style =
+        tier("style", &["fmt --all --check", "clippy --workspace --all-targets -- -D warnings"], nothing);
     vec![
-        tier("style", &["fmt --all --check", "clippy --workspace --all-targets -- -D warnings"], nothing),
+        Tier { checks: &[lock::check], ..style },
         tier("licences", &["deny check bans licenses sources"], deny::missing),
         tier("unit", &["test --workspace --exclude tests --exclude harness"], nothing),
         tier("wire", &["test -p tests --test wire"], nothing),
@@ -86,6 +90,16 @@ pub fn test(only: Option<&str>) -> Result<()> {
 fn run(tier: &Tier, log: &Path) -> Result<Count> {
     let mut log = File::create(log).with_context(|| format!("creating {}", log.display()))?;
     let mut sum = Count::default();
+    for check in tier.checks {
+        match check() {
+            Ok(()) => sum.passed += 1,
+            Err(wrong) => {
+                println!("  | {wrong:#}");
+                writeln!(log, "{wrong:#}")?;
+                sum.failed += 1;
+            }
+        }
+    }
     for words in &tier.commands {
         let before = sum.passed + sum.failed + sum.skipped;
         let good = run_one(tier.name, words, &mut log, &mut sum)?;

@@ -296,3 +296,36 @@ fn a_stolen_provisioner_registers_no_machine_that_headquarters_has_not_approved(
     assert!(claims(4, "node-1", b"b").contains("ALARM approval-unknown"), "once is once");
     assert_eq!(served.hq.run(&["machines", "list"]).unwrap().matches("mc_").count(), 1);
 }
+
+#[test]
+fn a_key_that_was_used_at_one_provisioner_is_used_at_every_other_and_its_machine_goes_on() {
+    let pledge = Pledge::new().unwrap();
+    let mut served = Served::with(&[&pledge]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    served.hq.run(&["ingest", &served.report()]).unwrap();
+    served.deliver();
+    // Another provisioner knows what its bundle says, and nothing else.
+    served.kill();
+    served.lose("store.redb");
+    served.start();
+    let copy = Pledge::with_device(SoftKey::from_pkcs8(&pledge.device_pkcs8).unwrap()).unwrap();
+    let answer = copy.connect(served.address).unwrap().attest().unwrap();
+    assert_eq!(answer.reason(), Refusal::Duplicate.code());
+    assert_eq!(pledge.connect(served.address).unwrap().attest().unwrap().status, 200);
+}
+
+#[test]
+fn r47a_a_provisioner_whose_ca_was_withdrawn_is_not_heard_any_more() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let keys = stolen_keys(&served);
+    served.hq.run(&["site", "revoke", SITE]).unwrap();
+    let report = signed_report(&keys, &report_of(&keys, 1, SITE));
+    fails(ingest(&served.hq, &report), Refusal::ReportRefused, "no provisioner of ours has this key");
+    let desk = Desk::of(&served.hq).next();
+    let vouchers = String::from_utf8(desk.sections["vouchers"].clone()).unwrap();
+    let voucher: serde_json::Value = payload(vouchers.lines().next().unwrap());
+    let pin = voucher["ietf-voucher:voucher"]["pinned-domain-cert"].as_str().unwrap();
+    let pin = protocol::cert::Cert::parse(&protocol::bytes::from_b64(pin).unwrap()).unwrap();
+    assert_eq!(pin.common_name, "ship-7 g2", "machines are told of the next generation");
+}

@@ -20,6 +20,15 @@ pub struct Ids {
     pub ids: Vec<Id>,
 }
 
+/// A single-use key, and the node key that it is bound to for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Burned {
+    /// Hash of the device key.
+    pub key: Digest,
+    /// Hash of the node key.
+    pub s: Digest,
+}
+
 /// A machine that became a Node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Join {
@@ -84,9 +93,9 @@ pub struct Report {
     pub created_on: Time,
     /// The bundle in force.
     pub bundle: u64,
-    /// Hashes of single-use keys that were used.
+    /// Single-use keys that were used.
     #[serde(default)]
-    pub burned: Vec<Digest>,
+    pub burned: Vec<Burned>,
     /// Ids that were proven.
     #[serde(default)]
     pub proven: Vec<Ids>,

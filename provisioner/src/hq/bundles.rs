@@ -7,9 +7,11 @@ use protocol::bundle::{Index, Section, public_of, seal};
 use protocol::bytes::{Digest, from_b64};
 use protocol::cert::Cert;
 use protocol::clock::{Time, YEAR};
+use protocol::id::Id;
 use protocol::json;
 use protocol::jws::{self, typ};
 use protocol::record::{Record, Status};
+use protocol::report::Burned;
 use protocol::voucher::{Grant, make};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -100,7 +102,13 @@ impl Hq {
         ensure!(plan.name == site, "sites/{site}/site.yaml is of site {}", plan.name);
         let line = |bytes: Vec<u8>| [bytes, b"\n".to_vec()].concat();
         let records = all.iter().flat_map(|record| line(json::to_vec(record))).collect();
+        let named = |burned: &Burned| {
+            let id = Id::Key(burned.key);
+            all.iter().any(|record| record.auth.iter().any(|auth| auth.id() == id))
+        };
+        let burned: Vec<_> = self.all_burned()?.into_iter().filter(named).collect();
         let revocations = serde_json::json!({
+            "burned": burned,
             "revoked": all.iter().filter(|r| r.status != Status::Active).map(|r| r.id.clone()).collect::<Vec<_>>(),
             "doc": RawValue::from_string(self.revoked()?)?,
             "anchors": RawValue::from_string(self.anchors()?)?,

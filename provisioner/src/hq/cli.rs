@@ -206,9 +206,10 @@ fn site(hq: &Hq, command: SiteCommand) -> Result<()> {
             );
         }
         SiteCommand::Revoke { site } => {
-            hq.revoke_site(&site, now)?;
+            let generation = hq.revoke_site(&site, now)?;
             println!(
-                "The CA of {site} is withdrawn. Send bundles to every site, so that machines hear of it."
+                "The CA of {site} is withdrawn; generation {generation} takes its place. Certify each provisioner of it \
+                 anew, in a new folder, and send bundles to every site, so that machines hear of it."
             );
         }
     }

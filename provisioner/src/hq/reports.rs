@@ -8,7 +8,7 @@ use protocol::clock::Time;
 use protocol::id::Id;
 use protocol::record::{Auth, Match, Policy, Record, Sites, Status};
 use protocol::refusal::{Refusal, Refused};
-use protocol::report::{Approved, Join, Report, Source, check, read_provisioner};
+use protocol::report::{Approved, Burned, Join, Report, Source, check, read_provisioner};
 use serde::{Deserialize, Serialize};
 
 use super::{Hq, read, write, write_text};
@@ -74,6 +74,10 @@ impl Hq {
         let mut said = vec![format!("report {} of {site}, made {}", report.seq, report.created_on)];
         for approved in &report.approvals {
             said.push(match self.given(site, approved)? {
+                Some(_) if approved.by == "voice" && self.is_control_plane(site, &approved.slot)? => format!(
+                    "ALARM not-control-plane: {site} let a machine into {} by voice; nothing was registered",
+                    approved.slot
+                ),
                 Some((mut all, place)) => {
                     let record = self.register(site, approved, new_id)?;
                     all[place].machine = Some(record.id.clone());
@@ -93,9 +97,9 @@ impl Hq {
         for fill in &report.fills {
             said.push(format!("{} holds {}", fill.machine, fill.slot));
         }
-        said.extend(
-            report.burned.iter().map(|key| format!("key {key} was used; it is good for one machine only")),
-        );
+        for burned in &report.burned {
+            said.push(self.burned(burned)?);
+        }
         said.extend(
             report
                 .alarms
@@ -103,6 +107,28 @@ impl Hq {
                 .map(|alarm| format!("ALARM {}: {} at {}", alarm.reason, alarm.about, alarm.at)),
         );
         Ok(said)
+    }
+
+    /// Single-use keys that any site has seen used.
+    pub(super) fn all_burned(&self) -> Result<Vec<Burned>> {
+        let path = self.dir.join("burned.yaml");
+        if path.exists() { read(&path) } else { Ok(Vec::new()) }
+    }
+
+    /// Every site learns with its next bundle that a key was used: R30 there too.
+    fn burned(&self, burned: &Burned) -> Result<String> {
+        let mut all = self.all_burned()?;
+        match all.iter().find(|known| known.key == burned.key) {
+            Some(known) if known.s != burned.s => {
+                return Ok(format!("ALARM duplicate: key {} was used by two machines", burned.key));
+            }
+            Some(_) => {}
+            None => {
+                all.push(*burned);
+                write(&self.dir.join("burned.yaml"), &all)?;
+            }
+        }
+        Ok(format!("key {} was used; it is good for one machine only", burned.key))
     }
 
     /// A join. The first site of a pool that reports one keeps the machine: the vouchers of the others end by epoch. R50.
@@ -133,6 +159,12 @@ impl Hq {
     pub(super) fn all_given(&self, site: &str) -> Result<Vec<Given>> {
         let path = self.approvals(site);
         if path.exists() { read(&path) } else { Ok(Vec::new()) }
+    }
+
+    /// R40d, at HQ too.
+    fn is_control_plane(&self, site: &str, slot: &str) -> Result<bool> {
+        let slots: crate::model::Slots = read(&self.dir.join("sites").join(site).join("slots.yaml"))?;
+        Ok(slots.get(slot).is_some_and(|slot| slot.role == crate::model::Role::ControlPlane))
     }
 
     /// The approval that a site has used: given here for this slot and code, and not used by another machine. A stolen

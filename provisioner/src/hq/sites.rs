@@ -69,16 +69,22 @@ impl Hq {
             "a site's name is at most 50 small letters, digits and hyphens, as in ship-7"
         );
         ensure!(!self.site_ca_path(site).exists(), "site {site} is there already");
-        let key = self.keys.make(&format!("site-{site}-g1"), Alg::Es256)?;
         self.keys.make_scalar(&format!("site-{site}-bundle"))?;
         self.keys.make_scalar(&format!("site-{site}-approve"))?;
-        let (anchor, anchor_key) = (self.certificate("site-anchor-a")?, self.key("site-anchor-a")?);
-        let role = Role::SiteCa { site, generation: 1 };
-        let der = issue(&role, protocol::crypto::Signer::spki(&key), &anchor, &*anchor_key, now)?;
+        let ca = self.new_ca(site, 1, now)?;
         let folder = self.dir.join("sites").join(site);
         write_text(&folder.join("site.yaml"), &SITE.replace("SITE", site))?;
         write_text(&folder.join("slots.yaml"), SLOTS)?;
-        self.save_site_ca(site, &SiteCa { generation: 1, certificate: b64(&der), provisioners: vec![] })
+        self.save_site_ca(site, &ca)
+    }
+
+    /// The CA of a generation, which has certified nobody yet.
+    fn new_ca(&self, site: &str, generation: u32, now: Time) -> Result<SiteCa> {
+        let key = self.keys.make(&format!("site-{site}-g{generation}"), Alg::Es256)?;
+        let (anchor, anchor_key) = (self.certificate("site-anchor-a")?, self.key("site-anchor-a")?);
+        let role = Role::SiteCa { site, generation };
+        let der = issue(&role, protocol::crypto::Signer::spki(&key), &anchor, &*anchor_key, now)?;
+        Ok(SiteCa { generation, certificate: b64(&der), provisioners: vec![] })
     }
 
     /// Certifies a provisioner of `site`: the sealed reply. R48.
@@ -152,12 +158,22 @@ impl Hq {
         Ok(CaReply::Tpm { blob: B64u(credential.blob), secret: B64u(credential.secret), ct })
     }
 
-    /// Withdraws a site's CA: no machine believes it any more once it has heard.
-    pub fn revoke_site(&self, site: &str, now: Time) -> Result<()> {
+    /// Withdraws a site's CA, and makes the next one: no machine believes the old one any more once it has heard, no
+    /// provisioner of it is heard here, and the next bundles carry vouchers for the new one. The new generation.
+    pub fn revoke_site(&self, site: &str, now: Time) -> Result<u32> {
         let ca = self.site_ca(site)?;
         let withdrawn =
             RevokedSite { name: format!("{site} g{}", ca.generation), spki: self.pin(site)?.key_hash };
-        self.publish_revoked(&[withdrawn], now)
+        self.publish_revoked(&[withdrawn], now)?;
+        let next = self.new_ca(site, ca.generation + 1, now)?;
+        self.save_site_ca(site, &next)?;
+        for mut record in self.records()? {
+            if record.site.contains(site) {
+                record.epoch += 1;
+                self.save_record(&record)?;
+            }
+        }
+        Ok(next.generation)
     }
 }
 

@@ -11,6 +11,7 @@ use protocol::messages::Outcome;
 use protocol::pvr::Pvr;
 use protocol::record::{Record, Status};
 use protocol::refusal::{Refusal, Refused, Wait};
+use protocol::report::Burned;
 
 use super::machine::{KubeletState, Machine};
 use super::rebuild::Stage;
@@ -225,7 +226,7 @@ impl Entry {
             && tx.bytes(BURNED, &hash.to_string())?.is_none()
         {
             tx.put(BURNED, &hash.to_string(), &self.s)?;
-            report::note(tx, &report::Event::Burned(hash))?;
+            report::note(tx, &report::Event::Burned(Burned { key: hash, s: self.s }))?;
         }
         if let Some(old) = machine.s.filter(|old| *old != self.s) {
             tx.put(KEYS, &old.to_string(), &KeyEntry { machine: id.clone(), current: false })?;

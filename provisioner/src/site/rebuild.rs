@@ -63,7 +63,7 @@ pub(super) fn has_bundle(
         return Ok(());
     }
     let burned = burn(tx)?;
-    tx.put(META, "next/report", &(acknowledged.unwrap_or(0) + REPORTS))?;
+    skip_reports(tx, acknowledged.unwrap_or(0))?;
     let alarm = protocol::report::Alarm {
         reason: "store-lost".to_owned(),
         about: format!("{burned} device keys"),
@@ -71,6 +71,14 @@ pub(super) fn has_bundle(
     };
     report::note(tx, &report::Event::Alarm(alarm))?;
     tx.put(META, STAGE, &Stage::Nodes)
+}
+
+/// Reports that were made after what is known here have numbers of their own, which HQ may have taken.
+pub(super) fn skip_reports(tx: &Change<'_>, known: u64) -> Result<(), StoreError> {
+    for (key, _) in tx.all(META, "reported/")? {
+        tx.remove(META, &key)?;
+    }
+    tx.put(META, "next/report", &(known + REPORTS))
 }
 
 /// A device key is good once. Whether one was used is not known here any more: all that are left count as used.

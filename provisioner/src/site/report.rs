@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use protocol::bytes::Digest;
 use protocol::id::Id;
-use protocol::report::{Alarm, Approved, Fill, Ids, Join, Report};
+use protocol::report::{Alarm, Approved, Burned, Fill, Ids, Join, Report};
 use serde::{Deserialize, Serialize};
 
 use super::Site;
@@ -16,7 +15,7 @@ use super::store::{Change, EVENTS, Look, StoreError};
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// A single-use key was used.
-    Burned(Digest),
+    Burned(Burned),
     /// A machine proved an id.
     Proven(String, Id),
     /// A machine became a Node.
@@ -51,7 +50,10 @@ impl Site {
             fills: vec![],
             approvals: vec![],
         };
-        for (_, event) in self.store.look()?.list::<Event>(EVENTS)? {
+        let events = self.store.look()?.list::<Event>(EVENTS)?;
+        // What happens from here on is in no report yet.
+        let until: u64 = events.last().and_then(|(number, _)| number.parse().ok()).unwrap_or(0);
+        for (_, event) in events {
             match event {
                 Event::Burned(key) => report.burned.push(key),
                 Event::Proven(machine, id) => report.proven.push(Ids { machine, ids: vec![id] }),
@@ -67,7 +69,6 @@ impl Site {
         std::fs::create_dir_all(&folder)?;
         let path = folder.join(format!("{}-{seq}.jws", self.name()));
         super::keys::save(&path, text.as_bytes())?;
-        let until = self.store.look()?.get::<u64>(super::store::META, "next/event")?.unwrap_or(0);
         self.store.write(move |tx| tx.put(super::store::META, &format!("reported/{seq}"), &until)).await?;
         Ok(path)
     }

@@ -8,10 +8,12 @@ use protocol::id::Id;
 use protocol::json;
 use protocol::record::{Match, Record, Status, is_junk};
 use protocol::refusal::{Refusal, Refused};
+use protocol::report::Burned;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::store::{Change, IDS, LABELS, Look, META, RECORDS, SECTIONS, StoreError, VOUCHERS};
+use super::rebuild::NOBODY;
+use super::store::{BURNED, Change, IDS, LABELS, Look, META, RECORDS, SECTIONS, StoreError, VOUCHERS};
 use crate::model::{Site, Slots};
 use crate::render::profile::{Profile, Profiles};
 use crate::render::template::Templates;
@@ -47,6 +49,9 @@ pub struct Revocations {
     /// The anchors document.
     #[serde(default)]
     pub anchors: Option<Box<RawValue>>,
+    /// Single-use keys that were used at any site.
+    #[serde(default)]
+    pub burned: Vec<Burned>,
 }
 
 fn damaged(section: &str, why: impl std::fmt::Display) -> Refused {
@@ -111,6 +116,9 @@ impl Read {
             }
             save_record(tx, &record)?;
         }
+        for burned in self.revocations.iter().flat_map(|revocations| &revocations.burned) {
+            burn(tx, burned)?;
+        }
         for (id, voucher) in &self.vouchers {
             tx.put_bytes(VOUCHERS, &id.to_string(), voucher.as_bytes())?;
         }
@@ -143,6 +151,15 @@ fn read_voucher(line: &[u8]) -> Result<(Id, String), Refused> {
     let payload = protocol::bytes::from_b64u(&outer.payload).map_err(|e| damaged("vouchers", e))?;
     let inner: Inner = json::parse(&payload).map_err(|e| damaged("vouchers", e))?;
     Ok((inner.voucher.id, String::from_utf8_lossy(line).into_owned()))
+}
+
+/// Another provisioner has seen this key used. What was seen here is not undone by that.
+fn burn(tx: &Change<'_>, burned: &Burned) -> Result<(), StoreError> {
+    let known: Option<Digest> = tx.get(BURNED, &burned.key.to_string())?;
+    if known.is_none_or(|known| known == NOBODY) {
+        tx.put(BURNED, &burned.key.to_string(), &burned.s)?;
+    }
+    Ok(())
 }
 
 /// Saves one registration with what it is found by.

@@ -8,7 +8,7 @@ use protocol::bytes::Digest;
 use protocol::clock::Time;
 use serde::{Deserialize, Serialize};
 
-use crate::site::store::{META, Store};
+use crate::site::store::{Look, META, Store};
 use crate::site::{Site, keys, rebuild};
 
 const MAGIC: &[u8] = b"node-boot backup 1\n";
@@ -125,6 +125,8 @@ pub async fn restore(dir: &Path, file: &Path) -> Result<Restored> {
 async fn settle(store: &Store) -> Result<usize> {
     let burned = store.write(|tx| {
         tx.put(META, rebuild::STAGE, &rebuild::Stage::Nodes)?;
+        let known = tx.get(META, "next/report")?.unwrap_or(0);
+        rebuild::skip_reports(tx, known)?;
         rebuild::burn(tx)
     });
     Ok(burned.await?)
@@ -156,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::site::rebuild::NOBODY;
-    use crate::site::store::{BURNED, IDS, Look, MACHINES};
+    use crate::site::store::{BURNED, IDS, MACHINES};
 
     #[tokio::test]
     async fn a_backup_of_a_store_in_use_opens_and_holds_all_that_was_saved_before() {

@@ -13,6 +13,7 @@ mod headquarters; // what headquarters does not believe
 mod heartbeat; // datagrams that count for nothing
 mod limits; // those who ask too much or too slowly
 mod machine; // node-boot itself, between two provisioners
+mod metrics; // what the program says of itself
 mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses
@@ -142,18 +143,26 @@ impl Served {
         self.gauge(&format!("{counter}{{reason=\"{reason}\"}}"))
     }
 
-    fn gauge(&self, name: &str) -> u64 {
+    /// What the program says of itself at this path: head and body of its answer.
+    pub fn watched(&self, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.metrics).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n").unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+
+    fn gauge(&self, name: &str) -> u64 {
+        let (_, text) = self.watched("/metrics");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().unwrap())
     }
 
     /// The number of the bundle in force.
     pub fn seq(&self) -> u64 {
-        self.gauge("nodeboot_bundle_seq{label=\"ship-7\"}")
+        self.gauge("nodeboot_bundle_seq{site=\"ship-7\"}")
     }
 
     /// Whether the provisioner noted, since it was started last, that it refused something by this id.

@@ -1,15 +1,19 @@
 //! Everything that runs beside each other while the provisioner serves.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use decide::Life;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
+use super::metrics::MEDIA_TYPE;
 use super::{Site, admin, controller, explain, inbox};
 use crate::{accept, registrar};
 
@@ -65,27 +69,29 @@ async fn watch_me(site: Arc<Site>, address: SocketAddr) -> Result<()> {
 }
 
 fn answer(site: &Site, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let (status, text) = match request.uri().path() {
+    let plain = "text/plain; charset=utf-8";
+    let (status, media, text) = match request.uri().path() {
         "/healthz" => match explain::health(site) {
-            wrong if wrong.is_empty() => (200, "ok\n".to_owned()),
-            wrong => (503, wrong.join("\n") + "\n"),
+            wrong if wrong.is_empty() => (StatusCode::OK, plain, "ok\n".to_owned()),
+            wrong => (StatusCode::SERVICE_UNAVAILABLE, plain, wrong.join("\n") + "\n"),
         },
-        "/metrics" => (200, metrics(site)),
-        _ => (404, "there are /metrics and /healthz\n".to_owned()),
+        "/metrics" => (StatusCode::OK, MEDIA_TYPE, metrics(site)),
+        _ => (StatusCode::NOT_FOUND, plain, "there are /metrics and /healthz\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response
 }
 
 fn metrics(site: &Site) -> String {
-    let mut lives = std::collections::BTreeMap::new();
-    for machine in site.machines().unwrap_or_default() {
-        *lives.entry(machine.life.word().to_owned()).or_insert(0.0) += 1.0;
-    }
-    let mut gauges: Vec<_> =
-        lives.into_iter().map(|(life, count)| ("nodeboot_machines", life, count)).collect();
-    let seq = u32::try_from(site.word().seq).unwrap_or(u32::MAX);
-    gauges.push(("nodeboot_bundle_seq", site.name().to_owned(), f64::from(seq)));
-    site.metrics.text(&gauges)
+    let lives = site.machines().ok().map(|machines| {
+        // A life that nobody has any more is a zero; a line that is gone would be no news at all.
+        let mut lives: BTreeMap<_, _> = Life::ALL.iter().map(|life| (life.word().to_owned(), 0)).collect();
+        for machine in machines {
+            *lives.entry(machine.life.word().to_owned()).or_insert(0) += 1;
+        }
+        lives
+    });
+    site.metrics.text(lives.as_ref(), site.name(), site.word().seq)
 }

@@ -88,7 +88,7 @@ impl Binding {
     }
 
     /// What an IDevID key signs.
-    pub fn idevid_message(&self) -> Vec<u8> {
+    pub(crate) fn idevid_message(&self) -> Vec<u8> {
         [b"nodeboot-idevid-v1\0", &self.x[..], &self.s.0].concat()
     }
 

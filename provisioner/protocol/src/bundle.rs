@@ -235,7 +235,7 @@ pub fn hpke_seal(spki: &[u8], info: &[u8], plain: &[u8], aad: &[u8]) -> Result<(
 }
 
 /// Opens what [`hpke_seal`] made with the private scalar; none when anything differs.
-pub fn hpke_open(
+pub(crate) fn hpke_open(
     scalar: &[u8],
     enc: &[u8],
     info: &[u8],

@@ -55,7 +55,7 @@ impl Digest {
     }
 
     /// SHA-256 over the concatenation of `parts`.
-    pub fn of_parts(parts: &[&[u8]]) -> Self {
+    pub(crate) fn of_parts(parts: &[&[u8]]) -> Self {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
         for part in parts {
             context.update(part);

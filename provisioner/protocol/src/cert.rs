@@ -9,18 +9,16 @@ use crate::bytes::{Digest, Malformed};
 use crate::clock::Time;
 
 /// EKU `id-kp-cmcRA` (RFC 6402 section 2.10): may act as a registrar.
-pub const CMC_RA: &str = "1.3.6.1.5.5.7.3.28";
-/// EKU of keys that sign vouchers and bundles. The arc is the documentation enterprise number (RFC 5612): put the
-/// owner's own before the first fleet.
-pub const SIGNER: &str = "1.3.6.1.4.1.32473.8366.1";
-/// DER content of [`SIGNER`].
+pub(crate) const CMC_RA: &str = "1.3.6.1.5.5.7.3.28";
+/// EKU of keys that sign vouchers and bundles, 1.3.6.1.4.1.32473.8366.1 as DER holds it. The arc is the documentation
+/// enterprise number (RFC 5612): put the owner's own before the first fleet.
 const SIGNER_DER: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x81, 0xfd, 0x59, 0xc1, 0x2e, 0x01];
 /// EKU `id-kp-serverAuth`.
-pub const SERVER_AUTH: &str = "1.3.6.1.5.5.7.3.1";
+pub(crate) const SERVER_AUTH: &str = "1.3.6.1.5.5.7.3.1";
 /// EKU `id-kp-clientAuth`.
-pub const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
+pub(crate) const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
 /// What stands before the site's name in a certificate's URI.
-pub const SITE_URI: &str = "urn:nodeboot:site:";
+pub(crate) const SITE_URI: &str = "urn:nodeboot:site:";
 /// What stands before the machine's id in a node certificate's URI.
 pub const MACHINE_URI: &str = "urn:nodeboot:machine:";
 

@@ -89,7 +89,8 @@ pub fn sas(s: &Digest, p: &Digest, nb: &[u8; 16], ns: &[u8; 16]) -> Code {
 }
 
 /// The code of anything else that a person compares, such as a provisioner's certificate request.
-pub fn code_of(bytes: &[u8]) -> Code {
+#[cfg(feature = "bundle")]
+pub(crate) fn code_of(bytes: &[u8]) -> Code {
     Code::first_of(&Digest::of(bytes).0)
 }
 

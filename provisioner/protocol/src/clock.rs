@@ -18,9 +18,9 @@ pub const DAY: i64 = 86_400;
 /// Seconds in a year of 365 days.
 pub const YEAR: i64 = 365 * DAY;
 /// A real-time clock further ahead of the floor than this is not believed.
-pub const FARTHEST_RTC: i64 = 3 * YEAR;
+pub(crate) const FARTHEST_RTC: i64 = 3 * YEAR;
 /// 9999-12-31T23:59:59Z, "no end" in RFC 5280 section 4.1.2.5.
-pub const NEVER: Time = Time(253_402_300_799);
+pub(crate) const NEVER: Time = Time(253_402_300_799);
 
 impl Time {
     /// This many seconds later (earlier when negative).
@@ -35,12 +35,12 @@ impl Time {
     }
 
     /// For libraries that count from the same epoch.
-    pub fn as_unix(self) -> rustls_pki_types::UnixTime {
+    pub(crate) fn as_unix(self) -> rustls_pki_types::UnixTime {
         rustls_pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(self.since(Self(0))))
     }
 
     /// For certificate builders.
-    pub fn as_date(self) -> OffsetDateTime {
+    pub(crate) fn as_date(self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp(self.0).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 }

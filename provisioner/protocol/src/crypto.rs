@@ -126,13 +126,6 @@ impl SoftKey {
         Self::from_parts(Alg::Es256, scalar, &point)
     }
 
-    /// The P-384 key whose private scalar is `scalar` (48 bytes, big-endian).
-    pub fn from_scalar_p384(scalar: &[u8]) -> Result<Self, BadKey> {
-        let secret = p384::SecretKey::from_slice(scalar).map_err(|_| BadKey)?;
-        let point = secret.public_key().to_sec1_bytes();
-        Self::from_parts(Alg::Es384, scalar, &point)
-    }
-
     fn from_parts(alg: Alg, scalar: &[u8], point: &[u8]) -> Result<Self, BadKey> {
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_private_key_and_public_key(fixed(alg), scalar, point, &random);
@@ -190,7 +183,7 @@ pub fn der_signature(fixed: &[u8]) -> Vec<u8> {
 }
 
 /// HMAC-SHA256 (RFC 2104) over the concatenation of `parts`.
-pub fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
     for part in parts {
         context.update(part);

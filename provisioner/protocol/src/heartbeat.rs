@@ -25,13 +25,6 @@ pub enum State {
     GoingDown = 3,
 }
 
-impl State {
-    /// Reads the byte of a datagram.
-    pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Ready, Self::Degraded, Self::GoingDown].into_iter().find(|state| *state as u8 == byte)
-    }
-}
-
 /// A datagram whose MAC was not looked at yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram {

@@ -12,7 +12,7 @@ pub struct JsonError(#[from] serde_json::Error);
 
 impl JsonError {
     /// Whether the document names one member twice.
-    pub fn is_duplicate(&self) -> bool {
+    pub(crate) fn is_duplicate(&self) -> bool {
         self.0.to_string().starts_with(DUPLICATE)
     }
 }

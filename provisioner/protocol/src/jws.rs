@@ -11,7 +11,7 @@ use crate::json;
 /// The `typ` of each signed document.
 pub mod typ {
     /// Voucher and voucher request (RFC 8366 in JWS form).
-    pub const VOUCHER: &str = "voucher-jws+json";
+    pub(crate) const VOUCHER: &str = "voucher-jws+json";
     /// The owner's set of anchors.
     pub const ANCHORS: &str = "nodeboot-anchors+jws";
     /// Sites and signers that HQ withdrew.
@@ -19,9 +19,9 @@ pub mod typ {
     /// The index of a bundle.
     pub const BUNDLE: &str = "nodeboot-bundle+jws";
     /// A report of a site.
-    pub const REPORT: &str = "nodeboot-report+jws";
+    pub(crate) const REPORT: &str = "nodeboot-report+jws";
     /// HQ's yes to a code.
-    pub const APPROVAL: &str = "nodeboot-approval+jws";
+    pub(crate) const APPROVAL: &str = "nodeboot-approval+jws";
 }
 
 /// Why a signed document was not read; the letters are those of R5.

@@ -34,7 +34,7 @@ pub struct Question {
 
 /// A datagram that asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Query {
+pub(crate) struct Query {
     /// Its number, to be repeated to a one-shot asker.
     pub id: u16,
     /// Its questions.
@@ -205,7 +205,7 @@ impl Reader<'_> {
 }
 
 /// Reads a datagram that asks; none for answers and for anything damaged.
-pub fn read_query(datagram: &[u8]) -> Option<Query> {
+pub(crate) fn read_query(datagram: &[u8]) -> Option<Query> {
     let mut reader = Reader { all: datagram, at: 0 };
     let (id, flags) = (reader.u16()?, reader.u16()?);
     // Answers, and whatever is no plain query (RFC 6762 section 18.3).

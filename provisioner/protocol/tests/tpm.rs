@@ -34,19 +34,13 @@ fn the_vectors_of_the_specification_hold() {
 }
 
 #[test]
-fn eks_are_found_with_their_certificates_and_are_those_of_tpm2_tools() {
+fn eks_are_found_and_are_those_of_tpm2_tools() {
     let Some(machine) = Machine::manufacture() else { return };
     let power = machine.power_on();
     let mut tpm = Tpm::open(&machine.spec()).unwrap();
     let eks = tpm.eks().unwrap();
     let kinds: Vec<_> = eks.iter().map(Ek::kind).collect();
     assert_eq!(kinds, [EkKind::P256, EkKind::P384, EkKind::Rsa2048]);
-    let certificates = tpm.ek_certificates(&eks).unwrap();
-    let certified: Vec<_> = certificates.iter().map(Option::is_some).collect();
-    assert_eq!(certified, [false, true, true]);
-    let cert = protocol::cert::Cert::parse(certificates[1].as_ref().unwrap()).unwrap();
-    assert_eq!(cert.spki, eks[1].spki());
-
     for (algorithm, ek) in [("ecc", &eks[0]), ("rsa", &eks[2])] {
         let Some(theirs) = machine.tpm2_createek(algorithm) else { continue };
         assert_eq!(theirs, ek.spki(), "{algorithm}");

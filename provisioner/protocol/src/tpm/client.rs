@@ -1,6 +1,5 @@
 //! What we ask of a TPM: its endorsement keys, a key of ours, signatures by it, and activated credentials.
 
-use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::command::{Answer, Command, ENDORSEMENT, NULL, OWNER, PASSWORD, Verb, no_sensitive};
@@ -14,14 +13,6 @@ use crate::bytes::{B64u, Digest};
 
 /// Where the TCG's provisioning guidance keeps an endorsement key that the maker or an installer made.
 const PERSISTENT_EK: u32 = 0x8101_0001;
-/// Non-volatile indices of endorsement certificates (TCG EK Credential Profile), without the intermediates' range.
-const CERTIFICATES: std::ops::Range<u32> = 0x01c0_0000..0x01c0_8000;
-const INTERMEDIATES: std::ops::Range<u32> = 0x01c0_0100..0x01c0_0200;
-/// Bytes that every PC Client TPM gives out by one `TPM2_NV_Read`.
-const NV_CHUNK: u16 = 512;
-/// `TPMA_NV_OWNERREAD`, `TPMA_NV_AUTHREAD`.
-const NV_OWNER_READ: u32 = 1 << 17;
-const NV_AUTH_READ: u32 = 1 << 18;
 /// `TPM_ALG_ECDSA`, `TPM_ALG_SHA256`: what our keys sign by.
 const ECDSA_SHA256: [u8; 4] = [0x00, 0x18, 0x00, 0x0b];
 
@@ -63,23 +54,6 @@ impl Tpm {
                 }
             }
             if eks.is_empty() { Err(Error::NoEk) } else { Ok(eks) }
-        })
-    }
-
-    /// The certificates (DER) that the maker stored for `eks`, in their order. Many TPMs have none.
-    pub fn ek_certificates(&mut self, eks: &[Ek]) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        self.operation(|tpm| {
-            let mut found = vec![None; eks.len()];
-            for index in tpm.link.handles(CERTIFICATES.start)? {
-                if !CERTIFICATES.contains(&index) || INTERMEDIATES.contains(&index) {
-                    continue;
-                }
-                let Some(der) = tpm.certificate(index)? else { continue };
-                for (place, _) in eks.iter().enumerate().filter(|(_, ek)| certifies(&der, ek)) {
-                    found[place] = Some(der.clone());
-                }
-            }
-            Ok(found)
         })
     }
 
@@ -255,32 +229,6 @@ impl Tpm {
         self.call(Verb::PolicySecret, &[ENDORSEMENT, session], &[PASSWORD], &[&[0; 10]])?;
         Ok(session)
     }
-
-    fn certificate(&mut self, index: u32) -> Result<Option<Vec<u8>>, Error> {
-        let answer = self.call(Verb::NvReadPublic, &[index], &[], &[])?;
-        let public = Reader(&answer.parameters).sized().and_then(read_nv_public);
-        let (attributes, size) = public.ok_or(Error::Garbled(Verb::NvReadPublic.name()))?;
-        let authority = match attributes {
-            bits if bits & NV_AUTH_READ != 0 => index,
-            bits if bits & NV_OWNER_READ != 0 => OWNER,
-            _ => return Ok(None),
-        };
-        let mut content = Vec::new();
-        while content.len() < size.into() {
-            let place = u16::try_from(content.len()).unwrap_or(u16::MAX);
-            let wanted = (size - place).min(NV_CHUNK);
-            let parameters: &[&[u8]] = &[&wanted.to_be_bytes(), &place.to_be_bytes()];
-            let answer = match self.call(Verb::NvRead, &[authority, index], &[PASSWORD], parameters) {
-                Ok(answer) => answer,
-                // Never written, or not for us: no certificate to be had.
-                Err(Error::Refused { .. }) => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            let chunk = answer.read(|reader| reader.sized().filter(|chunk| !chunk.is_empty()));
-            content.extend(chunk.ok_or(Error::Garbled(Verb::NvRead.name()))?);
-        }
-        Ok(der_prefix(&content).map(<[u8]>::to_vec))
-    }
 }
 
 fn read_signature(reader: &mut Reader<'_>) -> Option<[u8; 64]> {
@@ -291,41 +239,9 @@ fn read_signature(reader: &mut Reader<'_>) -> Option<[u8; 64]> {
     [r, s].concat().try_into().ok()
 }
 
-/// Attributes and size of a `TPMS_NV_PUBLIC`.
-fn read_nv_public(bytes: &[u8]) -> Option<(u32, u16)> {
-    let mut reader = Reader(bytes);
-    let (_index, _name_alg, attributes) = (reader.u32()?, reader.u16()?, reader.u32()?);
-    let _policy = reader.sized()?;
-    Some((attributes, reader.u16()?))
-}
-
-/// The DER SEQUENCE at the front of a padded buffer.
-fn der_prefix(bytes: &[u8]) -> Option<&[u8]> {
-    let mut reader = Reader(bytes.strip_prefix(&[0x30, 0x82])?);
-    let len = usize::from(reader.u16()?);
-    bytes.get(..len + 4)
-}
-
-/// Whether the certificate is of this very key. Compared without the algorithm, which some makers write as
-/// RSAES-OAEP.
-fn certifies(der: &[u8], ek: &Ek) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
-    let key = &certificate.public_key().subject_public_key.data;
-    // No shorter than a point on P-256: then what it ends with is the whole key.
-    key.len() >= 65 && ek.spki().ends_with(key)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn padding_behind_a_certificate_is_cut_off() {
-        let padded = [&[0x30, 0x82, 0, 2, 5, 0][..], &[0xff; 40]].concat();
-        assert_eq!(der_prefix(&padded), Some(&padded[..6]));
-        assert_eq!(der_prefix(&padded[..5]), None);
-        assert_eq!(der_prefix(&[0xff; 9]), None);
-    }
 
     #[test]
     fn short_halves_of_a_signature_are_padded() {

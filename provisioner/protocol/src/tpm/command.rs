@@ -34,13 +34,11 @@ verbs! {
     CreatePrimary = 0x131, "TPM2_CreatePrimary";
     Startup = 0x144, "TPM2_Startup";
     ActivateCredential = 0x147, "TPM2_ActivateCredential";
-    NvRead = 0x14e, "TPM2_NV_Read";
     PolicySecret = 0x151, "TPM2_PolicySecret";
     Create = 0x153, "TPM2_Create";
     Load = 0x157, "TPM2_Load";
     Sign = 0x15d, "TPM2_Sign";
     FlushContext = 0x165, "TPM2_FlushContext";
-    NvReadPublic = 0x169, "TPM2_NV_ReadPublic";
     ReadPublic = 0x173, "TPM2_ReadPublic";
     StartAuthSession = 0x176, "TPM2_StartAuthSession";
     GetCapability = 0x17a, "TPM2_GetCapability";

@@ -14,7 +14,7 @@ use crate::Served;
 const SLOTS: &str = "slots:\n- name: node-1\n- name: node-2\n";
 
 /// A machine without TPM and without screen.
-struct NodeBoot {
+pub struct NodeBoot {
     program: PathBuf,
     folder: tempfile::TempDir,
     child: Option<Child>,
@@ -31,7 +31,7 @@ impl Drop for NodeBoot {
 
 impl NodeBoot {
     /// Its owner's file names these provisioners.
-    fn new(served: &Served, addresses: &[SocketAddr]) -> Self {
+    pub fn new(served: &Served, addresses: &[SocketAddr]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut owner: serde_json::Value =
             serde_json::from_slice(&fs::read(served.hq.owner_file()).unwrap()).unwrap();
@@ -41,11 +41,13 @@ impl NodeBoot {
         Self { program: served.programs.node_boot.clone(), folder, child: None }
     }
 
-    fn path(&self, name: &str) -> String {
+    /// A file or folder of its.
+    pub fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    /// The program with these words.
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(words[0]).args(["--tpm", "none"]);
         for (option, name) in
@@ -58,7 +60,7 @@ impl NodeBoot {
     }
 
     /// Enrolls in the background.
-    fn enroll(&mut self, options: &[&str]) {
+    pub fn enroll(&mut self, options: &[&str]) {
         let log = File::create(self.path("log")).unwrap();
         let mut command = self.command(&[&["enroll"], options].concat());
         command.stdin(Stdio::null()).stderr(log.try_clone().unwrap()).stdout(log);
@@ -80,21 +82,24 @@ impl NodeBoot {
         keyboard
     }
 
-    fn log(&self) -> String {
+    /// All that it has said.
+    pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    fn says(&self, words: &str) {
+    /// Waits until it has said this.
+    pub fn says(&self, words: &str) {
         let said = || if self.log().contains(words) { Ok(()) } else { Err(self.log()) };
         wait::until(&format!("the machine to say {words:?}"), DEADLINE, said).unwrap();
     }
 
-    fn code(&self) -> String {
+    /// Waits for the code that it shows.
+    pub fn code(&self) -> String {
         wait::until("a code", DEADLINE, || code_in(&self.log()).ok_or_else(|| self.log())).unwrap()
     }
 
     /// Waits until it is enrolled; where it stands then.
-    fn ends(&mut self) -> String {
+    pub fn ends(&mut self) -> String {
         let mut child = self.child.take().unwrap();
         let ended = wait::until("node-boot to be done", DEADLINE, || {
             child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| self.log())
@@ -106,9 +111,18 @@ impl NodeBoot {
         self.status()
     }
 
-    fn status(&self) -> String {
+    /// Where it stands.
+    pub fn status(&self) -> String {
         run(&mut self.command(&["status"])).unwrap()
     }
+}
+
+/// Headquarters registers the machine by its device key; no site has heard of it yet.
+pub fn register(served: &Served, machine: &NodeBoot) {
+    let mut rows = Csv::default();
+    let row = run(&mut machine.command(&["register", "--csv"])).unwrap();
+    rows.add(&row, &[("site", SITE), ("roles", "worker")]);
+    served.hq.import(&rows.text()).unwrap();
 }
 
 fn approve(served: &Served, code: &str) {
@@ -127,10 +141,7 @@ fn r13c_a_voucher_at_another_provisioner_counts_for_more_than_a_voice() {
     approve(&first, &machine.code());
     machine.says("looks for its voucher");
     // Headquarters registers the machine after all, and its bundle reaches only the other provisioner.
-    let mut rows = Csv::default();
-    let row = run(&mut machine.command(&["register", "--csv"])).unwrap();
-    rows.add(&row, &[("site", SITE), ("roles", "worker")]);
-    first.hq.import(&rows.text()).unwrap();
+    register(&first, &machine);
     second.deliver();
     let stands = machine.ends();
     assert!(stands.contains("site ship-7 (epoch 1)"), "{stands}");

@@ -14,6 +14,7 @@ mod heartbeat; // datagrams that count for nothing
 mod limits; // those who ask too much or too slowly
 mod machine; // node-boot itself, between two provisioners
 mod metrics; // what the program says of itself
+mod neighbours; // others on a machine's LAN, who cannot hold it up
 mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses

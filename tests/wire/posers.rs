@@ -37,7 +37,7 @@ fn pose(chain: Vec<Vec<u8>>, key: Vec<u8>) -> (SocketAddr, std::thread::JoinHand
 }
 
 /// What a machine of the owner believes.
-fn trust(owner: &Path) -> Trust {
+pub fn trust(owner: &Path) -> Trust {
     let owner: serde_json::Value = serde_json::from_slice(&std::fs::read(owner).unwrap()).unwrap();
     Trust::from_image(&owner["anchors"].to_string()).unwrap()
 }

@@ -6,10 +6,8 @@ mod reach; // where the provisioner is
 mod stay; // after the join
 mod voice; // an approval by telephone
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use protocol::anchors::Trust;
@@ -29,6 +27,7 @@ use crate::os::{clock, inventory};
 use crate::site::configure;
 use crate::site::enroll::{Proved, Setup, Step};
 use crate::site::identify::{Identity, begin_anew, identify};
+use crate::site::race::Shunned;
 use crate::site::sign::Sign;
 use crate::state::{Belief, State};
 
@@ -72,7 +71,7 @@ pub struct Awake {
     /// What it is made of.
     pub facts: Facts,
     addresses: Vec<String>,
-    refused: HashMap<SocketAddr, Instant>,
+    shunned: Shunned,
     /// The Node that the cluster's programs run for.
     runs: Option<String>,
     voice: voice::Voice,
@@ -93,7 +92,7 @@ impl Machine {
         let owner: Owner =
             serde_json::from_slice(&owner).with_context(|| format!("reading {}", self.owner.display()))?;
         let belief = self.belief(&owner)?;
-        let (at, refused) = (self.clone(), HashMap::new());
+        let (at, shunned) = (self.clone(), Shunned::default());
         let voice = voice::Voice::new(self.stick.as_deref());
         let sign = Sign::default();
         Ok(Awake {
@@ -102,7 +101,7 @@ impl Machine {
             belief,
             facts,
             addresses: owner.addresses,
-            refused,
+            shunned,
             runs: None,
             voice,
             sign,

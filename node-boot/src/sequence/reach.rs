@@ -1,6 +1,7 @@
 //! Where the provisioner is: whom to ask, whom not to ask again for a while.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -12,9 +13,23 @@ use crate::console::say;
 use crate::os::clock;
 use crate::site::discover::{self, Candidate};
 use crate::site::http::Conversation;
+use crate::site::race::Race;
 use crate::site::sign::State;
-use crate::site::tls;
+use crate::site::tls::{self, Link};
 
+/// Tries of M1.
+pub(super) type Tries = Race<Link, Failed>;
+
+/// Why M1 did not succeed.
+pub(super) enum Failed {
+    /// We do not believe the other end.
+    Refused(Refused),
+    /// It did not answer, or not in time, or not as it should.
+    Broken(anyhow::Error),
+}
+
+/// What is known is tried so long before the LAN is asked.
+const HEAD_START: Duration = Duration::from_millis(250);
 /// How long one round of asking the LAN takes at first, and at most.
 const FIRST_ROUND: Duration = Duration::from_millis(250);
 const LONGEST_ROUND: Duration = Duration::from_mins(1);
@@ -26,36 +41,26 @@ const AGAIN_AFTER_NO: Duration = Duration::from_secs(10);
 impl Awake {
     /// Connects to the first provisioner of our owner that answers, asking until there is one.
     pub fn discover(&mut self) -> Result<Conversation> {
+        let mut race = self.race()?;
         let mut round = FIRST_ROUND;
         loop {
             pause(Duration::ZERO)?;
             for candidate in self.known()? {
-                if let Some(talk) = self.try_one(&candidate)? {
-                    return Ok(talk);
-                }
+                race.offer(candidate, &self.shunned);
+            }
+            // What is known needs no noise on the LAN; where it does not answer at once, that is made meanwhile.
+            if let Some(talk) = self.found(&mut race, HEAD_START)? {
+                return Ok(talk);
             }
             if discover::interfaces().is_empty() {
                 say("No network: please check the cable.");
             } else {
                 say("Looking for this site's provisioner on the network.");
             }
-            let mut found = None;
-            let mut failed = None;
-            discover::ask(round, |candidate| match self.try_one(candidate) {
-                Ok(talk) => {
-                    found = talk;
-                    found.is_some()
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    false
-                }
-            })?;
-            if let Some(talk) = found {
+            // Tries of earlier rounds go on: whoever is slow delays no question.
+            race.ask(round);
+            if let Some(talk) = self.found(&mut race, round)? {
                 return Ok(talk);
-            }
-            if let Some(error) = failed {
-                say(&format!("A provisioner answered, but could not be talked to: {error:#}."));
             }
             round = (round * 2).min(LONGEST_ROUND);
         }
@@ -69,35 +74,54 @@ impl Awake {
         Ok(known)
     }
 
-    fn try_one(&mut self, candidate: &Candidate) -> Result<Option<Conversation>> {
-        let Some(talk) = self.connect(candidate)? else { return Ok(None) };
+    fn found(&mut self, race: &mut Tries, within: Duration) -> Result<Option<Conversation>> {
+        let Some((candidate, talk)) = self.next(race, Instant::now() + within)? else { return Ok(None) };
         self.at.state.save("last.json", &candidate.address.to_string())?;
         say(&format!("Found the provisioner at {} ({}).", candidate.address, candidate.by));
         Ok(Some(talk))
     }
 
-    /// M1; none where it does not answer, is not of our owner, or was refused a while ago.
-    pub(super) fn connect(&mut self, candidate: &Candidate) -> Result<Option<Conversation>> {
-        let now = Instant::now();
-        self.refused.retain(|_, until| now < *until);
-        if self.refused.contains_key(&candidate.address) {
-            return Ok(None);
-        }
+    /// M1 with many at once.
+    pub(super) fn race(&self) -> Result<Tries> {
         let (trust, certificate) = (self.trust()?, self.certificate());
-        let own = tls::Own { key: &self.identity.node, certificate: &certificate };
-        match tls::connect(candidate.address, &own, &trust, self.belief.floor, clock::rtc()) {
-            Ok(Ok(link)) => Ok(Some(Conversation::over(link))),
-            Ok(Err(refused)) => {
-                self.avoid(candidate.address, REFUSED_FOR);
-                say(&format!("{} ({} at {})", refused.refusal.sentence(), refused.id(), candidate.address));
-                Ok(None)
-            }
-            // It is asked again in the next round: who does not answer now may be starting.
-            Err(error) => {
-                say(&format!("No answer from {} ({}): {error:#}.", candidate.address, candidate.by));
-                Ok(None)
+        let (key, floor) = (Arc::clone(&self.identity.node), self.belief.floor);
+        Ok(Race::new(move |address| {
+            let own = tls::Own { key: &key, certificate: &certificate };
+            tls::connect(address, &own, &trust, floor, clock::rtc())
+                .map_err(Failed::Broken)?
+                .map_err(Failed::Refused)
+        }))
+    }
+
+    /// The next of our owner's provisioners that answers before `until`. Those that are not of our owner, that fail and
+    /// that are too slow are left alone for a while.
+    pub(super) fn next(
+        &mut self,
+        race: &mut Tries,
+        until: Instant,
+    ) -> Result<Option<(Candidate, Conversation)>> {
+        while let Some(tried) = race.next(until, &self.shunned) {
+            let candidate = tried.candidate;
+            match tried.outcome {
+                Ok(link) => return Ok(Some((candidate, Conversation::over(link)))),
+                Err(Failed::Refused(refused)) => {
+                    self.avoid(candidate.address, REFUSED_FOR);
+                    say(&format!(
+                        "{} ({} at {})",
+                        refused.refusal.sentence(),
+                        refused.id(),
+                        candidate.address
+                    ));
+                }
+                // It may be starting: it is asked again, the later the longer it kept us.
+                Err(Failed::Broken(error)) => {
+                    self.shunned.add_failed(candidate.address, tried.took);
+                    say(&format!("No answer from {} ({}): {error:#}.", candidate.address, candidate.by));
+                }
             }
         }
+        pause(Duration::ZERO)?;
+        Ok(None)
     }
 
     /// The provisioner says no. Another one may say otherwise; this one is asked again in a while, since HQ may change
@@ -117,6 +141,6 @@ impl Awake {
     }
 
     pub(super) fn avoid(&mut self, address: SocketAddr, pause: Duration) {
-        self.refused.insert(address, Instant::now() + pause);
+        self.shunned.add(address, pause);
     }
 }

@@ -13,14 +13,17 @@ use super::Awake;
 use super::enroll::Waited;
 use super::reach::REFUSED_FOR;
 use crate::console::say;
-use crate::site::discover;
 use crate::site::enroll::{Proved, Step, Unproven};
+use crate::site::http::ANSWER;
 use crate::site::voice::person::{DEADLINE, Person, Question, Way, show_on_stick};
 use crate::site::voice::{Seen, Verdict, judge};
 use crate::state::Belief;
 
 /// The code that this machine shows; kept, since a person may confirm it after a power cut.
 const CODE: &str = "code.json";
+
+/// How long, after a round of the LAN, those who were heard are waited for, and one of them for its answer.
+const STRAGGLERS: Duration = Duration::from_secs(5);
 
 /// An approval by voice, as far as it is.
 pub(super) struct Voice {
@@ -139,23 +142,25 @@ impl Awake {
 
     /// Asks every other provisioner of our owner that can be reached for a voucher: one round of the LAN.
     fn look_elsewhere(&mut self, here: SocketAddr, round: Duration) -> Result<Option<(Proved, Belief)>> {
-        let mut candidates = self.known()?;
-        discover::ask(round, |candidate| {
-            candidates.push(candidate.clone());
-            false
-        })?;
-        let mut asked = vec![here];
+        let mut race = self.race()?.without(here);
+        for candidate in self.known()? {
+            race.offer(candidate, &self.shunned);
+        }
+        race.ask(round);
+        let until = Instant::now() + round + STRAGGLERS;
         let trust = self.trust()?;
-        for candidate in candidates {
-            if asked.contains(&candidate.address) {
-                continue;
-            }
-            asked.push(candidate.address);
-            let Some(talk) = self.connect(&candidate)? else { continue };
+        while let Some((candidate, mut talk)) = self.next(&mut race, until)? {
+            let begin = Instant::now();
+            talk.be_patient_for(STRAGGLERS);
             let site = Unproven::new(talk);
             let request = site.request(&self.setup(&trust))?;
-            if let Ok((_, Step::Done(found))) = site.voucher(&self.setup(&trust), &request) {
-                return Ok(Some(found));
+            match site.voucher(&self.setup(&trust), &request) {
+                Ok((_, Step::Done((mut proved, belief)))) => {
+                    proved.talk().be_patient_for(ANSWER);
+                    return Ok(Some((proved, belief)));
+                }
+                Ok(_) => {}
+                Err(_) => self.shunned.add_failed(candidate.address, begin.elapsed()),
             }
         }
         Ok(None)

@@ -26,7 +26,16 @@ pub struct Candidate {
 }
 
 /// Asks on every interface and hands each answer on, until `wait` is over or `enough` says so.
-pub fn ask(wait: Duration, mut enough: impl FnMut(&Candidate) -> bool) -> Result<()> {
+pub fn ask(wait: Duration, enough: impl FnMut(&Candidate) -> bool) -> Result<()> {
+    ask_unless(wait, || false, enough)
+}
+
+/// The same; ends also soon after `over` says so.
+pub fn ask_unless(
+    wait: Duration,
+    over: impl Fn() -> bool,
+    mut enough: impl FnMut(&Candidate) -> bool,
+) -> Result<()> {
     let id = u16::from_be_bytes(protocol::crypto::random::<2>()?);
     let question = mdns::question(id, REGISTRAR_SERVICE);
     let sockets = questions(&question);
@@ -37,7 +46,7 @@ pub fn ask(wait: Duration, mut enough: impl FnMut(&Candidate) -> bool) -> Result
         .collect();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || crate::cli::stopping() {
+        if left.is_zero() || over() || crate::cli::stopping() {
             return Ok(());
         }
         let millis = i32::try_from(left.min(GLANCE).as_millis()).unwrap_or(i32::MAX).max(1);

@@ -1,6 +1,7 @@
 //! Requests and answers over one connection: as much of HTTP/1.1 (RFC 9112) as a provisioner speaks.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::json;
@@ -9,8 +10,11 @@ use protocol::refusal::Said;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::timed::Timed;
 use super::tls::Link;
 
+/// No answer takes longer, from the request to its last byte: M8 may wait for the cluster.
+pub const ANSWER: Duration = Duration::from_secs(30);
 /// No answer is larger, bytes: a configuration with all its files.
 const LIMIT: usize = 4 * 1024 * 1024;
 /// No header line is longer, bytes.
@@ -20,7 +24,8 @@ const LINES: usize = 64;
 
 /// One connection to a provisioner.
 pub struct Conversation {
-    reader: BufReader<rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>>,
+    reader: BufReader<rustls::StreamOwned<rustls::ClientConnection, Timed>>,
+    patience: Duration,
     /// Certificates that the provisioner showed, leaf first.
     pub chain: Vec<Vec<u8>>,
     /// What binds our proofs to this connection.
@@ -70,7 +75,13 @@ impl Answer {
 impl Conversation {
     /// Over a link.
     pub fn over(link: Link) -> Self {
-        Self { reader: BufReader::new(link.stream), chain: link.chain, binding: link.binding }
+        let reader = BufReader::new(link.stream);
+        Self { reader, patience: ANSWER, chain: link.chain, binding: link.binding }
+    }
+
+    /// Waits so long for each answer from now on.
+    pub fn be_patient_for(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// A key both ends take from this connection (RFC 5705).
@@ -80,7 +91,7 @@ impl Conversation {
 
     /// Where the provisioner is.
     pub fn address(&self) -> Result<std::net::SocketAddr> {
-        Ok(self.reader.get_ref().sock.peer_addr()?)
+        Ok(self.reader.get_ref().sock.peer()?)
     }
 
     /// Sends a request and reads its answer.
@@ -90,6 +101,7 @@ impl Conversation {
         let head = format!(
             "{method} {path}{rest} HTTP/1.1\r\nHost: {SNI}\r\nContent-Type: {media}\r\nContent-Length: {length}\r\n\r\n"
         );
+        self.reader.get_mut().sock.allow(self.patience);
         // One write, one record, one packet.
         self.reader
             .get_mut()

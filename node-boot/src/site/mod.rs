@@ -6,6 +6,8 @@ pub mod discover; // where is the registrar?
 pub mod enroll; // vouchers, proof, certificate
 pub mod http; // requests over one connection
 pub mod identify; // our keys and names
+pub mod race; // several candidates at once
 pub mod sign; // where this machine stands, for who walks past
+pub mod timed; // a deadline over a whole connection
 pub mod tls; // whom we believe on the wire
 pub mod voice; // an approval by telephone

@@ -1,6 +1,6 @@
 //! Whom we believe on the wire: a provisioner of our owner's, whatever our clock says.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
 
-/// No connection takes longer to be made.
+use super::timed::Timed;
+
+/// No connection takes longer to be made, handshake included: anybody on the LAN can accept one and say nothing.
 const CONNECT: Duration = Duration::from_secs(5);
-/// No answer takes longer: M8 may wait for the cluster.
-const ANSWER: Duration = Duration::from_secs(30);
 
 /// A connection, and what its handshake proved.
 pub struct Link {
     /// The stream.
-    pub stream: StreamOwned<ClientConnection, TcpStream>,
+    pub stream: StreamOwned<ClientConnection, Timed>,
     /// Certificates that the provisioner showed, leaf first.
     pub chain: Vec<Vec<u8>>,
     /// What binds our proofs to this connection.
@@ -52,11 +52,7 @@ pub fn connect(
 ) -> Result<Result<Link, Refused>> {
     let refused = Arc::new(Mutex::new(None));
     let config = config(own, trust, floor, rtc, Arc::clone(&refused))?;
-    let mut socket =
-        TcpStream::connect_timeout(&address, CONNECT).with_context(|| format!("connecting to {address}"))?;
-    socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(ANSWER))?;
-    socket.set_write_timeout(Some(ANSWER))?;
+    let mut socket = Timed::connect(address, CONNECT).with_context(|| format!("connecting to {address}"))?;
     let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from(SNI)?)?;
     while connection.is_handshaking() {
         if let Err(error) = connection.complete_io(&mut socket) {

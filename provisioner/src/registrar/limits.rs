@@ -1,7 +1,7 @@
 //! How much one source and one key may ask, in little memory.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,13 +61,27 @@ impl Limits {
 }
 
 /// An IPv6 host has a whole /64 to speak from; link-local addresses are one each.
-fn network(source: IpAddr) -> IpAddr {
+pub fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(six) if !six.is_unicast_link_local() => {
             let [a, b, c, d, ..] = six.segments();
             IpAddr::from([a, b, c, d, 0, 0, 0, 0])
         }
         other => other,
+    }
+}
+
+/// To whom a flood is laid: a network, or the cable of a link-local address.
+pub type Party = (IpAddr, u32);
+
+/// The network of a source; link-local addresses, of which a host makes up as many as it likes, are together one party
+/// on each cable.
+pub fn party(source: SocketAddr) -> Party {
+    match source {
+        SocketAddr::V6(six) if six.ip().is_unicast_link_local() => {
+            (IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 0]), six.scope_id())
+        }
+        other => (network(other.ip()), 0),
     }
 }
 
@@ -111,5 +125,10 @@ mod tests {
         let one = network("2001:db8::1".parse().unwrap());
         assert_eq!(one, network("2001:db8::2".parse().unwrap()));
         assert_ne!(network("fe80::1".parse().unwrap()), network("fe80::2".parse().unwrap()));
+        let party = |text: &str| party(text.parse().unwrap());
+        assert_eq!(party("[fe80::1%2]:1"), party("[fe80::2%2]:9"));
+        assert_ne!(party("[fe80::1%2]:1"), party("[fe80::1%3]:1"));
+        assert_eq!(party("[::ffff:10.0.0.1]:1"), party("10.0.0.1:2"));
+        assert_ne!(party("10.0.0.1:1"), party("10.0.0.2:1"));
     }
 }

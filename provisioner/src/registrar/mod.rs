@@ -2,14 +2,14 @@
 
 pub mod announced; // on the LAN, as the registrar
 pub mod foreign; // EST for machines that are not ours
+pub mod guests; // who is connected, and who leaves when there are too many
 pub mod limits; // how much one source may ask
 mod reply; // answers as HTTP
 pub mod routes; // each message to its room
 pub mod tls; // mutual TLS 1.3, any key
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,16 +19,12 @@ use protocol::refusal::Refusal;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_rustls::TlsAcceptor;
 
+use self::guests::{Guest, Guests, KNOCK};
 use self::limits::Limits;
 use self::routes::Session;
 use crate::accept;
 use crate::site::Site;
 use crate::site::serve::Options;
-
-/// Connections at a time: a site of ten machines needs ten, a depot with a thousand on one switch a thousand and some.
-const CONNECTIONS: usize = 4096;
-/// Connections from one address: one machine needs one or two; a thousand on one loopback are a test.
-const PER_SOURCE: usize = 2048;
 
 /// Serves machines until the program ends.
 pub async fn serve(site: Arc<Site>, options: Options) -> Result<()> {
@@ -47,47 +43,21 @@ pub async fn serve(site: Arc<Site>, options: Options) -> Result<()> {
 
 async fn machines(site: Arc<Site>, listener: TcpListener, patience: Duration) -> Result<()> {
     let limits = Arc::new(Limits::new(patience));
-    let busy = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    let sources = Arc::new(Mutex::new(HashMap::<IpAddr, usize>::new()));
+    let guests = Guests::default();
     let mut acceptor = tls::Acceptors::strict(Arc::clone(&site))?;
     loop {
         let (stream, source) = accept::next(|| listener.accept()).await;
-        let Ok(permit) = Arc::clone(&busy).try_acquire_owned() else { continue };
-        let Some(counted) = Counted::enter(&sources, source.ip()) else { continue };
+        let guest = Arc::new(guests.enter(source));
         let (site, limits, tls) = (Arc::clone(&site), Arc::clone(&limits), acceptor.current()?);
         tokio::spawn(async move {
-            let _kept = (permit, counted);
-            if let Err(error) = converse(site, limits, tls, stream, source).await {
+            let ended = tokio::select! {
+                ended = converse(site, limits, tls, stream, (source, Arc::clone(&guest))) => ended,
+                () = guest.must_leave() => Err(anyhow::anyhow!("others need the place")),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%source, %error, "a connection ended");
             }
         });
-    }
-}
-
-/// One connection of a source, until dropped.
-struct Counted(Arc<Mutex<HashMap<IpAddr, usize>>>, IpAddr);
-
-impl Counted {
-    fn enter(sources: &Arc<Mutex<HashMap<IpAddr, usize>>>, source: IpAddr) -> Option<Self> {
-        let mut counts = sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(source).or_insert(0);
-        if *count >= PER_SOURCE {
-            return None;
-        }
-        *count += 1;
-        Some(Self(Arc::clone(sources), source))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.1);
-            }
-        }
     }
 }
 
@@ -96,11 +66,11 @@ async fn converse(
     limits: Arc<Limits>,
     acceptor: TlsAcceptor,
     stream: TcpStream,
-    source: SocketAddr,
+    (source, guest): (SocketAddr, Arc<Guest>),
 ) -> Result<()> {
     stream.set_nodelay(true)?;
     let patience = limits.patience();
-    let handshake = tokio::time::timeout(patience, acceptor.accept(stream)).await;
+    let handshake = tokio::time::timeout(patience.min(KNOCK), acceptor.accept(stream)).await;
     let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -109,11 +79,12 @@ async fn converse(
         }
         Err(_) => anyhow::bail!("no handshake in time"),
     };
+    guest.proven();
     let tls = stream.get_ref().1;
     if site.rebuild().is_some() {
         site.readmit(&routes::certificate_of(tls)?).await.map_err(anyhow::Error::new)?;
     }
-    let session = Arc::new(Session::of(site, limits, tls, source)?);
+    let session = Arc::new(Session::of(site, limits, tls, source, guest)?);
     let service = service_fn(move |request| {
         let session = Arc::clone(&session);
         async move { Ok::<_, std::convert::Infallible>(session.answer(request).await) }

@@ -1,7 +1,7 @@
 //! Each message to its room: size, shape and order are checked here, what it means is decided on the other side.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -24,9 +24,10 @@ use protocol::refusal::{Refusal, Refused, Said, Wait};
 use protocol::tpm::{Ek, NotInTpm, Public, make_credential};
 use protocol::{est, heartbeat, json, pvr};
 
+use super::guests::Guest;
 use super::limits::Limits;
 use super::reply::{Reply, answered, certificates, empty, reply, said, wait};
-use crate::site::{Bound, Peer, Site};
+use crate::site::{Answer, Bound, Peer, Site, plain};
 
 /// Seconds a TPM challenge is good for.
 const CHALLENGE: u32 = 60;
@@ -44,6 +45,8 @@ struct Pending {
 struct State {
     /// What it said of its hardware (M2), kept until a proof (M4) says whose hardware that is.
     hw: Option<Facts>,
+    /// The registration whose voucher was given here (M2).
+    given: Option<String>,
     proven: Vec<Id>,
     pending: Option<Pending>,
 }
@@ -52,6 +55,7 @@ struct State {
 pub struct Session {
     site: Arc<Site>,
     limits: Arc<Limits>,
+    guest: Arc<Guest>,
     peer: Peer,
     leaf: Vec<u8>,
     beat_key: [u8; 32],
@@ -75,13 +79,14 @@ impl Session {
         limits: Arc<Limits>,
         tls: &rustls::ServerConnection,
         source: SocketAddr,
+        guest: Arc<Guest>,
     ) -> Result<Self> {
         let s = certificate_of(tls)?.key_hash;
         let x = tls.export_keying_material([0; 32], BINDING_LABEL, None)?;
         let beat_key = tls.export_keying_material([0; 32], heartbeat::LABEL, None)?;
         let leaf = site.keys.leaf().0.der;
         let peer = Peer { s, binding: Binding { x, s }, source };
-        Ok(Self { site, limits, peer, leaf, beat_key, state: Mutex::default() })
+        Ok(Self { site, limits, guest, peer, leaf, beat_key, state: Mutex::default() })
     }
 
     /// Answers one request.
@@ -102,7 +107,7 @@ impl Session {
         self.site.metrics.refusal(refused.refusal.code());
         let machine = &self.peer.s;
         tracing::info!(%machine, source = %self.peer.source, id = refused.id(), reason = refused.refusal.code(),
-            detail = refused.detail, "refused");
+            detail = plain::sentence(&refused.detail), "refused");
         let mut reply = reply(refused.refusal.status(), JSON_TYPE, json::to_vec(&Said::from(refused)));
         let headers = reply.headers_mut();
         if matches!(refused.refusal.status(), 429 | 503) {
@@ -126,7 +131,7 @@ impl Session {
         let media =
             request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if message == Message::RequestVoucher && media != VOUCHER_TYPE {
-            return Err(refuse(Refusal::PvrMediaType, 'a', media));
+            return Err(refuse(Refusal::PvrMediaType, 'a', plain::word(media)));
         }
         let body = read(request, message.limit(), self.limits.patience()).await?;
         match message.who() {
@@ -134,6 +139,7 @@ impl Session {
             // R33, R32, R22: nothing of the site is said to a key that is not a machine's.
             Who::Bound => {
                 let bound = self.site.bound(&self.peer.s)?;
+                self.guest.known(self.peer.s);
                 self.site.alive.heard(&self.peer.s);
                 self.machine(message, bound, &body).await
             }
@@ -145,7 +151,8 @@ impl Session {
         match message {
             Message::RequestVoucher => self.voucher(body).await,
             Message::VoucherStatus => {
-                self.site.voucher_status(&self.peer, &Self::parse::<Outcome>(body)?).await;
+                let given = self.state().given.clone();
+                self.site.voucher_status(&self.peer, given, &Self::parse::<Outcome>(body)?).await;
                 Ok(empty())
             }
             Message::Attest => self.attest(body).await,
@@ -185,8 +192,12 @@ impl Session {
         json::parse(body).map_err(|error| refuse(Refusal::PvrMalformed, 'b', error.to_string()))
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn proven(&self) -> Vec<Id> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         let own = Id::Key(self.peer.s);
         state.proven.iter().cloned().chain([own]).collect()
     }
@@ -194,8 +205,11 @@ impl Session {
     async fn voucher(&self, body: &[u8]) -> Result<Reply, Refused> {
         let pvr = pvr::check(body, &self.peer.s, &self.leaf)?;
         let answer = self.site.request_voucher(&self.peer, &pvr).await?;
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).hw = Some(pvr.claims.hw);
-        Ok(answered(answer, |voucher| reply(200, VOUCHER_TYPE, voucher.clone())))
+        self.state().hw = Some(plain::facts(pvr.claims.hw));
+        if let Answer::Now(given) = &answer {
+            self.state().given = Some(given.machine.clone());
+        }
+        Ok(answered(answer, |given| reply(200, VOUCHER_TYPE, given.voucher.clone())))
     }
 
     async fn attest(&self, body: &[u8]) -> Result<Reply, Refused> {
@@ -229,7 +243,7 @@ impl Session {
         let credential =
             make_credential(&ek, &key.name(), &secret, &random).map_err(|error| broken(&error))?;
         let pending = Pending { id, secret, proves: ek.id(), since: Instant::now() };
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).pending = Some(pending);
+        self.state().pending = Some(pending);
         Ok(said(&Challenge {
             id: B64u(id.to_vec()),
             blob: B64u(credential.blob),
@@ -242,7 +256,7 @@ impl Session {
         let wrong = |case, detail: &str| refuse(Refusal::ProofWrong, case, detail);
         let proof: attest::Proof = Self::parse(body)?;
         // One shot: whatever comes of it, this challenge is over.
-        let pending = self.state.lock().unwrap_or_else(PoisonError::into_inner).pending.take();
+        let pending = self.state().pending.take();
         let pending = pending.ok_or_else(|| wrong('c', "no challenge is open on this connection"))?;
         if rest != b64u(&pending.id) {
             return Err(wrong('d', "it answers another challenge"));
@@ -258,7 +272,7 @@ impl Session {
 
     async fn prove(&self, kind: &str, id: Id) -> Result<Reply, Refused> {
         let hw = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state();
             state.proven.push(id.clone());
             state.hw.clone()
         };

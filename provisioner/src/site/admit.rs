@@ -18,10 +18,19 @@ use super::rebuild::Stage;
 use super::slots::Sight;
 use super::store::{BURNED, Change, IDS, KEYS, LABELS, Look, MACHINES, RECORDS, StoreError, VOUCHERS};
 use super::word::{Word, labels};
-use super::{Answer, KeyEntry, Peer, Site, broken, report, slots};
+use super::{Answer, KeyEntry, Peer, Site, broken, plain, report, slots};
 
 /// Seconds after which a machine asks again.
 pub const RETRY: u32 = 5;
+
+/// A voucher, and the machine it was given for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The id of its registration.
+    pub machine: String,
+    /// JWS text.
+    pub voucher: String,
+}
 
 /// How a machine was found.
 enum Found {
@@ -87,9 +96,9 @@ pub(crate) fn check_standing(record: &Record, site: &str, now: Time) -> Result<(
 
 impl Site {
     /// M2. What is said here is not proven: no record changes, no slot is kept.
-    pub async fn request_voucher(&self, peer: &Peer, pvr: &Pvr) -> Result<Answer<String>, Refused> {
+    pub async fn request_voucher(&self, peer: &Peer, pvr: &Pvr) -> Result<Answer<Given>, Refused> {
         self.check_bundle_of(peer)?;
-        self.note_hardware(peer, &pvr.claims.hw).await?;
+        self.note_hardware(peer, &plain::facts(pvr.claims.hw.clone())).await?;
         let mut ids = vec![pvr.id.clone()];
         ids.extend(pvr.claims.ids.iter().cloned());
         let found = find(&self.store.look().map_err(broken)?, &ids, &pvr.claims.hw).map_err(broken)?;
@@ -102,7 +111,10 @@ impl Site {
         let look = self.store.look().map_err(broken)?;
         let voucher = record.canonical_id().map(|id| look.bytes(VOUCHERS, &id.to_string())).transpose();
         match voucher.map_err(broken)?.flatten() {
-            Some(voucher) => Ok(Answer::Now(String::from_utf8_lossy(&voucher).into_owned())),
+            Some(voucher) => {
+                let voucher = String::from_utf8_lossy(&voucher).into_owned();
+                Ok(Answer::Now(Given { machine: record.id, voucher }))
+            }
             None if record.by_voice() => Ok(Answer::Wait(Wait::Approved, RETRY)),
             None => Ok(self.without_voucher(peer)),
         }
@@ -124,7 +136,7 @@ impl Site {
     }
 
     /// A label fits, the hardware does not: R25. A registration of mere labels takes the human path.
-    async fn only_a_label(&self, peer: &Peer, record: &Record) -> Result<Answer<String>, Refused> {
+    async fn only_a_label(&self, peer: &Peer, record: &Record) -> Result<Answer<Given>, Refused> {
         if record.auth.is_empty() {
             return self.unknown(peer);
         }
@@ -133,7 +145,7 @@ impl Site {
     }
 
     /// R21a: a machine nobody registered is told to wait while somebody here says that he plugs one in.
-    fn unknown(&self, peer: &Peer) -> Result<Answer<String>, Refused> {
+    fn unknown(&self, peer: &Peer) -> Result<Answer<Given>, Refused> {
         if let Some(wait) = self.claim_state(&peer.s) {
             return Ok(Answer::Wait(wait, RETRY));
         }
@@ -147,21 +159,18 @@ impl Site {
         ))
     }
 
-    fn without_voucher(&self, peer: &Peer) -> Answer<String> {
+    fn without_voucher(&self, peer: &Peer) -> Answer<Given> {
         Answer::Wait(self.claim_state(&peer.s).unwrap_or(Wait::PendingHq), RETRY)
     }
 
-    /// M3: what the machine thinks of the voucher.
-    pub async fn voucher_status(&self, peer: &Peer, outcome: &Outcome) {
-        if !outcome.status {
-            let reason = outcome.reason.clone().unwrap_or_default();
-            tracing::warn!(machine = %peer.s, reason, "the machine refuses this site");
-            self.alarm(
-                Refusal::from_code(&reason).map_or("voucher-refused", Refusal::code),
-                &peer.s.to_string(),
-            )
-            .await;
-        }
+    /// M3: what the machine thinks of the voucher. `given` is the registration whose voucher this connection got. A key
+    /// costs nothing: one that neither got a voucher nor is a machine's is heard, and nobody is told.
+    pub async fn voucher_status(&self, peer: &Peer, given: Option<String>, outcome: &Outcome) {
+        let reason = plain::word(outcome.reason.as_deref().unwrap_or_default());
+        let about = given.or_else(|| self.bound(&peer.s).ok().map(|bound| bound.machine.id));
+        let Some(machine) = about.filter(|_| !outcome.status) else { return };
+        tracing::warn!(machine, reason, "the machine refuses this site");
+        self.alarm_said(&reason, "voucher-refused", &machine).await;
     }
 
     /// M4: `proven` was proven on this connection by `kind`. Binds the key, for good where it is a device key, gives a

@@ -14,7 +14,7 @@ use super::machine::KubeletState;
 use super::rebuild::Stage;
 use super::slots::Eyes;
 use super::store::{KEYS, KUBELETS, Look, MACHINES, NAMES};
-use super::{Answer, Bound, KeyEntry, Peer, Site, broken, slots};
+use super::{Answer, Bound, KeyEntry, Peer, Site, broken, plain, slots};
 use crate::cluster::ClusterError;
 use crate::model::Role;
 use crate::render::{self, Order};
@@ -226,10 +226,11 @@ impl Site {
 
     /// M9: how the join went on the machine. What went wrong there, people hear of here.
     pub async fn enrolled(&self, bound: &Bound, outcome: &Outcome) {
-        let (machine, reason) = (&bound.machine.id, outcome.reason.as_deref().unwrap_or_default());
+        let reason = plain::word(outcome.reason.as_deref().unwrap_or_default());
+        let machine = &bound.machine.id;
         tracing::info!(machine, good = outcome.status, reason, "the machine says how its join went");
         if !outcome.status {
-            self.alarm(Refusal::from_code(reason).map_or("join-failed", Refusal::code), machine).await;
+            self.alarm_said(&reason, "join-failed", machine).await;
         }
     }
 }
@@ -242,6 +243,7 @@ fn check_request(csr: &Csr, node: &str, peer: &Peer) -> Result<(), Refused> {
     let organised = csr.organisations == ["system:nodes"];
     if csr.common_names != [name] || !organised || !csr.has_no_names() {
         let detail = format!("it names {:?} of {:?}", csr.common_names, csr.organisations);
+        let detail = plain::sentence(&detail);
         return Err(Refused::new(Refusal::CsrName, ' ', detail));
     }
     Ok(())

@@ -10,7 +10,7 @@ use protocol::inventory::Facts;
 use protocol::refusal::{Refusal, Refused, Wait};
 use protocol::report::Approved;
 
-use super::{Peer, Site, broken, report};
+use super::{Peer, Site, broken, plain, report};
 
 /// How long a code is good for, seconds.
 const CODE_LIFE: i64 = 3600;
@@ -96,7 +96,7 @@ impl Site {
         let claim = Claim {
             s: peer.s,
             proven: known,
-            hw: open.hw.clone(),
+            hw: plain::facts(open.hw.clone()),
             since: now,
             code: None,
             approved: None,

@@ -38,7 +38,10 @@ pub async fn run(site: Arc<Site>) -> Result<()> {
         {
             tracing::warn!(%error, "this tick could not be finished; the next one looks again");
         }
-        site.recall_no_nodes().await?;
+        if let Err(error) = site.recall_no_nodes().await {
+            tracing::error!(%error, "the store cannot be made again yet");
+        }
+        site.tell_of_more().await;
         count = count.wrapping_add(1);
         tokio::time::sleep(TICK).await;
     }

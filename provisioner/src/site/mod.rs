@@ -2,6 +2,7 @@
 
 pub mod admin; // the local socket by which people and programs ask and act
 pub mod admit; // M2 to M4: who may come in
+pub mod alarm; // what people are told of at once
 pub mod alive; // who was heard of late
 pub mod certify; // M5 to M9: certificates and configuration
 pub mod claims; // M10: the human code
@@ -12,6 +13,7 @@ pub mod inbox; // the one entrance for HQ's word
 pub mod keys; // who the provisioner is
 pub mod machine; // what is known of one machine
 pub mod metrics; // what is counted
+pub mod plain; // text that comes from outside
 pub mod rebuild; // a store that was lost
 pub mod report; // what HQ is told
 pub mod serve; // everything that runs beside each other
@@ -42,6 +44,9 @@ use self::store::{KEYS, Look, MACHINES, RECORDS, Store, StoreError};
 use self::word::Word;
 use crate::cluster::Cluster;
 use crate::cluster::nodes::View;
+
+/// Lines that are kept of who did what.
+const AUDITED: u64 = 10_000;
 
 /// Who speaks on a connection: verified by the handshake.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +91,7 @@ pub(crate) struct Memory {
     pub window_until: Time,
     pub wrong_codes: Vec<Time>,
     pub beats: HashMap<[u8; 8], status::Beats>,
-    pub alarmed: HashMap<(String, &'static str), Time>,
+    pub alarms: alarm::Alarms,
     pub view: Option<Arc<View>>,
     pub blind_why: String,
     pub unsafe_why: Option<String>,
@@ -236,34 +241,14 @@ impl Site {
         Ok(Bound { machine, record })
     }
 
-    /// Tells people of something, at most once an hour for one machine and reason; HQ hears of it by report.
-    pub(crate) async fn alarm(&self, refusal: &'static str, about: &str) {
-        self.alarm_every(3600, refusal, about).await;
-    }
-
-    /// The same, at most once in so many seconds.
-    pub(crate) async fn alarm_every(&self, seconds: u64, refusal: &'static str, about: &str) {
-        let now = self.now();
-        let key = (about.to_owned(), refusal);
-        let fresh = self.memory().alarmed.get(&key).is_none_or(|last| now.since(*last) >= seconds);
-        if !fresh {
-            return;
-        }
-        self.memory().alarmed.insert(key, now);
-        tracing::warn!(machine = about, reason = refusal, "alarm");
-        self.metrics.alarm(refusal);
-        let alarm = protocol::report::Alarm { reason: refusal.to_owned(), about: about.to_owned(), at: now };
-        if let Err(error) =
-            self.store.write(move |tx| report::note(tx, &report::Event::Alarm(alarm)).map(drop)).await
-        {
-            tracing::error!(%error, "an alarm could not be saved");
-        }
-    }
-
-    /// Notes who did what, for good.
+    /// Notes who did what: the newest are kept.
     pub async fn audit(&self, who: &str, what: &str, outcome: &str) -> Result<(), StoreError> {
         let line = serde_json::json!({ "at": self.now(), "who": who, "what": what, "outcome": outcome });
         tracing::info!(who, what, outcome, "audit");
-        self.store.write(move |tx| tx.append(store::AUDIT, "audit", &line).map(drop)).await
+        let noted = self.store.write(move |tx| {
+            let number = tx.append(store::AUDIT, "audit", &line)?;
+            tx.remove(store::AUDIT, &store::number(number.saturating_sub(AUDITED)))
+        });
+        noted.await
     }
 }

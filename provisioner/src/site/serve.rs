@@ -12,10 +12,14 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::metrics::MEDIA_TYPE;
 use super::{Site, admin, controller, explain, inbox};
 use crate::{accept, registrar};
+
+/// Files that may be open at a time, where the system allows it.
+const FILES: u64 = 16_384;
 
 /// Where it listens.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +37,7 @@ pub struct Options {
 /// Runs until a signal, or until a part that cannot do without fails.
 pub async fn run(site: Arc<Site>, options: Options) -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    more_files();
     site.recall_bundles().await?;
     tracing::info!(site = site.name(), listen = %options.listen, "serving");
     tokio::select! {
@@ -43,6 +48,18 @@ pub async fn run(site: Arc<Site>, options: Options) -> Result<()> {
         done = watch_me(Arc::clone(&site), options.metrics) => done.context("the metrics"),
         _ = terminate.recv() => Ok(()),
         done = tokio::signal::ctrl_c() => done.context("waiting for a signal"),
+    }
+}
+
+/// Every connection is an open file, and the usual thousand are soon taken.
+fn more_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(FILES, |most| most.min(FILES));
+    let more = Rlimit { current: Some(wanted), ..limit };
+    if limit.current.is_some_and(|now| now < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, more)
+    {
+        tracing::warn!(%error, "this program may not open more files at a time");
     }
 }
 

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
 use crate::console::say;
@@ -164,11 +165,8 @@ impl Running {
 
     fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        if let Ok(pid) = i32::try_from(child.id()) {
-            // SAFETY: `kill` only takes numbers; the process is our child and not yet collected.
-            #[allow(unsafe_code)]
-            let _ = unsafe { libc::kill(pid, libc::SIGTERM) };
-        }
+        // Where it has ended by itself it is not collected yet: the number is still its own.
+        let _ = kill_process(Pid::from_child(&child), Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(10);
         while Instant::now() < deadline {
             if !matches!(child.try_wait(), Ok(None)) {

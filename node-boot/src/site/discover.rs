@@ -1,14 +1,15 @@
 //! Where is the registrar? The machine asks; it does not wait for an announcement.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::AsRawFd as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
 
 use announce::is_cable;
 use anyhow::Result;
 use protocol::mdns::{self, Found, GROUP_V4, GROUP_V6};
 use protocol::messages::{PORT, REGISTRAR_SERVICE};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_ip_multicast_if_with_ifindex;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// How long it waits before it looks whether the program is to end.
@@ -40,24 +41,17 @@ pub fn ask_unless(
     let question = mdns::question(id, REGISTRAR_SERVICE);
     let sockets = questions(&question);
     let deadline = Instant::now() + wait;
-    let mut fds: Vec<_> = sockets
-        .iter()
-        .map(|socket| libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 })
-        .collect();
+    let mut fds: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || over() || crate::cli::stopping() {
             return Ok(());
         }
-        let millis = i32::try_from(left.min(GLANCE).as_millis()).unwrap_or(i32::MAX).max(1);
-        let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
-        // SAFETY: `fds` is a live array of `count` entries whose descriptors `sockets` keeps open.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::poll(fds.as_mut_ptr(), count, millis)
-        };
+        let glance = Timespec::try_from(left.min(GLANCE))?;
+        // A signal ends the wait before its time; whether the program is to end is looked at above.
+        let _ = poll(&mut fds, Some(&glance));
         for (socket, fd) in sockets.iter().zip(&fds) {
-            if fd.revents & libc::POLLIN != 0
+            if fd.revents().contains(PollFlags::IN)
                 && let Some(candidate) = receive(socket)
                 && enough(&candidate)
             {
@@ -68,24 +62,20 @@ pub fn ask_unless(
 }
 
 /// One socket for each interface and kind of address, each with the question sent.
-fn questions(question: &[u8]) -> Vec<Socket> {
+fn questions(question: &[u8]) -> Vec<UdpSocket> {
     let mut sockets = Vec::new();
     for index in interfaces() {
         let mut send = |domain, target: SocketAddr| -> std::io::Result<()> {
             let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
             socket.set_nonblocking(true)?;
             if domain == Domain::IPV4 {
-                let request = libc::ip_mreqn {
-                    imr_multiaddr: libc::in_addr { s_addr: 0 },
-                    imr_address: libc::in_addr { s_addr: 0 },
-                    imr_ifindex: i32::try_from(index).unwrap_or(0),
-                };
-                set_v4_interface(&socket, &request)?;
+                let any = Ipv4Addr::UNSPECIFIED;
+                set_ip_multicast_if_with_ifindex(&socket, &any, &any, index)?;
             } else {
                 socket.set_multicast_if_v6(index)?;
             }
             socket.send_to(question, &SockAddr::from(target))?;
-            sockets.push(socket);
+            sockets.push(socket.into());
             Ok(())
         };
         // An interface without one of the two kinds of address is asked by the other.
@@ -93,22 +83,6 @@ fn questions(question: &[u8]) -> Vec<Socket> {
         let _ = send(Domain::IPV4, (GROUP_V4, mdns::PORT).into());
     }
     sockets
-}
-
-fn set_v4_interface(socket: &Socket, request: &libc::ip_mreqn) -> std::io::Result<()> {
-    let size = libc::socklen_t::try_from(size_of::<libc::ip_mreqn>()).unwrap_or(0);
-    // SAFETY: the pointer is to a live `ip_mreqn` of the size given, which is what IP_MULTICAST_IF takes (ip(7)).
-    #[allow(unsafe_code)]
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_MULTICAST_IF,
-            std::ptr::from_ref(request).cast(),
-            size,
-        )
-    };
-    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// Indices of the interfaces that have a cable.
@@ -124,17 +98,10 @@ pub fn interfaces() -> Vec<u32> {
     found
 }
 
-fn receive(socket: &Socket) -> Option<Candidate> {
-    let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); 1500];
+fn receive(socket: &UdpSocket) -> Option<Candidate> {
+    let mut buffer = [0; 1500];
     let (length, source) = socket.recv_from(&mut buffer).ok()?;
-    let datagram: Vec<u8> = {
-        let received = buffer.get(..length)?;
-        // SAFETY: `recv_from` says that it wrote the first `length` bytes.
-        #[allow(unsafe_code)]
-        received.iter().map(|byte| unsafe { byte.assume_init() }).collect()
-    };
-    let found = mdns::read_answer(&datagram)?;
-    candidate(source.as_socket()?, &found)
+    candidate(source, &mdns::read_answer(buffer.get(..length)?)?)
 }
 
 /// The address to connect to: who answered is who is reachable; what it says of itself is only its port.

@@ -4,6 +4,9 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{QueueSelector, tcflush};
+
 use crate::console::say;
 use crate::state::write_file;
 
@@ -124,24 +127,18 @@ impl Question {
 
 /// Keys that were pressed before the question was there answer something else.
 fn forget_early_keys() {
-    // SAFETY: tcflush(3) on our own standard input has no memory effects; an error means that it is no terminal.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::tcflush(libc::STDIN_FILENO, libc::TCIFLUSH)
-    };
+    // An error means that it is no terminal.
+    let _ = tcflush(std::io::stdin(), QueueSelector::IFlush);
 }
 
 fn typed(wait: Duration) -> Person {
-    let mut fd = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
-    let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: `fd` is one live entry.
-    #[allow(unsafe_code)]
-    let ready = unsafe { libc::poll(&raw mut fd, 1, millis) };
-    if ready <= 0 {
+    let keyboard = std::io::stdin();
+    let wait = Timespec::try_from(wait).ok();
+    if !poll(&mut [PollFd::new(&keyboard, PollFlags::IN)], wait.as_ref()).is_ok_and(|ready| ready > 0) {
         return Person::Asked;
     }
     let mut line = String::new();
-    match std::io::stdin().lock().read_line(&mut line) {
+    match keyboard.lock().read_line(&mut line) {
         Ok(0) | Err(_) => Person::Unreachable,
         Ok(_) => match meant(&line) {
             Some(true) => Person::Yes,

@@ -15,6 +15,7 @@ mod limits; // those who ask too much or too slowly
 mod machine; // node-boot itself, between two provisioners
 mod metrics; // what the program says of itself
 mod neighbours; // others on a machine's LAN, who cannot hold it up
+mod off; // a site that was off for years
 mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use protocol::clock::Time;
 use protocol::refusal::{Refusal, Said};
 use tests::pledge::{Answer, Pledge};
 use tests::stage::{DEADLINE, Hq, Programs, SITE, code_in, run};
@@ -206,6 +208,15 @@ impl Served {
 
     /// Starts it.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts it on a computer whose clock says that it is so late, and stands still.
+    pub fn start_at(&mut self, now: Time) {
+        self.start_with(&[("NODEBOOT_CLOCK", &now.0.to_string())]);
+    }
+
+    fn start_with(&mut self, environment: &[(&str, &str)]) {
         let mut command = Command::new(&self.programs.provisioner);
         command.args([
             "serve",
@@ -216,7 +227,7 @@ impl Served {
             "--metrics",
             &self.metrics.to_string(),
         ]);
-        command.args(&self.options);
+        command.args(&self.options).envs(environment.iter().copied());
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         self.child = command.stdout(log).stderr(Stdio::null()).spawn().unwrap();
         harness::wait::until("the admin socket", DEADLINE, || {

@@ -143,7 +143,7 @@ fn with_index(mut belief: Belief, trust: &Trust, text: &str) -> Belief {
         created_on: protocol::clock::Time,
     }
     let Ok(document) = Unverified::read(text.as_bytes(), typ::BUNDLE) else { return belief };
-    let signed = trust.check_signer(&document.signer, belief.floor, crate::os::clock::rtc()).is_ok();
+    let signed = trust.check_signer(&document.signer, belief.floor, protocol::clock::system()).is_ok();
     let index: Option<Index> =
         document.verified().filter(|_| signed).and_then(|bytes| json::parse(bytes).ok());
     let ours = |index: &Index| belief.voucher.as_ref().is_some_and(|held| held.site == index.site);

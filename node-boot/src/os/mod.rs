@@ -1,5 +1,4 @@
-//! The operating system under the agent: clock, inventory, services.
+//! The operating system under the agent: inventory, services.
 
-pub mod clock; // what time it is, if anybody knows
 pub mod inventory; // what the machine is made of
 pub mod supervise; // programs that are to run

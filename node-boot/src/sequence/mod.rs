@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use protocol::anchors::Trust;
 use protocol::cert::Cert;
-use protocol::clock::Time;
+use protocol::clock::{self, Time};
 use protocol::inventory::Facts;
 use protocol::messages::{Config, Outcome};
 use protocol::refusal::{Refusal, Said};
@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 use crate::cli::pause;
 use crate::console::say;
 use crate::join::kubelet;
-use crate::os::{clock, inventory};
+use crate::os::inventory;
 use crate::site::configure;
 use crate::site::enroll::{Proved, Setup, Step};
 use crate::site::identify::{Identity, begin_anew, identify};
@@ -139,7 +139,7 @@ impl Awake {
     }
 
     fn now(&self) -> Time {
-        protocol::clock::known_rtc(clock::rtc(), self.belief.floor).unwrap_or(self.belief.floor)
+        clock::known_rtc(clock::system(), self.belief.floor).unwrap_or(self.belief.floor)
     }
 
     fn setup<'a>(&'a self, trust: &'a Trust) -> Setup<'a> {
@@ -148,7 +148,7 @@ impl Awake {
             belief: &self.belief,
             trust,
             facts: &self.facts,
-            rtc: clock::rtc(),
+            rtc: clock::system(),
             state: &self.at.state,
         }
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use protocol::clock;
 use protocol::refusal::{Refused, Said};
 
 use super::Awake;
 use crate::cli::pause;
 use crate::console::say;
-use crate::os::clock;
 use crate::site::discover::{self, Candidate};
 use crate::site::http::Conversation;
 use crate::site::race::Race;
@@ -87,7 +87,7 @@ impl Awake {
         let (key, floor) = (Arc::clone(&self.identity.node), self.belief.floor);
         Ok(Race::new(move |address| {
             let own = tls::Own { key: &key, certificate: &certificate };
-            tls::connect(address, &own, &trust, floor, clock::rtc())
+            tls::connect(address, &own, &trust, floor, clock::system())
                 .map_err(Failed::Broken)?
                 .map_err(Failed::Refused)
         }))

@@ -81,6 +81,19 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
+/// The computer's clock; none where it cannot be read as a time after 1970. A build with debug assertions believes
+/// `NODEBOOT_CLOCK` (seconds since 1970) instead, by which a test tells it another time.
+pub fn system() -> Option<Time> {
+    // A boot loader's words reach the first program of a machine as environment: no release believes them.
+    if cfg!(debug_assertions)
+        && let Some(told) = std::env::var("NODEBOOT_CLOCK").ok().and_then(|text| text.parse().ok())
+    {
+        return Some(Time(told));
+    }
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok().map(Time)
+}
+
 /// The real-time clock, if it can be believed: not before the floor, not more than three years after it.
 pub fn known_rtc(rtc: Option<Time>, floor: Time) -> Option<Time> {
     rtc.filter(|rtc| *rtc >= floor && *rtc <= floor.plus(FARTHEST_RTC))

@@ -1,7 +1,8 @@
 //! What crosses the wire between a machine and its site, and what headquarters signs.
 //!
-//! Nothing in here reads a clock, a socket or a disk: times, random bytes and documents are arguments. The wire
-//! form is version 1; a reader ignores JSON members it does not know and refuses duplicate ones.
+//! Nothing in here reads a clock, a socket or a disk, but [`clock::system`] and the link to a TPM: times, random bytes
+//! and documents are arguments. The wire form is version 1; a reader ignores JSON members it does not know and
+//! refuses duplicate ones.
 
 pub mod anchors; // whom a machine trusts: the owner's two pairs of anchors, and what they took back
 pub mod approval; // a person's yes: the code on the screen, HQ's signed answer, the answer by voice

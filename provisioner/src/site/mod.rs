@@ -120,8 +120,7 @@ pub struct Site {
 
 /// The computer's clock.
 pub fn system_clock() -> Time {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Time(i64::try_from(since.map_or(0, |since| since.as_secs())).unwrap_or(0))
+    protocol::clock::system().unwrap_or_default()
 }
 
 pub(crate) fn broken(error: impl std::fmt::Display) -> Refused {

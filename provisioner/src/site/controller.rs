@@ -64,7 +64,10 @@ async fn tick(site: &Arc<Site>, cluster: &Cluster, count: u32) -> Result<()> {
     let view = match cluster.look(before.as_deref()).await {
         Ok(view) => Some(Arc::new(view)),
         Err(error) => {
-            site.memory().blind_why = error.to_string();
+            let before = std::mem::replace(&mut site.memory().blind_why, error.to_string());
+            if before.is_empty() {
+                tracing::warn!(%error, "the cluster does not answer; nothing is judged until it does");
+            }
             None
         }
     };
@@ -72,6 +75,9 @@ async fn tick(site: &Arc<Site>, cluster: &Cluster, count: u32) -> Result<()> {
         {
             let mut memory = site.memory();
             memory.view = Some(Arc::clone(view));
+            if !memory.blind_why.is_empty() {
+                tracing::info!("the cluster answers again");
+            }
             memory.blind_why.clear();
         }
         site.recall_nodes(cluster, view).await?;

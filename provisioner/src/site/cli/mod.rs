@@ -351,12 +351,18 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 fn logs(form: &str) {
-    let builder = tracing_subscriber::fmt().with_target(false).with_max_level(tracing::Level::INFO);
-    if form == "json" {
-        builder.json().init();
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::{Layer as _, filter::filter_fn, fmt, util::SubscriberInitExt as _};
+    // The Kubernetes client logs every call that fails as an error; what a failure means, our own lines say.
+    let ours =
+        filter_fn(|line| *line.level() <= tracing::Level::INFO && line.target().starts_with("provisioner"));
+    let layer = fmt::layer().with_target(false);
+    let layer = if form == "json" {
+        layer.json().with_filter(ours).boxed()
     } else {
-        builder.with_ansi(std::io::stdout().is_terminal()).init();
-    }
+        layer.with_ansi(std::io::stdout().is_terminal()).with_filter(ours).boxed()
+    };
+    tracing_subscriber::registry().with(layer).init();
 }
 
 #[cfg(test)]

@@ -68,6 +68,7 @@ pub struct Served {
     programs: Programs,
     folder: tempfile::TempDir,
     options: Vec<String>,
+    name: &'static str,
 }
 
 impl Drop for Served {
@@ -106,13 +107,27 @@ impl Served {
         served
     }
 
+    /// A provisioner of another site of the same owner, with that site's bundle.
+    #[must_use]
+    pub fn of_site(&self, name: &'static str) -> Self {
+        self.hq.run(&["site", "add", name]).unwrap();
+        let mut served = Self::at(name, Arc::clone(&self.hq), self.programs.clone(), &[]);
+        served.start();
+        served.deliver();
+        served
+    }
+
     fn new(hq: Arc<Hq>, programs: Programs, options: &[&str]) -> Self {
+        Self::at(SITE, hq, programs, options)
+    }
+
+    fn at(name: &'static str, hq: Arc<Hq>, programs: Programs, options: &[&str]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let (address, metrics) = (free_address(), free_address());
         let child = Command::new("true").spawn().unwrap();
         let options = options.iter().map(|word| (*word).to_owned()).collect();
-        let served = Self { child, address, metrics, hq, programs, folder, options };
+        let served = Self { child, address, metrics, hq, programs, folder, options, name };
         served.certify();
         served
     }
@@ -194,10 +209,10 @@ impl Served {
 
     fn certify(&self) {
         let owner = self.hq.owner_file().display().to_string();
-        let code = code_in(&self.site(&["init", "--site", SITE, "--owner", &owner]).unwrap()).unwrap();
+        let code = code_in(&self.site(&["init", "--site", self.name, "--owner", &owner]).unwrap()).unwrap();
         let reply = self.hq.path("reply.json").display().to_string();
         let request = format!("{}/ca-request.json", self.dir());
-        self.hq.run(&["site", "certify", SITE, &request, "--code", &code, "-o", &reply]).unwrap();
+        self.hq.run(&["site", "certify", self.name, &request, "--code", &code, "-o", &reply]).unwrap();
         self.site(&["init", "--reply", &reply]).unwrap();
     }
 
@@ -286,7 +301,8 @@ impl Served {
 
     /// Builds a bundle and puts it in force.
     pub fn deliver(&self) {
-        let bundle = self.hq.bundle().unwrap().display().to_string();
+        let bundle = self.hq.path("site.nbb").display().to_string();
+        self.hq.run(&["bundle", "build", self.name, "-o", &bundle]).unwrap();
         self.site(&["apply", &bundle]).unwrap();
     }
 }

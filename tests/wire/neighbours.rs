@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,30 @@ fn drips(host: u8, pause: Option<Duration>) -> SocketAddr {
         }
     });
     address
+}
+
+#[test]
+fn a_genuine_site_that_lets_it_wait_keeps_no_machine_from_its_own() {
+    let home = Served::with(&[]);
+    let other = home.of_site("ship-8");
+    other.site(&["window"]).unwrap();
+    let mut machine = NodeBoot::new(&home, &[other.address]);
+    register(&home, &machine);
+    home.deliver();
+    machine.enroll(&[]);
+    machine.code();
+    assert!(!Path::new(&machine.path("state/last.json")).exists(), "it has proved nothing");
+    drop(machine);
+
+    let mut machine = NodeBoot::new(&home, &[other.address, home.address]);
+    register(&home, &machine);
+    home.deliver();
+    machine.enroll(&[]);
+    let stands = machine.ends();
+    assert!(stands.contains("site ship-7 (epoch 1)"), "{stands}");
+    assert!(!machine.log().contains("Read this code"), "{}", machine.log());
+    let last = std::fs::read_to_string(machine.path("state/last.json")).unwrap();
+    assert_eq!(last, format!("{:?}", home.address.to_string()));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use protocol::refusal::{Said, Wait};
 
 use super::Awake;
+use super::reach::{LOOK, Proof};
 use crate::cli::{pause, stopping};
 use crate::console::{say, show_code};
 use crate::site::claim;
@@ -49,6 +50,7 @@ impl Awake {
             Err(site) => self.by_voucher(site)?,
         };
         let Some(mut proved) = proved else { return Ok(None) };
+        self.remember(proved.talk().address()?)?;
         Ok(self.prove_and_certify(&mut proved)?.then_some(proved))
     }
 
@@ -60,25 +62,26 @@ impl Awake {
             return Ok(Err(site));
         }
         let request = site.request(&self.setup(&trust))?;
-        let site = match site.voucher(&self.setup(&trust), &request)? {
+        let (mut site, step) = match site.voucher(&self.setup(&trust), &request)? {
             (_, Step::Done((proved, belief))) => {
                 self.belief = belief;
                 return Ok(Ok(proved));
             }
-            (Some(back), step) => {
-                let mut back = back;
-                match step {
-                    Step::Refused(refused) => {
-                        say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
-                    }
-                    // The site has lost what it knew of us, and headquarters never heard of it: a person has to speak.
-                    Step::Wait(said, _) if said.reason == Wait::Unknown.code() => self.claim(&mut back)?,
-                    _ => {}
-                }
-                back
-            }
+            (Some(site), step) => (site, step),
             (None, _) => bail!("the conversation ended"),
         };
+        if let Step::Refused(refused) = &step {
+            say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
+        }
+        // The site has lost what it knew of us, and headquarters never heard of it: a person has to speak, unless
+        // another provisioner knows better. Another site that says so is no reason to show it a code.
+        let lost = matches!(&step, Step::Wait(said, _) if said.reason == Wait::Unknown.code());
+        if lost && site.is_pinned(&self.setup(&trust)) {
+            if let Some(proved) = self.look_elsewhere(site.address()?, LOOK, Proof::Voucher)? {
+                return Ok(Ok(proved));
+            }
+            self.claim(&mut site)?;
+        }
         Ok(site.by_pin(&self.setup(&trust)).map_err(|back| back.0))
     }
 
@@ -87,6 +90,7 @@ impl Awake {
         let trust = self.trust()?;
         let address = site.address()?;
         let request = site.request(&self.setup(&trust))?;
+        self.looked = None;
         loop {
             match site.voucher(&self.setup(&trust), &request)? {
                 (_, Step::Done((proved, belief))) => {
@@ -117,6 +121,12 @@ impl Awake {
         self.sign.waits(&said.reason);
         if said.reason == Wait::Approved.code() {
             return self.by_voice(site, time);
+        }
+        // Who says so may be a site that this machine is not for; it would keep us for as long as it likes.
+        if self.is_due()
+            && let Some(proved) = self.look_elsewhere(site.address()?, LOOK, Proof::Any)?
+        {
+            return Ok(Waited::Done(proved));
         }
         // A provisioner that knows our code does not say this: the code has run out, or was never shown.
         if said.reason == Wait::Unknown.code() {

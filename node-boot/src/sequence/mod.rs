@@ -7,7 +7,7 @@ mod stay; // after the join
 mod voice; // an approval by telephone
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use protocol::anchors::Trust;
@@ -72,6 +72,8 @@ pub struct Awake {
     pub facts: Facts,
     addresses: Vec<String>,
     shunned: Shunned,
+    /// When others were asked last while a site let this machine wait.
+    looked: Option<Instant>,
     /// The Node that the cluster's programs run for.
     runs: Option<String>,
     voice: voice::Voice,
@@ -102,6 +104,7 @@ impl Machine {
             facts,
             addresses: owner.addresses,
             shunned,
+            looked: None,
             runs: None,
             voice,
             sign,

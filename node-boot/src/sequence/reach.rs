@@ -12,13 +12,23 @@ use super::Awake;
 use crate::cli::pause;
 use crate::console::say;
 use crate::site::discover::{self, Candidate};
-use crate::site::http::Conversation;
+use crate::site::enroll::{Proved, Step, Unproven};
+use crate::site::http::{ANSWER, Conversation};
 use crate::site::race::Race;
 use crate::site::sign::State;
 use crate::site::tls::{self, Link};
 
 /// Tries of M1.
 pub(super) type Tries = Race<Link, Failed>;
+
+/// By what another site has to prove itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// A voucher: the site that lets this machine wait is its own already.
+    Voucher,
+    /// A voucher, or the pin that this machine holds.
+    Any,
+}
 
 /// Why M1 did not succeed.
 pub(super) enum Failed {
@@ -28,6 +38,13 @@ pub(super) enum Failed {
     Broken(anyhow::Error),
 }
 
+/// Where the site was that has proved itself.
+const LAST: &str = "last.json";
+/// How long the LAN is asked while a site lets this machine wait, and how long after that it is asked again.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// How long, after a round of the LAN, those who were heard are waited for, and one of them for its answer.
+const STRAGGLERS: Duration = Duration::from_secs(5);
 /// What is known is tried so long before the LAN is asked.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// How long one round of asking the LAN takes at first, and at most.
@@ -68,15 +85,24 @@ impl Awake {
 
     /// Addresses that need not be asked for.
     pub(super) fn known(&self) -> Result<Vec<Candidate>> {
-        let last: Option<String> = self.at.state.load("last.json")?;
+        let last: Option<String> = self.at.state.load(LAST)?;
         let mut known = discover::known(last.as_slice(), "known from before");
         known.extend(discover::known(&self.addresses, "named by the owner"));
         Ok(known)
     }
 
+    /// Where the site is, once it has proved itself: anybody else's address would cost time at every start.
+    pub(super) fn remember(&self, address: SocketAddr) -> Result<()> {
+        let address = address.to_string();
+        if self.at.state.load::<String>(LAST)?.as_ref() == Some(&address) {
+            Ok(())
+        } else {
+            self.at.state.save(LAST, &address)
+        }
+    }
+
     fn found(&mut self, race: &mut Tries, within: Duration) -> Result<Option<Conversation>> {
         let Some((candidate, talk)) = self.next(race, Instant::now() + within)? else { return Ok(None) };
-        self.at.state.save("last.json", &candidate.address.to_string())?;
         say(&format!("Found the provisioner at {} ({}).", candidate.address, candidate.by));
         Ok(Some(talk))
     }
@@ -122,6 +148,56 @@ impl Awake {
         }
         pause(Duration::ZERO)?;
         Ok(None)
+    }
+
+    /// Whether it is time to ask others than the site that lets this machine wait.
+    pub(super) fn is_due(&self) -> bool {
+        self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN)
+    }
+
+    /// Asks every other provisioner of our owner that can be reached for a voucher: one round of the LAN. The first
+    /// that proves itself is the one to go on with, and what it brought is believed.
+    pub(super) fn look_elsewhere(
+        &mut self,
+        here: SocketAddr,
+        round: Duration,
+        proof: Proof,
+    ) -> Result<Option<Proved>> {
+        self.looked = Some(Instant::now());
+        let mut race = self.race()?.without(here);
+        for candidate in self.known()? {
+            race.offer(candidate, &self.shunned);
+        }
+        race.ask(round);
+        let until = Instant::now() + round + STRAGGLERS;
+        while let Some((candidate, mut talk)) = self.next(&mut race, until)? {
+            let begin = Instant::now();
+            talk.be_patient_for(STRAGGLERS);
+            match self.vouched(talk, proof) {
+                Ok(Some(mut proved)) => {
+                    proved.talk().be_patient_for(ANSWER);
+                    return Ok(Some(proved));
+                }
+                Ok(None) => {}
+                Err(_) => self.shunned.add_failed(candidate.address, begin.elapsed()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// M2, once.
+    fn vouched(&mut self, talk: Conversation, proof: Proof) -> Result<Option<Proved>> {
+        let trust = self.trust()?;
+        let site = Unproven::new(talk);
+        let request = site.request(&self.setup(&trust))?;
+        Ok(match site.voucher(&self.setup(&trust), &request)? {
+            (_, Step::Done((proved, belief))) => {
+                self.belief = belief;
+                Some(proved)
+            }
+            (Some(back), _) if proof == Proof::Any => back.by_pin(&self.setup(&trust)).ok(),
+            _ => None,
+        })
     }
 
     /// The provisioner says no. Another one may say otherwise; this one is asked again in a while, since HQ may change

@@ -1,6 +1,5 @@
 //! An approval by telephone: a voucher is looked for first, then a person at this machine is asked.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,19 +10,14 @@ use protocol::refusal::Refused;
 
 use super::Awake;
 use super::enroll::Waited;
-use super::reach::REFUSED_FOR;
+use super::reach::{LOOK, Proof, REFUSED_FOR};
 use crate::console::say;
-use crate::site::enroll::{Proved, Step, Unproven};
-use crate::site::http::ANSWER;
+use crate::site::enroll::Unproven;
 use crate::site::voice::person::{DEADLINE, Person, Question, Way, show_on_stick};
 use crate::site::voice::{Seen, Verdict, judge};
-use crate::state::Belief;
 
 /// The code that this machine shows; kept, since a person may confirm it after a power cut.
 const CODE: &str = "code.json";
-
-/// How long, after a round of the LAN, those who were heard are waited for, and one of them for its answer.
-const STRAGGLERS: Duration = Duration::from_secs(5);
 
 /// An approval by voice, as far as it is.
 pub(super) struct Voice {
@@ -79,20 +73,24 @@ impl Awake {
             }
         };
         let searched = self.voice.begin(pin.key_hash).elapsed();
-        match judge(&self.seen(&trust, searched, false), self.at.patience) {
-            Verdict::Search => {
-                say("Approved by telephone. First this machine looks for its voucher on the network.");
-                let round = pause.min(self.at.patience.saturating_sub(searched));
-                if let Some((proved, belief)) = self.look_elsewhere(site.address()?, round)? {
-                    if let Verdict::Refuse(refused) =
-                        judge(&self.seen(&trust, searched, true), self.at.patience)
-                    {
-                        self.tell_refused(&mut site, &refused);
-                    }
-                    self.belief = belief;
-                    return Ok(Waited::Done(proved));
-                }
+        let verdict = judge(&self.seen(&trust, searched, false), self.at.patience);
+        let round = if matches!(verdict, Verdict::Search) {
+            say("Approved by telephone. First this machine looks for its voucher on the network.");
+            Some(pause.min(self.at.patience.saturating_sub(searched)))
+        } else {
+            self.is_due().then_some(LOOK)
+        };
+        let offered = self.seen(&trust, searched, true);
+        if let Some(round) = round
+            && let Some(proved) = self.look_elsewhere(site.address()?, round, Proof::Any)?
+        {
+            if let Verdict::Refuse(refused) = judge(&offered, self.at.patience) {
+                self.tell_refused(&mut site, &refused);
             }
+            return Ok(Waited::Done(proved));
+        }
+        match verdict {
+            Verdict::Search => {}
             Verdict::Ask => {
                 let code: Option<String> = self.at.state.load(CODE)?;
                 self.voice.question.ask(&name, code.as_deref(), DEADLINE);
@@ -138,31 +136,5 @@ impl Awake {
             let _ = site.tell(Some(refused));
             self.voice.told = text;
         }
-    }
-
-    /// Asks every other provisioner of our owner that can be reached for a voucher: one round of the LAN.
-    fn look_elsewhere(&mut self, here: SocketAddr, round: Duration) -> Result<Option<(Proved, Belief)>> {
-        let mut race = self.race()?.without(here);
-        for candidate in self.known()? {
-            race.offer(candidate, &self.shunned);
-        }
-        race.ask(round);
-        let until = Instant::now() + round + STRAGGLERS;
-        let trust = self.trust()?;
-        while let Some((candidate, mut talk)) = self.next(&mut race, until)? {
-            let begin = Instant::now();
-            talk.be_patient_for(STRAGGLERS);
-            let site = Unproven::new(talk);
-            let request = site.request(&self.setup(&trust))?;
-            match site.voucher(&self.setup(&trust), &request) {
-                Ok((_, Step::Done((mut proved, belief)))) => {
-                    proved.talk().be_patient_for(ANSWER);
-                    return Ok(Some((proved, belief)));
-                }
-                Ok(_) => {}
-                Err(_) => self.shunned.add_failed(candidate.address, begin.elapsed()),
-            }
-        }
-        Ok(None)
     }
 }

@@ -1,6 +1,7 @@
 //! Vouchers, proof, certificate: M2 to M6. Until the site has proved itself, nothing else can be said to it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use protocol::anchors::Trust;
@@ -112,6 +113,11 @@ impl Unproven {
         Self { talk }
     }
 
+    /// Waits so long for each answer from now on.
+    pub fn be_patient_for(&mut self, patience: Duration) {
+        self.talk.be_patient_for(patience);
+    }
+
     /// Where it is.
     pub fn address(&self) -> Result<SocketAddr> {
         self.talk.address()
@@ -138,16 +144,22 @@ impl Unproven {
 
     /// A connection to the site that the machine belongs to already proves itself by the pin it holds.
     pub fn by_pin(self, setup: &Setup<'_>) -> Result<Proved, Box<(Self, Refused)>> {
-        let Some(held) = &setup.belief.voucher else {
-            return Err(Box::new((self, Refusal::TooEarly.into())));
-        };
-        let checked = Cert::parse(&held.pin.0)
-            .map_err(|error| Refused::new(Refusal::VoucherMalformed, 'a', error.to_string()))
-            .and_then(|pin| voucher::check_session(&self.setting(setup), &pin));
-        match checked {
+        match self.check_pin(setup) {
             Ok(()) => Ok(self.proved()),
             Err(refused) => Err(Box::new((self, refused))),
         }
+    }
+
+    /// Whether that would prove it.
+    pub fn is_pinned(&self, setup: &Setup<'_>) -> bool {
+        self.check_pin(setup).is_ok()
+    }
+
+    fn check_pin(&self, setup: &Setup<'_>) -> Result<(), Refused> {
+        let held = setup.belief.voucher.as_ref().ok_or(Refusal::TooEarly)?;
+        let pin = Cert::parse(&held.pin.0)
+            .map_err(|error| Refused::new(Refusal::VoucherMalformed, 'a', error.to_string()))?;
+        voucher::check_session(&self.setting(setup), &pin)
     }
 
     fn setting<'a>(&'a self, setup: &'a Setup<'_>) -> Setting<'a> {

@@ -230,7 +230,8 @@ fn r49_a_table_with_a_bad_row_is_refused_as_a_whole_and_every_bad_cell_is_named(
 fn second_site(served: &Served, folder: &std::path::Path) -> Keys {
     served.hq.run(&["site", "add", "ship-9"]).unwrap();
     let dir = folder.display().to_string();
-    let said = served.elsewhere(&["init", "--dir", &dir, "--site", "ship-9"]).unwrap();
+    let owner = served.hq.owner_file().display().to_string();
+    let said = served.elsewhere(&["init", "--dir", &dir, "--site", "ship-9", "--owner", &owner]).unwrap();
     let (code, reply) = (code_in(&said).unwrap(), served.hq.path("reply-9.json").display().to_string());
     let request = folder.join(keys::REQUEST).display().to_string();
     served.hq.run(&["site", "certify", "ship-9", &request, "--code", &code, "-o", &reply]).unwrap();

@@ -11,6 +11,7 @@ use protocol::messages::{Message, VOUCHER_TYPE};
 use protocol::refusal::Refusal;
 use protocol::{est, issue};
 use tests::pledge::Pledge;
+use tests::stage::{Hq, code_in};
 
 use crate::{Served, is};
 
@@ -183,11 +184,37 @@ fn r48b_a_provisioner_whose_code_does_not_fit_is_not_certified() {
     let served = Served::with(&[]);
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().display().to_string();
-    served.elsewhere(&["init", "--dir", &dir, "--site", "ship-7"]).unwrap();
+    let owner = served.hq.owner_file().display().to_string();
+    served.elsewhere(&["init", "--dir", &dir, "--site", "ship-7", "--owner", &owner]).unwrap();
     let (request, reply) = (format!("{dir}/ca-request.json"), format!("{dir}/reply.json"));
     for code in [&["--code", "WT0T-BSPH-K"][..], &[]] {
         let words = [&["site", "certify", "ship-7", &request, "-o", &reply][..], code].concat();
         let said = served.hq.run(&words).unwrap_err().to_string();
         assert!(said.contains(Refusal::CaRequestRefused.sentence()), "{said}");
     }
+}
+
+#[test]
+fn a_provisioner_believes_its_own_owner_and_nobody_else() {
+    let served = Served::with(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("new").display().to_string();
+    let init = |words: &[&str]| served.elsewhere(&[&["init", "--dir", &dir], words].concat());
+    assert!(init(&["--site", "ship-7"]).is_err(), "whom to believe cannot be left out");
+    let request = format!("{dir}/ca-request.json");
+    let said = init(&["--site", "ship-7", "--owner", "Cargo.toml"]).unwrap_err().to_string();
+    assert!(said.contains("is no owner's file"), "{said}");
+    assert!(!std::path::Path::new(&request).exists(), "and nothing was begun");
+
+    let owner = served.hq.owner_file().display().to_string();
+    let code = code_in(&init(&["--site", "ship-7", "--owner", &owner]).unwrap()).unwrap();
+    let other = Hq::found(served.programs(), "Other").unwrap();
+    let reply = |hq: &Hq| {
+        let reply = hq.path("reply.json").display().to_string();
+        hq.run(&["site", "certify", "ship-7", &request, "--code", &code, "-o", &reply]).unwrap();
+        init(&["--reply", &reply])
+    };
+    let said = reply(&other).unwrap_err().to_string();
+    assert!(said.contains("comes from another owner"), "{said}");
+    reply(&served.hq).unwrap();
 }

@@ -71,7 +71,9 @@ pub struct Match {
 pub enum Auth {
     /// The endorsement key of its TPM.
     TpmEk {
-        /// `ecc-p256`, `ecc-p384` or `rsa-2048`.
+        /// `ecc-p256`, `ecc-p384` or `rsa-2048`; empty, and left out, where only the hash is known. Nothing is proved
+        /// by it: it orders the keys of one machine.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         alg: String,
         /// Hash of the key's SPKI.
         sha256: Digest,
@@ -115,7 +117,7 @@ impl Auth {
         }
     }
 
-    /// Most canonical first: EK on P-256, P-384, RSA, then IDevID, then device key.
+    /// Most canonical first: EK on P-256, P-384, RSA or unknown, then IDevID, then device key.
     fn order(&self) -> u8 {
         match self {
             Self::TpmEk { alg, .. } => match alg.as_str() {
@@ -285,6 +287,15 @@ mod tests {
         record.policy.accept = Some(vec!["dev-key".into()]);
         assert_eq!(record.accepted().map(Auth::kind).collect::<Vec<_>>(), ["dev-key"]);
         assert_eq!(record.canonical_id(), Some(Id::Ek(digest)));
+    }
+
+    #[test]
+    fn of_an_endorsement_key_the_hash_is_enough() {
+        let auth = Auth::TpmEk { alg: String::new(), sha256: Digest::of(b"x") };
+        let text = serde_json::to_string(&auth).unwrap();
+        assert!(!text.contains("alg"), "{text}");
+        assert_eq!(serde_json::from_str::<Auth>(&text).unwrap(), auth);
+        assert!(auth.order() < Auth::DevKey { sha256: Digest::of(b"y") }.order());
     }
 
     #[test]

@@ -197,7 +197,7 @@ impl Hq {
         // The node key proves the connection only: it changes with every installation and registers nobody who has better.
         let strong = approved.ids.iter().any(|id| !matches!(id, Id::Key(_)));
         let auth = approved.ids.iter().filter_map(|id| match id {
-            Id::Ek(sha256) => Some(Auth::TpmEk { alg: "ecc-p256".to_owned(), sha256: *sha256 }),
+            Id::Ek(sha256) => Some(Auth::TpmEk { alg: String::new(), sha256: *sha256 }),
             Id::Idevid(sha256) => Some(Auth::Idevid { sha256: *sha256 }),
             Id::Key(sha256) if !strong => Some(Auth::DevKey { sha256: *sha256 }),
             _ => None,

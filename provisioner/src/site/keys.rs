@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 
 /// Name of the request that a person carries to HQ.
 pub const REQUEST: &str = "ca-request.json";
+/// The owner's file, brought by hand at the first step.
+pub const OWNER: &str = "owner.json";
 
 /// Writes a file that only its owner can read, at once or not at all.
 pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -117,18 +119,18 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
 }
 
 /// Takes HQ's reply. Anybody who saw the request could have sealed something to it: who it is from is known only by the
-/// owner's file, so give that to `init`.
-pub fn finish(dir: &Path, reply: &[u8], owner: Option<&Path>) -> Result<()> {
-    let begun: Begun = serde_json::from_slice(
-        &fs::read(dir.join("init.json")).context("run `provisioner init --site` first")?,
-    )?;
+/// owner's file of the first step.
+pub fn finish(dir: &Path, reply: &[u8]) -> Result<()> {
+    let first = || "run `provisioner init --site SITE --owner FILE` first".to_owned();
+    let begun: Begun = serde_json::from_slice(&fs::read(dir.join("init.json")).with_context(first)?)?;
+    let owner = owner_trust(&fs::read(dir.join(OWNER)).with_context(first)?)?;
     let request: CaRequest = serde_json::from_slice(&fs::read(dir.join(REQUEST))?)?;
     let reply: CaReply = protocol::json::parse(reply).context("reading HQ's reply")?;
     let grant = open(dir, &begun, &request, &reply)?.context("the reply was made for another request")?;
     let trust = Trust::from_image(&grant.anchors)?;
-    if let Some(owner) = owner {
-        check_owner(owner, &trust)?;
-    }
+    let same =
+        owner.site_anchors() == trust.site_anchors() && owner.voucher_anchors() == trust.voucher_anchors();
+    ensure!(same, "the reply comes from another owner than the one in the owner's file");
     let trust = trust.accept_revoked(&grant.revoked, Time(0), None).unwrap_or(trust);
     let (generation, number) = check_chain(dir, &begun, &grant, &trust)?;
     let floor = trust.created_on();
@@ -157,17 +159,14 @@ fn open(dir: &Path, begun: &Begun, request: &CaRequest, reply: &CaReply) -> Resu
     }
 }
 
-fn check_owner(owner: &Path, trust: &Trust) -> Result<()> {
+/// What an owner's file says of its owner.
+pub fn owner_trust(file: &[u8]) -> Result<Trust> {
     #[derive(Deserialize)]
     struct Owner {
         anchors: serde_json::Value,
     }
-    let owner: Owner = serde_json::from_slice(&fs::read(owner)?).context("reading the owner's file")?;
-    let known = Trust::from_image(&owner.anchors.to_string())?;
-    let same =
-        known.site_anchors() == trust.site_anchors() && known.voucher_anchors() == trust.voucher_anchors();
-    ensure!(same, "the reply comes from another owner than the one in the owner's file");
-    Ok(())
+    let owner: Owner = serde_json::from_slice(file).context("reading the owner's file")?;
+    Ok(Trust::from_image(&owner.anchors.to_string())?)
 }
 
 fn check_chain(dir: &Path, begun: &Begun, grant: &Grant, trust: &Trust) -> Result<(u32, u32)> {
@@ -208,7 +207,7 @@ impl Keys {
     pub fn load(dir: &Path, now: Time) -> Result<Self> {
         let missing = || {
             format!(
-                "{} is not certified: run `provisioner init --site SITE`, carry {REQUEST} to HQ",
+                "{} is not certified: run `provisioner init --site SITE --owner FILE`, carry {REQUEST} to HQ",
                 dir.display()
             )
         };

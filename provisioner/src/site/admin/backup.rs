@@ -21,7 +21,7 @@ const FILES: [&str; 7] = [
     "issuing-ca.key",
     "issuing-ca.tpm",
     "cluster.json",
-    "owner.json",
+    keys::OWNER,
     super::ROLES,
 ];
 

@@ -40,11 +40,11 @@ pub enum Command {
         /// The TPM that holds the issuing CA's key: /dev/tpmrm0, unix:PATH or tcp:HOST:PORT.
         #[arg(long)]
         tpm: Option<String>,
-        /// The owner's file: HQ's answer must come from this owner.
-        #[arg(long)]
+        /// The owner's file, brought by hand: HQ's answer is believed from this owner only.
+        #[arg(long, required_unless_present = "reply")]
         owner: Option<PathBuf>,
         /// HQ's answer.
-        #[arg(long, conflicts_with_all = ["site", "tpm"])]
+        #[arg(long, conflicts_with_all = ["site", "tpm", "owner"])]
         reply: Option<PathBuf>,
     },
     /// Attach to a Kubernetes cluster: shows what it will change, applies it, keeps no administrator's access.
@@ -237,11 +237,10 @@ pub fn run(command: Command) -> Result<()> {
     // Everything a provisioner writes is its owner's alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match command {
-        Command::Init { at, reply: Some(reply), owner, .. } => {
-            setup::finish(&at.dir, &reply, owner.as_deref())
-        }
+        Command::Init { at, reply: Some(reply), .. } => setup::finish(&at.dir, &reply),
         Command::Init { at, site, tpm, owner, reply: None } => {
-            setup::begin(&at.dir, &site.context("--site is missing")?, tpm.as_deref(), owner.as_deref())
+            let (site, owner) = (site.context("--site is missing")?, owner.context("--owner is missing")?);
+            setup::begin(&at.dir, &site, tpm.as_deref(), &owner)
         }
         Command::Attach { at, kubeconfig, yes } => {
             runtime()?.block_on(setup::attach(&at.dir, &kubeconfig, yes))
@@ -405,8 +404,16 @@ mod tests {
         ] {
             assert!(reads(line), "{line}");
         }
-        for line in ["init --dir D", "approve --slot node-3", "approve", "window --minutes 0", "attach --yes"]
-        {
+        for line in [
+            "init --dir D",
+            "init --dir D --site ship-7",
+            "init --dir D --owner owner.json",
+            "init --dir D --reply reply.json --owner owner.json",
+            "approve --slot node-3",
+            "approve",
+            "window --minutes 0",
+            "attach --yes",
+        ] {
             assert!(!reads(line), "{line}");
         }
     }

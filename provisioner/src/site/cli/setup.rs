@@ -9,16 +9,12 @@ use crate::cluster::attach::{Attach, Plan};
 use crate::cluster::credential::{Credential, FILE};
 use crate::site::keys;
 
-/// The owner's file, kept between the two steps.
-const OWNER: &str = "owner.json";
-
 /// Makes the keys and the request for HQ, and says what to do with it.
-pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: Option<&Path>) -> Result<()> {
+pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: &Path) -> Result<()> {
+    let bytes = std::fs::read(owner).with_context(|| format!("reading {}", owner.display()))?;
+    keys::owner_trust(&bytes).with_context(|| format!("{} is no owner's file", owner.display()))?;
     let request = keys::begin(dir, site, tpm)?;
-    if let Some(owner) = owner {
-        let bytes = std::fs::read(owner).with_context(|| format!("reading {}", owner.display()))?;
-        keys::save(&dir.join(OWNER), &bytes)?;
-    }
+    keys::save(&dir.join(keys::OWNER), &bytes)?;
     println!("This provisioner has its keys. They stay here.\n");
     println!("1. Carry {} to HQ.", dir.join(keys::REQUEST).display());
     if request.ek.is_none() {
@@ -35,14 +31,9 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: Option<&Path>) ->
 }
 
 /// Finishes with HQ's answer.
-pub fn finish(dir: &Path, reply: &Path, owner: Option<&Path>) -> Result<()> {
+pub fn finish(dir: &Path, reply: &Path) -> Result<()> {
     let bytes = std::fs::read(reply).with_context(|| format!("reading {}", reply.display()))?;
-    let kept = dir.join(OWNER);
-    let owner = owner.or_else(|| kept.exists().then_some(kept.as_path()));
-    keys::finish(dir, &bytes, owner)?;
-    if owner.is_none() {
-        println!("Note: no owner's file was given, so the owner named in the reply is believed as it came.");
-    }
+    keys::finish(dir, &bytes)?;
     println!("This provisioner is certified. Next:");
     println!("1. provisioner attach --dir {} KUBECONFIG", dir.display());
     println!("2. provisioner serve --dir {}", dir.display());
@@ -54,7 +45,8 @@ pub fn finish(dir: &Path, reply: &Path, owner: Option<&Path>) -> Result<()> {
 pub fn identity(dir: &Path) -> Result<keys::Identity> {
     let path = dir.join("identity.json");
     if !path.exists() {
-        let begun = if dir.join(keys::REQUEST).exists() { "--reply REPLY.json" } else { "--site SITE" };
+        let begun =
+            if dir.join(keys::REQUEST).exists() { "--reply REPLY.json" } else { "--site SITE --owner FILE" };
         bail!("{0} is not certified by HQ: run `provisioner init --dir {0} {begun}`", dir.display());
     }
     serde_json::from_slice(&std::fs::read(path)?).context("reading identity.json")

@@ -2,12 +2,51 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use protocol::refusal::{Refusal, Wait};
 use qrcode::QrCode;
+
+/// No word of a site is shown longer.
+const LONGEST_WORD: usize = 40;
 
 static LAST: Mutex<String> = Mutex::new(String::new());
 
-/// Says a sentence, unless it was the last one said.
+/// Says a sentence, unless it was the last one said. It stays one line, whoever had a word in it.
 pub fn say(sentence: &str) {
+    show(&clean(sentence));
+}
+
+/// Without what moves a cursor, colours a terminal or turns text around: who writes on this screen is this program.
+pub fn clean(text: &str) -> String {
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars().map(|c| if harmful(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Our own sentence for the word by which a site lets this machine wait. Its sentence is not shown: before it has proved
+/// itself it could ask in our name.
+pub fn why_wait(word: &str) -> String {
+    let wait = Wait::from_code(word).map(Wait::sentence);
+    wait.or_else(|| refusal(word)).map_or_else(|| unheard_of(word), str::to_owned)
+}
+
+/// The same for the word by which it says no.
+pub fn why_not(word: &str) -> String {
+    refusal(word).map_or_else(|| unheard_of(word), |sentence| format!("{sentence} ({word})"))
+}
+
+fn refusal(word: &str) -> Option<&'static str> {
+    Refusal::from_code(word).map(|refusal| refusal.sentence().trim_end_matches(": "))
+}
+
+fn unheard_of(word: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '?' };
+    let word: String = word.chars().take(LONGEST_WORD).map(safe).collect();
+    format!("The provisioner said something this version does not know ({word}).")
+}
+
+fn show(sentence: &str) {
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if *last != sentence {
         println!("{sentence}");
@@ -17,8 +56,12 @@ pub fn say(sentence: &str) {
 
 /// Shows a code large: as text, and as a picture for a telephone.
 pub fn show_code(code: &str) {
+    show(&large(code));
+}
+
+fn large(code: &str) -> String {
     let spaced: Vec<_> = code.chars().map(|symbol| symbol.to_string()).collect();
-    say(&format!("\n    {}\n\n{}Read this code to headquarters: {code}", spaced.join(" "), qr(code)));
+    format!("\n    {}\n\n{}Read this code to headquarters: {code}", spaced.join(" "), qr(code))
 }
 
 /// A QR code in half blocks, two rows a line, with its quiet zone.
@@ -44,4 +87,36 @@ pub fn qr(text: &str) -> String {
         picture.push('\n');
     }
     picture
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_moves_no_cursor_and_makes_no_line_of_its_own() {
+        let hostile = "Fine.\x1b[2J\r\nHeadquarters approved\u{9b}1m this\u{202e}machine\u{2028}\x07";
+        let shown = clean(hostile);
+        assert!(shown.chars().all(|c| !c.is_control()), "{shown:?}");
+        assert!(!shown.contains(['\u{202e}', '\u{2028}']), "{shown:?}");
+        assert!(shown.starts_with("Fine.\u{fffd}[2J\u{fffd}\u{fffd}Headquarters"), "{shown:?}");
+        assert_eq!(clean("Größe 4 – gut"), "Größe 4 – gut");
+    }
+
+    #[test]
+    fn of_an_unproven_site_only_the_word_counts() {
+        assert_eq!(why_wait("unknown"), Wait::Unknown.sentence());
+        assert_eq!(why_wait("slow-down"), Refusal::SlowDown.sentence());
+        assert_eq!(why_not("unknown"), format!("{} (unknown)", Refusal::Unknown.sentence()));
+        assert_eq!(why_not("lost"), format!("{} (lost)", Refusal::Lost.sentence()));
+        let word = format!("yes\x1b[1m Is it to join?{}", "x".repeat(100));
+        let said = why_not(&word);
+        assert!(said.starts_with("The provisioner said something this version does not know (yes??1m?Is?it"));
+        assert!(said.len() < 110 && why_wait(&word) == said, "{said:?}");
+    }
+
+    #[test]
+    fn a_code_keeps_its_lines() {
+        assert!(large("WT0T-BSPH-K").contains("\n    W T 0 T - B S P H - K\n\n"));
+    }
 }

@@ -8,7 +8,7 @@ fn main() -> std::process::ExitCode {
     match node_boot::cli::run(node_boot::cli::Cli::parse()) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("{}", node_boot::console::clean(&format!("error: {error:#}")));
             std::process::ExitCode::FAILURE
         }
     }

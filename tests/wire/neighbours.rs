@@ -1,6 +1,6 @@
 //! Others on a machine's LAN: hosts without a key, and sites of the same owner that the machine is not for.
 
-use std::io::Write as _;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +10,13 @@ use node_boot::site::tls::{Own, connect};
 use protocol::clock::Time;
 use protocol::crypto::{Alg, Signer, SoftKey};
 use protocol::issue;
+use protocol::refusal::{Said, Wait};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::Served;
 use crate::machine::{NodeBoot, register};
-use crate::posers::trust;
+use crate::posers::{leaf, registrar, trust};
 
 /// A host that accepts connections and does no more than send a byte of a handshake now and then, or nothing.
 fn drips(host: u8, pause: Option<Duration>) -> SocketAddr {
@@ -61,6 +64,65 @@ fn a_genuine_site_that_lets_it_wait_keeps_no_machine_from_its_own() {
     assert!(!machine.log().contains("Read this code"), "{}", machine.log());
     let last = std::fs::read_to_string(machine.path("state/last.json")).unwrap();
     assert_eq!(last, format!("{:?}", home.address.to_string()));
+}
+
+/// Answers one request with a wait, as a provisioner would.
+fn lets_wait(stream: &mut (impl Read + Write), body: &str) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    stream.read_exact(&mut vec![0; length.unwrap()])?;
+    let length = body.len();
+    write!(stream, "HTTP/1.1 202 Accepted\r\nRetry-After: 1\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+/// A stolen provisioner that answers every request with these words.
+fn stolen(served: &Served, reason: &str, text: &str) -> SocketAddr {
+    let (chain, key) = leaf(served, registrar());
+    let chain = chain.into_iter().map(CertificateDer::from).collect();
+    let config = ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::try_from(key).unwrap())
+        .unwrap();
+    let config = Arc::new(config);
+    let said = Said { reason: reason.to_owned(), text: text.to_owned() };
+    let body = String::from_utf8(protocol::json::to_vec(&said)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = StreamOwned::new(connection, socket.unwrap());
+            while lets_wait(&mut stream, &body).is_ok() {}
+        }
+    });
+    address
+}
+
+#[test]
+fn a_site_that_has_not_proved_itself_writes_nothing_on_the_screen() {
+    let served = Served::with(&[]);
+    let question =
+        "\x1b[2J\r\nHeadquarters approved this machine. Is it to join site ship-7? Type yes or no.";
+    let unheard = stolen(&served, "yes\x1b[1m\nIs it to join?", question);
+    let mut machine = NodeBoot::new(&served, &[unheard]);
+    machine.enroll(&[]);
+    machine.says("something this version does not know (yes??1m?Is?it?to?join?).");
+    assert!(
+        !machine.log().contains(['\x1b', '\r']) && !machine.log().contains("ship-7"),
+        "{}",
+        machine.log()
+    );
+    let known = stolen(&served, "pending-human", question);
+    let mut machine = NodeBoot::new(&served, &[known]);
+    machine.enroll(&[]);
+    machine.says(Wait::PendingHuman.sentence());
+    assert!(!machine.log().contains("ship-7"), "{}", machine.log());
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub fn leaf(served: &Served, usages: Vec<ExtendedKeyUsagePurpose>) -> (Vec<Vec<u
 }
 
 /// The usages of a provisioner.
-fn registrar() -> Vec<ExtendedKeyUsagePurpose> {
+pub fn registrar() -> Vec<ExtendedKeyUsagePurpose> {
     vec![
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 28]),

@@ -8,7 +8,7 @@ use protocol::refusal::{Said, Wait};
 use super::Awake;
 use super::reach::{LOOK, Proof};
 use crate::cli::{pause, stopping};
-use crate::console::{say, show_code};
+use crate::console::{say, show_code, why_not, why_wait};
 use crate::site::claim;
 use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::Conversation;
@@ -132,7 +132,7 @@ impl Awake {
         if said.reason == Wait::Unknown.code() {
             self.claim(&mut site)?;
         } else {
-            say(&said.text);
+            say(&why_wait(&said.reason));
         }
         pause(time)?;
         Ok(Waited::Again(site))
@@ -146,7 +146,8 @@ impl Awake {
                 self.keep_code(&code.to_string())?;
                 show_code(&code.to_string());
             }
-            Step::Wait(said, _) | Step::No(said) => say(&said.text),
+            Step::Wait(said, _) => say(&why_wait(&said.reason)),
+            Step::No(said) => say(&why_not(&said.reason)),
             Step::Refused(refused) => say(refused.refusal.sentence()),
         }
         Ok(())
@@ -194,7 +195,7 @@ impl Awake {
         match step {
             Step::Done(_) => return Ok(true),
             Step::Wait(said, after) => {
-                say(&said.text);
+                say(&why_wait(&said.reason));
                 self.sign.waits(&said.reason);
                 pause(Duration::from_secs(after))?;
             }

@@ -1,15 +1,15 @@
 //! The human code (M10): shown by a machine that nobody registered.
 
 use anyhow::{Context, Result};
+use protocol::bytes::B64u;
 use protocol::bytes::b64u;
 use protocol::cert::Cert;
 use protocol::claim::{Code, Open, Opened, Reveal, commit, sas};
 use protocol::id::Id;
 use protocol::messages::Message;
-use protocol::{bytes::B64u, json};
 
 use super::enroll::{Setup, Step, Unproven, prove};
-use super::http::Meaning;
+use super::http::{Meaning, read_json};
 
 /// Proves what can be proven, opens a claim, and returns the code to show.
 pub fn open(site: &mut Unproven, setup: &Setup<'_>) -> Result<Step<Code>> {
@@ -28,7 +28,7 @@ pub fn open(site: &mut Unproven, setup: &Setup<'_>) -> Result<Step<Code>> {
     let nb = protocol::crypto::random::<16>()?;
     let open = Open { commit: commit(&s, &ids, &nb), ids, hw: setup.facts.clone() };
     let opened: Opened = match talk.json(Message::Claim, "", &open)?.meaning() {
-        Meaning::Good(body) => json::parse(&body)?,
+        Meaning::Good(body) => read_json(&body)?,
         Meaning::Wait(said, after) => return Ok(Step::Wait(said, after)),
         Meaning::No(said) => return Ok(Step::No(said)),
     };

@@ -12,13 +12,12 @@ use protocol::clock::Time;
 use protocol::crypto::Signer as _;
 use protocol::est;
 use protocol::inventory::Facts;
-use protocol::json;
 use protocol::messages::{Clock, Message, Outcome, VOUCHER_TYPE};
 use protocol::pvr::{self, Claims};
 use protocol::refusal::{Refusal, Refused, Said};
 use protocol::voucher::{self, Accepted, Setting, Stored, VOICE_EPOCH};
 
-use super::http::{Conversation, Meaning};
+use super::http::{Conversation, Meaning, read_json};
 use super::identify::Identity;
 use super::voice;
 use crate::state::{Belief, Held, State};
@@ -254,7 +253,7 @@ pub(super) fn prove(talk: &mut Conversation, setup: &Setup<'_>) -> Result<Step<P
         let key = B64u(chip.blob.public.as_bytes().to_vec());
         let asked = Request::TpmEk { ek: B64u(ek.public().as_bytes().to_vec()), key };
         let challenge: Challenge = match talk.json(Message::Attest, "", &asked)?.meaning() {
-            Meaning::Good(body) => json::parse(&body)?,
+            Meaning::Good(body) => read_json(&body)?,
             other => return Ok(not_done(other)),
         };
         let id: [u8; 16] = challenge.id.0.as_slice().try_into().context("a challenge's name of 16 bytes")?;
@@ -281,7 +280,7 @@ fn not_done<T>(meaning: Meaning) -> Step<T> {
 
 fn proven(meaning: Meaning) -> Result<Step<Proven>> {
     match meaning {
-        Meaning::Good(body) => Ok(Step::Done(json::parse(&body)?)),
+        Meaning::Good(body) => Ok(Step::Done(read_json(&body)?)),
         other => Ok(not_done(other)),
     }
 }

@@ -72,6 +72,11 @@ impl Answer {
     }
 }
 
+/// Reads an answer's JSON. An error does not repeat what the other end wrote: it would stand on this machine's screen.
+pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    json::parse(body).map_err(|_| anyhow::anyhow!("the provisioner's answer cannot be read"))
+}
+
 impl Conversation {
     /// Over a link.
     pub fn over(link: Link) -> Self {
@@ -118,7 +123,7 @@ impl Conversation {
     /// Asks for JSON.
     pub fn get<T: DeserializeOwned>(&mut self, message: Message) -> Result<Result<T, Meaning>> {
         match self.send(message, "", JSON_TYPE, b"")?.meaning() {
-            Meaning::Good(body) => Ok(Ok(json::parse(&body)?)),
+            Meaning::Good(body) => Ok(Ok(read_json(&body)?)),
             other => Ok(Err(other)),
         }
     }
@@ -133,11 +138,8 @@ impl Conversation {
     fn read(&mut self) -> Result<Answer> {
         let first = self.line()?;
         let status = first.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-        let mut answer = Answer {
-            status: status.with_context(|| format!("not HTTP: {first:?}"))?,
-            retry_after: 5,
-            body: vec![],
-        };
+        let mut answer =
+            Answer { status: status.context("the answer is not HTTP")?, retry_after: 5, body: vec![] };
         let mut length = 0;
         for _ in 0..LINES {
             let line = self.line()?;

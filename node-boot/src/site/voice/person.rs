@@ -84,6 +84,8 @@ impl Question {
         self.until = Some(Instant::now() + deadline);
         match &self.way {
             Way::Terminal => {
+                // Whatever was on the screen before: the question is to be seen.
+                print!("\x1b[0m");
                 forget_early_keys();
                 say(&format!(
                     "Headquarters approved this machine by telephone for site {site}. Is it to join site {site}? \

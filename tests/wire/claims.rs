@@ -64,7 +64,7 @@ fn r21c_no_code_is_given_while_nobody_plugs_a_machine_in() {
 }
 
 #[test]
-fn r41_no_more_than_two_claims_of_one_source_and_six_a_minute() {
+fn r41_no_more_than_two_claims_of_one_source_and_six_a_minute_and_a_new_source_has_room() {
     let served = site_with_window();
     let pledges: Vec<_> = (0..8).map(|_| Pledge::new().unwrap()).collect();
     let from = |host| IpAddr::from([127, 0, 0, host]);
@@ -73,18 +73,24 @@ fn r41_no_more_than_two_claims_of_one_source_and_six_a_minute() {
         .map(|(n, pledge)| pledge.connect_from(from(n / 2 + 1), served.address).unwrap())
         .collect();
     let mut third = pledges[7].connect_from(from(2), served.address).unwrap();
+    let refused = |session: &mut Session<'_>| {
+        let ids = own(session);
+        let refused = open(session, &ids);
+        is(&refused, Refusal::TooManyClaims);
+        assert_eq!(refused.retry_after, Some(10));
+    };
     opened(&mut sessions[0]);
     opened(&mut sessions[1]);
-    let ids = own(&third);
-    let refused = open(&mut third, &ids);
-    is(&refused, Refusal::TooManyClaims);
-    assert_eq!(refused.retry_after, Some(10));
+    refused(&mut third);
     opened(&mut sessions[0]);
-    for session in &mut sessions[2..6] {
+    for session in &mut sessions[2..5] {
         opened(session);
     }
-    let ids = own(&sessions[6]);
-    is(&open(&mut sessions[6], &ids), Refusal::TooManyClaims);
+    // Six: whoever was among them waits, also to begin anew, and whoever was not does not.
+    refused(&mut sessions[5]);
+    refused(&mut sessions[0]);
+    let claim = opened(&mut sessions[6]);
+    assert_eq!(reveal(&mut sessions[6], &claim.id.0, NB).status, 202);
 }
 
 #[test]
@@ -134,6 +140,34 @@ fn r42c_a_claim_that_is_unknown_another_machines_or_over_is_refused() {
     assert_eq!(reveal(&mut session, &claim.id.0, NB).status, 202);
 }
 
+#[test]
+fn what_a_machine_calls_itself_stands_in_nobodys_way_and_draws_on_no_terminal() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    served.slots(&["node-1"]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    let listed = served.site(&["machines"]).unwrap();
+    let id = listed.split_whitespace().find(|word| word.starts_with("mc_")).unwrap();
+    served.site(&["window"]).unwrap();
+    let names = ["node-1", id, "WIRE000\u{1b}[2J\u{9b}1m\n"];
+    let posers: Vec<_> = names.iter().map(|_| Pledge::new().unwrap()).collect();
+    for ((n, name), poser) in (2u8..).zip(names).zip(&posers) {
+        let mut session = poser.connect_from(IpAddr::from([127, 0, 0, n]), served.address).unwrap();
+        let ids = own(&session);
+        let mut hw = Facts::default();
+        hw.dmi.serial = name.to_owned();
+        let open = Open { commit: claim::commit(&session.binding.s, &ids, &NB), ids: ids.to_vec(), hw };
+        assert_eq!(session.json(Message::Claim, &open).unwrap().status, 200);
+    }
+    for name in ["node-1", id, "WIRE000", "WIRE"] {
+        let said = served.site(&["retire", name]).unwrap();
+        assert!(said.starts_with(&format!("{id}: out of service")), "{name}: {said}");
+        served.site(&["retire", name, "--undo"]).unwrap();
+    }
+    let shown = served.site(&["claims"]).unwrap() + &served.site(&["claims", "--json"]).unwrap();
+    assert!(shown.contains("WIRE000") && !shown.contains(['\u{1b}', '\u{9b}']), "{shown:?}");
+}
+
 /// A clock that stands where it is put.
 static CLOCK: AtomicI64 = AtomicI64::new(0);
 
@@ -173,7 +207,16 @@ fn r42c_a_code_runs_out_after_an_hour_and_r41_sixty_four_wait_at_most() {
         claim(n).1.unwrap();
         later(20);
     }
-    assert_eq!(claim(64).1.unwrap_err().refusal, Refusal::TooManyClaims);
-    later(3600);
-    claim(64).1.unwrap();
+    // One more source: the oldest claim that has shown no code makes room, and those that have shown one stay.
+    let (last, opened) = claim(64);
+    reveal(&last, opened.unwrap().id).unwrap();
+    assert_eq!(site.claims().len(), 64);
+    let waiting = |n: u8| site.claims().iter().any(|claim| claim.s == Digest::of(&[n]));
+    assert!(!waiting(0) && waiting(1) && waiting(64));
+    for n in 65..130 {
+        claim(n).1.unwrap();
+        later(20);
+    }
+    assert_eq!(site.claims().len(), 64);
+    assert!(waiting(64), "it shows a code that a person reads to HQ");
 }

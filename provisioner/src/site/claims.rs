@@ -1,5 +1,7 @@
 //! The human code (M10): a machine nobody registered, a person who reads eight symbols to HQ.
 
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use protocol::bytes::{B64u, Digest};
@@ -11,6 +13,7 @@ use protocol::refusal::{Refusal, Refused, Wait};
 use protocol::report::Approved;
 
 use super::{Peer, Site, broken, plain, report};
+use crate::registrar::limits::{Party, network, party};
 
 /// How long a code is good for, seconds.
 const CODE_LIFE: i64 = 3600;
@@ -18,8 +21,14 @@ const CODE_LIFE: i64 = 3600;
 const MOST_CLAIMS: usize = 64;
 /// Claims from one address: it stands for the network card, which a connection does not show.
 const A_SOURCE: usize = 2;
-/// Claims a minute.
+/// Claims opened within a minute, by sources that opened one within it before. A source that comes for the first time
+/// always has room, or three addresses would keep everybody from showing a code.
 const A_MINUTE: usize = 6;
+const MINUTE: u64 = 60;
+/// Openings that are remembered; they count for a minute.
+const OPENINGS: usize = 1024;
+/// A machine shows its second nonce at once: a claim that waits for it longer is the first to go, seconds.
+const SLOW: u64 = 10;
 
 /// A machine that shows a code, or is going to.
 #[derive(Clone, Debug)]
@@ -39,8 +48,44 @@ pub struct Claim {
     /// Wrong codes that were typed meanwhile.
     pub(super) wrong: u32,
     source: IpAddr,
+    party: Party,
     commit: Digest,
     ns: [u8; 16],
+}
+
+/// Who opened a claim within the last minute. To open one anew does not undo the first.
+#[derive(Default)]
+pub(crate) struct Openings(VecDeque<(IpAddr, Time)>);
+
+impl Openings {
+    /// Whether `source` may open one more; counted from here on.
+    fn admit(&mut self, source: IpAddr, now: Time) -> bool {
+        self.0.retain(|(_, at)| *at <= now && now.since(*at) < MINUTE);
+        let again = self.0.iter().any(|(other, _)| *other == source);
+        if again && self.0.len() >= A_MINUTE {
+            return false;
+        }
+        if self.0.len() >= OPENINGS {
+            self.0.pop_front();
+        }
+        self.0.push_back((source, now));
+        true
+    }
+}
+
+/// The claim that makes room: one whose code is overdue; else the oldest of the party that has most, and one that HQ
+/// approved after all others.
+fn least(claims: &HashMap<[u8; 16], Claim>, now: Time) -> Option<[u8; 16]> {
+    let mut parties: HashMap<Party, usize> = HashMap::new();
+    for claim in claims.values() {
+        *parties.entry(claim.party).or_insert(0) += 1;
+    }
+    let rank = |claim: &Claim| {
+        let overdue = claim.code.is_none() && now.since(claim.since) >= SLOW;
+        let share = parties.get(&claim.party).copied().unwrap_or(0);
+        (!overdue, claim.approved.is_some(), Reverse(share), claim.since)
+    };
+    claims.iter().min_by_key(|(_, claim)| rank(claim)).map(|(id, _)| *id)
 }
 
 impl Site {
@@ -86,12 +131,16 @@ impl Site {
             (protocol::crypto::random().map_err(broken)?, protocol::crypto::random().map_err(broken)?);
         let _ = self.claims();
         let mut memory = self.memory();
-        memory.claims.retain(|_, claim| claim.s != peer.s);
-        let recent = memory.claims.values().filter(|claim| now.since(claim.since) < 60).count();
-        let source = peer.source.ip().to_canonical();
-        let own = memory.claims.values().filter(|claim| claim.source == source).count();
-        if memory.claims.len() >= MOST_CLAIMS || own >= A_SOURCE || recent >= A_MINUTE {
+        let source = network(peer.source.ip());
+        let others = memory.claims.values().filter(|claim| claim.source == source && claim.s != peer.s);
+        if others.count() >= A_SOURCE || !memory.openings.admit(source, now) {
             return Err(Refusal::TooManyClaims.into());
+        }
+        memory.claims.retain(|_, claim| claim.s != peer.s);
+        if memory.claims.len() >= MOST_CLAIMS
+            && let Some(gone) = least(&memory.claims, now)
+        {
+            memory.claims.remove(&gone);
         }
         let claim = Claim {
             s: peer.s,
@@ -101,6 +150,7 @@ impl Site {
             code: None,
             approved: None,
             source,
+            party: party(peer.source),
             commit: open.commit,
             ns,
             wrong: 0,

@@ -88,6 +88,7 @@ pub(crate) struct KeyEntry {
 #[derive(Default)]
 pub(crate) struct Memory {
     pub claims: HashMap<[u8; 16], claims::Claim>,
+    pub openings: claims::Openings,
     pub window_until: Time,
     pub wrong_codes: Vec<Time>,
     pub beats: HashMap<[u8; 8], status::Beats>,

@@ -29,7 +29,8 @@ fn main() -> std::process::ExitCode {
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let text = format!("{error:#}");
+            eprintln!("error: {}", text.lines().map(site::plain::shown).collect::<Vec<_>>().join("\n"));
             std::process::ExitCode::FAILURE
         }
     }

@@ -1,11 +1,12 @@
 //! What a person reads on a terminal: aligned tables and plain sentences.
 
 use crate::site::explain::{ClaimRow, Explained, Listed, Row, SlotRow, span};
+use crate::site::plain;
 
-/// Columns as wide as their widest cell, two spaces between them.
+/// Columns as wide as their widest cell, two spaces between them. No cell can do more than be read.
 fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut lines = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
-    lines.extend(rows);
+    lines.extend(rows.into_iter().map(|row| row.iter().map(|cell| plain::shown(cell)).collect()));
     let width =
         |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.chars().count()).max();
     let widths: Vec<_> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();
@@ -99,9 +100,9 @@ pub fn explained(it: &Explained) -> String {
     ];
     lines.extend(it.facts.iter().filter(|(_, value)| !value.is_empty()).cloned());
     let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let mut text = format!("{}{serial}: {}{since}\n", row.machine, life(&row.life));
+    let mut text = plain::shown(&format!("{}{serial}: {}{since}", row.machine, life(&row.life))) + "\n";
     for (name, value) in lines {
-        text.push_str(format!("  {name:<width$}  {value}").trim_end());
+        text.push_str(plain::shown(&format!("  {name:<width$}  {value}")).trim_end());
         text.push('\n');
     }
     text
@@ -189,6 +190,25 @@ key:47DEQpj8HBSa  S1      Intel NUC  40 s   read its code to HQ
 key:47DEQpj8HBSa  S1      Intel NUC  40 s   approved by HQ for node-3: waits for the bundle
 "
         );
+    }
+
+    #[test]
+    fn no_name_of_a_machine_draws_on_the_terminal() {
+        let drawing = "S1\x1b[2J\u{9b}1m\u{202e}\n";
+        let claim = ClaimRow { serial: drawing.into(), model: drawing.into(), ..ClaimRow::default() };
+        let row = Row { serial: drawing.into(), ..row() };
+        let facts = vec![("profile".to_owned(), drawing.to_owned())];
+        let it = Explained { row: row.clone(), engineer: drawing.into(), facts, ..Explained::default() };
+        let listed = Listed { machines: vec![row], unseen: 0 };
+        for text in [claims(&[claim]), machines(&listed), explained(&it)] {
+            let drawn = text.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}');
+            assert!(!drawn && text.contains("S1[2J1m"), "{text:?}");
+        }
+        assert_eq!(machines(&listed_of(drawing)).lines().count(), 2);
+    }
+
+    fn listed_of(serial: &str) -> Listed {
+        Listed { machines: vec![Row { serial: serial.into(), ..row() }], unseen: 0 }
     }
 
     #[test]

@@ -22,23 +22,40 @@ pub enum Known {
     Claim(Box<Claim>),
 }
 
-/// By how much of a name something is meant.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Fit {
-    No,
-    Beginning,
-    Whole,
+/// What kind of name something goes by: the weightier come later. A machine chooses what it says of itself, and that
+/// never outweighs a name that HQ or this site gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// What a machine says that nobody vouches for.
+    Said,
+    /// A serial or MAC that HQ registered.
+    Label,
+    /// A Node or a slot.
+    Place,
+    /// The id of a registration, or one that a machine proves.
+    Id,
 }
 
-pub(super) fn fit(names: &[String], wanted: &str) -> Fit {
+/// By how much of which name something is meant. A whole name outweighs every beginning of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fit {
+    No,
+    Beginning(Kind),
+    Whole(Kind),
+}
+
+/// Names with their kind, the one to call it by first.
+pub(super) type Names = Vec<(Kind, String)>;
+
+pub(super) fn fit(names: &Names, wanted: &str) -> Fit {
     let wanted = wanted.trim().to_ascii_lowercase();
-    let fits = |name: &String| {
+    let fits = |(kind, name): &(Kind, String)| {
         let name = name.to_ascii_lowercase();
-        let bare = name.split_once(':').map_or("", |(_, bare)| bare);
+        let bare = name.split_once(':').filter(|_| *kind == Kind::Id).map_or("", |(_, bare)| bare);
         if !wanted.is_empty() && (name == wanted || bare == wanted) {
-            Fit::Whole
+            Fit::Whole(*kind)
         } else if wanted.len() >= SHORTEST && (name.starts_with(&wanted) || bare.starts_with(&wanted)) {
-            Fit::Beginning
+            Fit::Beginning(*kind)
         } else {
             Fit::No
         }
@@ -46,57 +63,78 @@ pub(super) fn fit(names: &[String], wanted: &str) -> Fit {
     names.iter().map(fits).max().unwrap_or(Fit::No)
 }
 
-fn names_of_record(record: &Record) -> Vec<String> {
+fn names_of_record(record: &Record) -> Names {
     let hints = &record.hints;
-    let labels = [&hints.product_serial, &hints.board_serial, &hints.system_uuid].into_iter().flatten();
-    let mut names = vec![record.id.clone()];
-    names.extend(labels.cloned());
-    names.extend(hints.mac.iter().cloned());
-    names.extend(record.auth.iter().map(|auth| auth.id().to_string()));
+    let serials = [&hints.product_serial, &hints.board_serial, &hints.system_uuid].into_iter().flatten();
+    let mut names = vec![(Kind::Id, record.id.clone())];
+    names.extend(record.auth.iter().map(|auth| (Kind::Id, auth.id().to_string())));
+    names.extend(serials.chain(&hints.mac).map(|label| (Kind::Label, label.clone())));
     names
 }
 
-fn names_of_machine(machine: &Machine) -> Vec<String> {
-    let mut names = vec![machine.id.clone(), machine.hw.dmi.serial.clone()];
-    names.extend(machine.node());
-    names.extend(machine.slot.clone());
-    names.extend(machine.s.map(|s| format!("key:{s}")));
-    names.extend(machine.proven.iter().map(ToString::to_string));
-    names.extend(machine.former.iter().cloned());
+fn names_of_machine(machine: &Machine) -> Names {
+    let ids = machine.s.map(|s| format!("key:{s}")).into_iter();
+    let ids = ids.chain(machine.proven.iter().map(ToString::to_string));
+    let places = machine.node().into_iter().chain(machine.slot.clone()).chain(machine.former.iter().cloned());
+    let mut names = vec![(Kind::Id, machine.id.clone())];
+    names.extend(ids.map(|id| (Kind::Id, id)));
+    names.extend(places.map(|place| (Kind::Place, place)));
+    names.push((Kind::Said, machine.hw.dmi.serial.clone()));
     names
 }
 
-/// What a person means: by id, serial, MAC, Node, slot, `ek:` or `key:` id, or by a beginning that only one has.
+/// What a claim is called. Its key is proven, and costs nothing: a beginning of it is no more than a saying.
+fn names_of_claim(claim: &Claim) -> Names {
+    vec![(Kind::Said, format!("key:{}", claim.s)), (Kind::Said, claim.hw.dmi.serial.clone())]
+}
+
+/// What a person means: by id, Node, slot, serial or MAC, or by a beginning that only one has.
 pub fn find(site: &Site, wanted: &str) -> Result<Known> {
+    let mut fitting = registered(site, wanted)?;
+    for claim in site.claims() {
+        let names = names_of_claim(&claim);
+        consider(&mut fitting, wanted, names, Known::Claim(Box::new(claim)));
+    }
+    decided(site, fitting, wanted)
+}
+
+type Fitting = Vec<(Fit, String, Known)>;
+
+fn consider(fitting: &mut Fitting, wanted: &str, names: Names, known: Known) {
+    let fit = fit(&names, wanted);
+    if fit != Fit::No {
+        fitting.push((fit, names.into_iter().next().map(|(_, name)| name).unwrap_or_default(), known));
+    }
+}
+
+/// What HQ registered, and what proved itself here, that may be meant.
+fn registered(site: &Site, wanted: &str) -> Result<Fitting> {
     let look = site.store.look()?;
     let mut fitting = Vec::new();
-    let mut consider = |names: Vec<String>, known: Known| {
-        let fit = fit(&names, wanted);
-        if fit != Fit::No {
-            fitting.push((fit, names.into_iter().next().unwrap_or_default(), known));
-        }
-    };
     let machines: std::collections::BTreeMap<String, Machine> =
         look.list::<Machine>(MACHINES)?.into_iter().collect();
     for (id, record) in look.list::<Record>(RECORDS)? {
+        let names = names_of_record(&record);
         match machines.get(&id) {
-            Some(machine) => consider(
-                [names_of_record(&record), names_of_machine(machine)].concat(),
-                Known::Machine(Box::new(machine.clone())),
-            ),
-            None => consider(names_of_record(&record), Known::Registered(Box::new(record))),
+            Some(machine) => {
+                let names = [names, names_of_machine(machine)].concat();
+                consider(&mut fitting, wanted, names, Known::Machine(Box::new(machine.clone())));
+            }
+            None => consider(&mut fitting, wanted, names, Known::Registered(Box::new(record))),
         }
     }
     for machine in machines.values() {
         if look.bytes(RECORDS, &machine.id)?.is_none() {
-            consider(names_of_machine(machine), Known::Machine(Box::new(machine.clone())));
+            let known = Known::Machine(Box::new(machine.clone()));
+            consider(&mut fitting, wanted, names_of_machine(machine), known);
         }
     }
-    for claim in site.claims() {
-        let names = vec![format!("key:{}", claim.s), claim.hw.dmi.serial.clone()];
-        consider(names, Known::Claim(Box::new(claim)));
-    }
-    if fitting.is_empty() && site.word().slots.get(wanted).is_some() {
+    Ok(fitting)
+}
+
+fn decided(site: &Site, fitting: Fitting, wanted: &str) -> Result<Known> {
+    let best = fitting.iter().map(|(fit, ..)| *fit).max().unwrap_or(Fit::No);
+    if best < Fit::Whole(Kind::Place) && site.word().slots.get(wanted).is_some() {
         bail!(
             "{wanted} is a slot that no machine holds: a registered machine takes it when it is plugged in"
         );
@@ -104,10 +142,9 @@ pub fn find(site: &Site, wanted: &str) -> Result<Known> {
     the_one(fitting, wanted, site.word().seq)
 }
 
-pub(super) fn the_one(mut fitting: Vec<(Fit, String, Known)>, wanted: &str, seq: u64) -> Result<Known> {
-    if fitting.iter().any(|(fit, ..)| *fit == Fit::Whole) {
-        fitting.retain(|(fit, ..)| *fit == Fit::Whole);
-    }
+pub(super) fn the_one(mut fitting: Fitting, wanted: &str, seq: u64) -> Result<Known> {
+    let best = fitting.iter().map(|(fit, ..)| *fit).max();
+    fitting.retain(|(fit, ..)| Some(*fit) == best);
     if fitting.len() > 1 {
         let names: Vec<_> = fitting.iter().take(5).map(|(_, name, _)| name.as_str()).collect();
         bail!(
@@ -125,9 +162,11 @@ pub(super) fn the_one(mut fitting: Vec<(Fit, String, Known)>, wanted: &str, seq:
     fitting.pop().map(|(_, _, known)| known).with_context(none)
 }
 
-/// The machine that is called `wanted` and has spoken here.
+/// The machine that is called `wanted` and has proved itself here. Nothing that did not can stand in its way.
 pub fn find_machine(site: &Site, wanted: &str) -> Result<Machine> {
-    match find(site, wanted)? {
+    let fitting = registered(site, wanted)?;
+    let known = if fitting.is_empty() { find(site, wanted)? } else { decided(site, fitting, wanted)? };
+    match known {
         Known::Machine(machine) => Ok(*machine),
         Known::Registered(record) => bail!("{} is registered, and has not proved itself here yet", record.id),
         Known::Claim(_) => bail!("{wanted} shows a code and is not registered yet: see `provisioner claims`"),

@@ -6,7 +6,7 @@ use protocol::bytes::Digest;
 use protocol::clock::Time;
 use protocol::id::Id;
 
-use super::find::{Fit, fit, the_one};
+use super::find::{Fit, Kind, Names, fit, the_one};
 use super::*;
 use crate::site::machine::KubeletState;
 use crate::site::machine::{Around, NodeView};
@@ -108,15 +108,24 @@ fn a_registration_that_never_spoke_says_so_and_a_locked_one_says_why() {
     assert_eq!((locked.row.reason.as_str(), locked.person.as_str()), ("lost", "HQ has locked this machine."));
 }
 
-fn named(id: &str, names: &[&str], wanted: &str) -> (Fit, String, Known) {
-    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+fn named(id: &str, names: &[(Kind, &str)], wanted: &str) -> (Fit, String, Known) {
+    let names: Names = names.iter().map(|(kind, name)| (*kind, (*name).to_owned())).collect();
     (fit(&names, wanted), id.to_owned(), Known::Registered(Box::new(record(|record| record.id = id.into()))))
 }
 
 fn chosen(wanted: &str) -> Result<String> {
+    use Kind::{Id, Label, Place, Said};
+    let one = [(Id, "mc_01"), (Label, ""), (Label, "5CG1234ABC"), (Id, "key:aaaa1111"), (Place, "node-1")];
+    let two = [(Id, "mc_011"), (Label, "5CG1234ABD"), (Id, "ek:bbbb2222"), (Place, "node-1-k3v9q2")];
+    // What a machine says of itself so as to be taken for another.
+    let poser =
+        [(Id, "mc_02"), (Said, "mc_01"), (Said, "node-1"), (Said, "5cg1234abc"), (Said, "ek:bbbb2222")];
+    let worse = [(Id, "mc_03"), (Said, "node-1-k3"), (Said, "MC_011"), (Said, "node-1-k3v9q2")];
     let candidates = [
-        named("mc_01", &["mc_01", "", "5CG1234ABC", "key:aaaa1111", "node-1"], wanted),
-        named("mc_011", &["mc_011", "5CG1234ABD", "ek:bbbb2222"], wanted),
+        named("mc_01", &one, wanted),
+        named("mc_011", &two, wanted),
+        named("mc_02", &poser, wanted),
+        named("mc_03", &worse, wanted),
     ];
     let fitting = candidates.into_iter().filter(|(fit, ..)| *fit != Fit::No).collect();
     match the_one(fitting, wanted, 7)? {
@@ -134,6 +143,10 @@ fn a_machine_is_found_by_a_whole_name_or_by_a_beginning_that_only_one_has() {
         ("aaaa", "mc_01"),
         ("ek:bb", "mc_011"),
         ("node-1", "mc_01"),
+        ("5CG1234ABC", "mc_01"),
+        ("mc_011", "mc_011"),
+        ("node-1-k3v9q2", "mc_011"),
+        ("ek:bbbb2222", "mc_011"),
     ] {
         assert_eq!(chosen(wanted).unwrap(), id, "{wanted}");
     }

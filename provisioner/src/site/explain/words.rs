@@ -7,6 +7,7 @@ use protocol::refusal::{Refused, Wait};
 use super::{ClaimRow, Explained, Row};
 use crate::site::claims::Claim;
 use crate::site::machine::{KubeletState, Machine};
+use crate::site::plain;
 
 /// The word for a machine that HQ registered and that never spoke here.
 const REGISTERED: &str = "registered";
@@ -15,7 +16,7 @@ pub(super) fn row(machine: &Machine, record: Option<&Record>, reason: decide::Re
     let hinted = record.and_then(|record| record.hints.product_serial.clone());
     Row {
         machine: machine.id.clone(),
-        serial: hinted.unwrap_or_else(|| machine.hw.dmi.serial.clone()),
+        serial: plain::word(&hinted.unwrap_or_else(|| machine.hw.dmi.serial.clone())),
         life: machine.life.word().to_owned(),
         reason: reason.code.word().to_owned(),
         slot: machine.slot.clone().unwrap_or_default(),
@@ -39,8 +40,8 @@ pub(super) fn unseen_row(record: &Record) -> Row {
 pub(super) fn claim_row(claim: &Claim, now: Time) -> ClaimRow {
     ClaimRow {
         machine: format!("key:{}", claim.s),
-        serial: claim.hw.dmi.serial.clone(),
-        model: format!("{} {}", claim.hw.dmi.vendor, claim.hw.dmi.product).trim().to_owned(),
+        serial: plain::word(&claim.hw.dmi.serial),
+        model: plain::word(format!("{} {}", claim.hw.dmi.vendor, claim.hw.dmi.product).trim()),
         slot: claim.approved.clone().unwrap_or_default(),
         seconds: now.since(claim.since),
     }

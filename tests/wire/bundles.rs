@@ -1,5 +1,8 @@
 //! Files that are not put in force; the bundle that is stays in force.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+
 use protocol::bundle::{EXPANDED_LIMIT, FILE_LIMIT, MAGIC};
 use protocol::refusal::Refusal;
 use tests::stage::{DEADLINE, Hq};
@@ -133,4 +136,41 @@ fn zeros(mut count: usize) -> Vec<u8> {
         packed.push(0);
     }
     packed
+}
+
+#[test]
+fn no_file_in_the_inbox_ends_the_program_or_keeps_the_next_one_out() {
+    let served = Served::with(&[]);
+    let inbox = served.path().join("inbox");
+    let long = format!("{}.nbb", "x".repeat(248));
+    let no_text = OsString::from_vec(b"no\xfftext.jws".to_vec());
+    for name in [OsString::from(&long), no_text, "plain.nbb".into()] {
+        std::fs::write(inbox.join(name), "no bundle").unwrap();
+    }
+    let waiting =
+        || std::fs::read_dir(&inbox).unwrap().flatten().filter(|entry| entry.path().is_file()).count();
+    crate::until("all three are put aside", || waiting() == 0);
+    let aside = std::fs::read_dir(inbox.join("refused")).unwrap().count();
+    assert_eq!(aside, 6, "each with its verdict");
+    // No place for verdicts: told once, and it goes on when there is one again.
+    std::fs::remove_dir_all(inbox.join("done")).unwrap();
+    std::fs::write(inbox.join("done"), "a file").unwrap();
+    crate::until("it is told", || served.count("nodeboot_alarms_total", "inbox-trouble") == 1);
+    std::fs::remove_file(inbox.join("done")).unwrap();
+    let before = served.seq();
+    served.slots(&["node-1"]);
+    assert!(served.seq() > before);
+    assert_eq!(served.count("nodeboot_alarms_total", "inbox-trouble"), 1);
+}
+
+#[test]
+fn verdicts_and_reports_do_not_fill_the_disk() {
+    let served = Served::with(&[]);
+    let files = |folder: &str| std::fs::read_dir(served.path().join(folder)).unwrap().count();
+    for n in 0..40 {
+        std::fs::write(served.path().join(format!("inbox/{n}.nbb")), "no bundle").unwrap();
+        served.report();
+    }
+    crate::until("only the newest are kept", || files("inbox/refused") == 64 && files("outbox") == 32);
+    assert!(served.path().join("outbox/ship-7-40.jws").exists());
 }

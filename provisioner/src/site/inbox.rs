@@ -1,21 +1,32 @@
 //! The one entrance for HQ's word: a watched folder. What was taken is kept beside, with why it was refused.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use protocol::approval;
 use protocol::bundle::{self, FILE_LIMIT, Setting};
+use protocol::bytes::Digest;
 use protocol::refusal::{Refusal, Refused};
 
 use super::rebuild::{self, Stage};
 use super::store::{Look, MACHINES, SECTIONS};
 use super::word::{Read, Word};
-use super::{Site, broken, slots, voice};
+use super::{Site, broken, plain, slots, voice};
 
 /// How often the folder is looked at.
 const PERIOD: Duration = Duration::from_millis(500);
+/// When a file that can neither be taken nor moved is looked at again.
+const LATER: Duration = Duration::from_mins(1);
+/// Verdicts that are kept of each kind, and reports.
+const KEPT: usize = 32;
+/// Bytes of a file's name: with `.why` behind it 255, which is what disks take.
+const NAME: usize = 251;
 
 impl Site {
     /// Takes one file: a bundle or an approval. What became of it, in words.
@@ -112,41 +123,141 @@ fn has_ending(name: &str, ending: &str) -> bool {
     Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
 }
 
-/// Watches the folder until the program ends.
+/// Watches the folder until the program ends. Nothing that lies in it, and no disk, ends that.
 pub async fn watch(site: Arc<Site>) -> Result<()> {
     let inbox = site.dir.join("inbox");
-    for folder in ["", "done", "refused"] {
-        std::fs::create_dir_all(inbox.join(folder))?;
-    }
+    let mut later = HashMap::new();
     loop {
-        for entry in std::fs::read_dir(&inbox)?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let whole = has_ending(&name, "nbb") || has_ending(&name, "jws");
-            if whole && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                take_file(&site, &inbox, &name).await?;
-            }
+        later.retain(|_, until| *until > Instant::now());
+        if let Err(error) = look(&site, &inbox, &mut later).await {
+            trouble(&site, &inbox, &error).await;
         }
         tokio::time::sleep(PERIOD).await;
     }
 }
 
-async fn take_file(site: &Site, inbox: &Path, name: &str) -> Result<()> {
-    let path = inbox.join(name);
-    let size = std::fs::metadata(&path)?.len();
-    let verdict = if size > FILE_LIMIT as u64 {
-        Err(Refused::new(Refusal::BundleRefused, 'g', format!("{size} bytes; at most {FILE_LIMIT}")))
+async fn trouble(site: &Site, path: &Path, error: &io::Error) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    tracing::error!(file = plain::word(&name), %error, "the inbox");
+    site.alarm("inbox-trouble", &name).await;
+}
+
+/// Takes what lies there now. A file that can neither be taken nor moved is left alone for a while.
+async fn look(site: &Site, inbox: &Path, later: &mut HashMap<OsString, Instant>) -> io::Result<()> {
+    for folder in ["", "done", "refused"] {
+        std::fs::create_dir_all(inbox.join(folder))?;
+    }
+    let mut taken = false;
+    for entry in std::fs::read_dir(inbox)?.flatten() {
+        let name = entry.file_name();
+        let shown = name.to_string_lossy();
+        let whole = has_ending(&shown, "nbb") || has_ending(&shown, "jws");
+        if !whole || later.contains_key(&name) || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        taken = true;
+        let path = entry.path();
+        match take_file(site, inbox, &path, &kept_name(&shown)).await {
+            Ok(()) => {}
+            // Whoever put it there took it back.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                trouble(site, &path, &error).await;
+                if std::fs::rename(&path, inbox.join("refused").join(kept_name(&shown))).is_err() {
+                    later.insert(name, Instant::now() + LATER);
+                }
+            }
+        }
+    }
+    if taken {
+        keep_newest(&inbox.join("done"), 2 * KEPT)?;
+        keep_newest(&inbox.join("refused"), 2 * KEPT)?;
+    }
+    keep_newest(&site.dir.join("outbox"), KEPT)
+}
+
+/// The name under which a file is put aside: one that every disk takes, with room for the ending of its verdict.
+fn kept_name(shown: &str) -> String {
+    if shown.len() <= NAME && !shown.contains(char::REPLACEMENT_CHARACTER) {
+        return shown.to_owned();
+    }
+    let (stem, ending) = shown.rsplit_once('.').unwrap_or((shown, ""));
+    let short: String = stem.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
+    format!("{short}-{}.{ending}", Digest::of(shown.as_bytes()).short_hex())
+}
+
+/// Removes all but the newest files of a folder, by when each was put there.
+fn keep_newest(folder: &Path, most: usize) -> io::Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    let names: Vec<_> = entries.flatten().collect();
+    if names.len() <= most {
+        return Ok(());
+    }
+    let since = |entry: &std::fs::DirEntry| {
+        let there = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        Some(((there.ctime(), there.ctime_nsec()), entry.path()))
+    };
+    let mut files: Vec<_> = names.iter().filter_map(since).collect();
+    files.sort();
+    for (_, path) in files.iter().take(files.len().saturating_sub(most)) {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn take_file(site: &Site, inbox: &Path, path: &Path, name: &str) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(FILE_LIMIT as u64 + 1).read_to_end(&mut bytes)?;
+    let verdict = if bytes.len() > FILE_LIMIT {
+        let detail = format!("it has more bytes than fit, at most {FILE_LIMIT}");
+        Err(Refused::new(Refusal::BundleRefused, 'g', detail))
     } else {
-        site.take(name, &std::fs::read(&path)?).await
+        site.take(name, &bytes).await
     };
     let (folder, why) = match verdict {
         Ok(said) => ("done", said),
         Err(refused) => {
-            tracing::warn!(file = name, id = refused.id(), %refused, "refused");
+            tracing::warn!(file = plain::word(name), id = refused.id(), %refused, "refused");
             site.metrics.refusal(refused.refusal.code());
             ("refused", refused.to_string())
         }
     };
-    std::fs::write(inbox.join(folder).join(format!("{name}.why")), why + "\n")?;
-    std::fs::rename(&path, inbox.join(folder).join(name))?;
-    Ok(())
+    let written = std::fs::write(inbox.join(folder).join(format!("{name}.why")), why + "\n");
+    // Taken is taken, also where the disk has no room for the words.
+    std::fs::rename(path, inbox.join(folder).join(name)).and(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_is_kept_as_one_that_has_room_for_its_verdict() {
+        assert_eq!(kept_name("ship-7.nbb"), "ship-7.nbb");
+        let (long, other) = (format!("{}.nbb", "x".repeat(248)), format!("{}y.nbb", "x".repeat(247)));
+        assert_eq!(long.len(), 252);
+        assert!(kept_name(&long).len() <= NAME && has_ending(&kept_name(&long), "nbb"));
+        assert_ne!(kept_name(&long), kept_name(&other));
+        assert!(kept_name("a\u{fffd}b.jws").starts_with("ab-"));
+    }
+
+    #[test]
+    fn the_newest_files_stay_whatever_time_they_bear() {
+        let folder = tempfile::tempdir().unwrap();
+        for n in 0..40 {
+            let path = folder.path().join(format!("{n}.nbb"));
+            let file = std::fs::File::create(&path).unwrap();
+            let age = Duration::from_secs(1000 * n);
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        keep_newest(folder.path(), KEPT).unwrap();
+        let left = |n: u32| folder.path().join(format!("{n}.nbb")).exists();
+        assert_eq!((0..40).map(left).filter(|left| *left).count(), KEPT);
+        assert!(left(39) && left(8) && !left(7));
+        keep_newest(&folder.path().join("none"), 1).unwrap();
+    }
 }

@@ -11,6 +11,8 @@ use tests::stage::{SITE, SLOTS, Site};
 use crate::table::{Figure, Table};
 
 const ROUNDS: usize = 400;
+/// Between two rounds: the provisioner answers one asker fifty times a second at most.
+const PACE: Duration = Duration::from_millis(25);
 /// The UDP header, the IPv6 header and the Ethernet header without checksum.
 const HEADERS: usize = 8 + 40 + 14;
 
@@ -92,7 +94,11 @@ fn add(table: &mut Table, asked: &[Duration], bytes: usize, raw: &[Duration]) {
 
 fn times(mut once: impl FnMut() -> Result<Duration>) -> Result<Vec<Duration>> {
     once()?;
-    let mut times = (0..ROUNDS).map(|_| once()).collect::<Result<Vec<_>>>()?;
+    let mut paced = || {
+        std::thread::sleep(PACE);
+        once()
+    };
+    let mut times = (0..ROUNDS).map(|_| paced()).collect::<Result<Vec<_>>>()?;
     times.sort();
     Ok(times)
 }

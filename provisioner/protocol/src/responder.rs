@@ -1,5 +1,6 @@
 //! A service instance on a cable: what it says to whom, and when (RFC 6762 sections 6 to 8, RFC 6763).
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,15 @@ const ONE_SHOT_TTL: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(1);
 /// An interface with more addresses names these: whatever is said fits into one datagram.
 const ADDRESSES: usize = 8;
+/// Bytes of a datagram at most, so that no cable has to divide it.
+const DATAGRAM: usize = 1400;
+/// An answer to one asker has at most so many times the bytes of his question and so many more: nobody is to make us
+/// shout at another in whose name he asks.
+const TIMES: usize = 4;
+const MORE: usize = 300;
+/// Answers to single askers in a second: to one of them, and to all. A machine asks once a second at most.
+const TO_ONE: u32 = 50;
+const TO_ALL: u32 = 500;
 
 /// Who announces itself, and as what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,22 +160,29 @@ impl Service {
         query.known.iter().any(|(name, ttl)| name.eq_ignore_ascii_case(&full) && *ttl >= OTHER_TTL / 2)
     }
 
-    /// The answer to one asker: one-shot, with its question repeated, or to somebody who will keep it.
-    fn answer(&self, query: &Query, addresses: &[IpAddr], keep: Keep) -> Option<Vec<u8>> {
-        let (answers, more) = self.wanted(query, addresses);
+    /// The answer to one asker: one-shot, with his first question repeated, or to somebody who will keep it. What he
+    /// would ask for next is left out as far as it does not fit into `room` bytes; an answer that does not is none.
+    fn answer(&self, query: &Query, addresses: &[IpAddr], keep: Keep, room: usize) -> Option<Vec<u8>> {
+        let (answers, mut more) = self.wanted(query, addresses);
         if answers.is_empty() {
             return None;
         }
+        let repeated = query.questions.first().filter(|_| keep == Keep::OneShot);
         let count = |number: usize| u16::try_from(number).unwrap_or(0);
-        let repeated = if keep == Keep::OneShot { query.questions.as_slice() } else { &[] };
-        let counts = [count(repeated.len()), count(answers.len()), 0, count(more.len())];
         let id = if keep == Keep::OneShot { query.id } else { 0 };
-        let mut out = Writer::new(id, 0x8400, counts);
-        for question in repeated {
-            out.question(question);
+        loop {
+            let counts = [count(repeated.iter().count()), count(answers.len()), 0, count(more.len())];
+            let mut out = Writer::new(id, 0x8400, counts);
+            if let Some(question) = repeated {
+                out.question(question);
+            }
+            answers.iter().chain(&more).for_each(|record| self.write(&mut out, *record, keep));
+            let out = out.done();
+            if out.len() <= room {
+                return Some(out);
+            }
+            more.pop()?;
         }
-        answers.into_iter().chain(more).for_each(|record| self.write(&mut out, record, keep));
-        Some(out.done())
     }
 
     /// A delay that is the instance's own, so that forty machines do not answer one question at once: 20 to 120 ms.
@@ -209,12 +226,39 @@ pub struct Cable {
     announcements: u8,
     due: Option<Instant>,
     last: Option<Instant>,
+    answered: Answered,
+}
+
+/// Who was answered alone within this second, and how often.
+#[derive(Clone, Debug, Default)]
+struct Answered {
+    since: Option<Instant>,
+    all: u32,
+    each: HashMap<IpAddr, u32>,
+}
+
+impl Answered {
+    fn admit(&mut self, source: IpAddr, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= PAUSE) {
+            *self = Self { since: Some(now), ..Self::default() };
+        }
+        if self.all >= TO_ALL {
+            return false;
+        }
+        let own = self.each.entry(source).or_insert(0);
+        if *own >= TO_ONE {
+            return false;
+        }
+        *own += 1;
+        self.all += 1;
+        true
+    }
 }
 
 impl Cable {
     /// A cable on which we have these addresses, of both kinds. Everybody on it is to be told.
     pub fn new(nets: Vec<Net>, now: Instant) -> Self {
-        let mut cable = Self { nets, announcements: 0, due: None, last: None };
+        let mut cable = Self { nets, announcements: 0, due: None, last: None, answered: Answered::default() };
         cable.changed(now);
         cable
     }
@@ -249,13 +293,15 @@ impl Cable {
         }
         let query = read_query(datagram)?;
         let addresses = self.addresses();
-        if source.port() != PORT {
-            return service.answer(&query, &addresses, Keep::OneShot);
-        }
-        let alone = query.questions.iter().all(|question| question.unicast);
-        let answer = service.answer(&query, &addresses, Keep::Usual)?;
+        let keep = if source.port() == PORT { Keep::Usual } else { Keep::OneShot };
+        let alone = keep == Keep::OneShot || query.questions.iter().all(|question| question.unicast);
         if alone {
-            return Some(answer);
+            let room = DATAGRAM.min(TIMES * datagram.len() + MORE);
+            let answer = service.answer(&query, &addresses, keep, room)?;
+            return self.answered.admit(source.ip(), now).then_some(answer);
+        }
+        if service.wanted(&query, &addresses).0.is_empty() {
+            return None;
         }
         self.speak_at(now + service.delay());
         None

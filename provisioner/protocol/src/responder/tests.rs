@@ -96,6 +96,52 @@ fn who_wants_it_alone_gets_it_alone_and_who_knows_it_gets_nothing() {
     assert!(cable.due().is_some(), "what it knows is about to run out");
 }
 
+/// As many questions as are read, for one of two names each: the first spelled out and the others pointing at it.
+fn many_questions(class: u16) -> Vec<u8> {
+    let mut out = Writer::new(9, 0, [64, 0, 0, 0]);
+    for n in 0..64 {
+        out.name(if n % 2 == 0 { KIND } else { FULL });
+        out.u16s(&[ANY, class]);
+    }
+    out.done()
+}
+
+#[test]
+fn no_answer_to_one_asker_is_much_larger_than_his_question() {
+    let now = Instant::now();
+    let net = |ip: &str| Net { ip: ip.parse().unwrap(), prefix: 24 };
+    let nets: Vec<_> = (0..40).map(|n| net(&format!("fd00::{n}"))).chain([net("10.7.0.2")]).collect();
+    let service = Service { instance: "x".repeat(63), texts: vec!["t".repeat(250)], ..service() };
+    let mut largest = 0;
+    for asked in [many_questions(1), many_questions(0x8001), question(7, KIND), browsing(0x8001, None)] {
+        for source in ["10.7.0.9:4000", "10.7.0.9:5353"] {
+            let mut cable = Cable::new(nets.clone(), now);
+            let Some(answer) = cable.heard(&service, &asked, from(source), now) else { continue };
+            assert!(answer.len() <= DATAGRAM && answer.len() <= TIMES * asked.len() + MORE);
+            let questions = usize::from(answer[5]);
+            assert_eq!(questions, usize::from(source.ends_with(":4000")), "the first question alone");
+            largest = largest.max(answer.len());
+        }
+    }
+    assert!(largest > 300, "{largest}");
+    let cable = Cable::new(nets, now);
+    assert!(cable.farewell(&service).len() <= DATAGRAM);
+}
+
+#[test]
+fn who_asks_without_end_is_answered_so_often_a_second_and_others_all_the_same() {
+    let now = Instant::now();
+    let mut cable = cable(now);
+    let mut ask =
+        |source: &str, now| cable.heard(&service(), &question(7, KIND), from(source), now).is_some();
+    let answered = (0..100).filter(|_| ask("10.7.0.9:4000", now)).count();
+    assert_eq!(answered, 50);
+    assert!(ask("10.7.0.8:4000", now));
+    assert!(ask("10.7.0.9:4001", now + PAUSE));
+    let crowd = (0..5000).filter(|n| ask(&format!("[fe80::{n:x}%3]:4000"), now + PAUSE * 2)).count();
+    assert_eq!(crowd, 500);
+}
+
 #[test]
 fn hostile_datagrams_are_heard_without_a_panic() {
     let now = Instant::now();

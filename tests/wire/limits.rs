@@ -95,10 +95,14 @@ fn r18a_one_source_keeps_so_many_connections_and_a_machine_of_the_site_is_not_co
     let source = IpAddr::from([127, 0, 0, 2]);
     let mut member = honest.connect_from(source, served.address).unwrap();
     member.admission().unwrap();
-    let mut flood: Vec<_> = (0..70).map(|_| stranger.connect_from(source, served.address).unwrap()).collect();
     let answers =
         |session: &mut Session<'_>| session.send(Message::Time, "", "application/json", b"").is_ok();
-    assert!(answers(flood.last_mut().unwrap()));
+    let arrive = |_| {
+        let mut session = stranger.connect_from(source, served.address).unwrap();
+        assert!(answers(&mut session));
+        session
+    };
+    let mut flood: Vec<_> = (0..70).map(arrive).collect();
     let staying = flood.iter_mut().map(answers).filter(|answered| *answered).count();
     assert_eq!(staying, 64, "the oldest are gone");
     assert!(answers(&mut member));

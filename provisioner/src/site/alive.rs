@@ -9,6 +9,9 @@ use protocol::bytes::Digest;
 /// Silence after which a machine is no longer taken for alive.
 const SILENCE: Duration = Duration::from_mins(1);
 
+/// Keys that are remembered; a machine gets a new one with each installation, and the silent are forgotten first.
+pub(super) const MOST: usize = 4096;
+
 /// When each key was heard last.
 pub struct Alive {
     started: Instant,
@@ -24,7 +27,11 @@ impl Default for Alive {
 impl Alive {
     /// The holder of this key, which is a machine's, has spoken.
     pub fn heard(&self, s: &Digest) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(*s, Instant::now());
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.len() >= MOST {
+            heard.retain(|_, at| at.elapsed() < SILENCE);
+        }
+        heard.insert(*s, Instant::now());
     }
 
     /// Whether it was heard within the last minute. Who has just started has heard nobody yet, and takes everybody for

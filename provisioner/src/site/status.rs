@@ -39,7 +39,13 @@ impl Site {
         asked: &StatusRequest,
     ) -> Result<StatusAnswer, Refused> {
         let beats = Beats { s: peer.s, key, counter: 0, bundle: self.word().seq, called: false };
-        self.memory().beats.insert(heartbeat::short(&peer.s), beats);
+        {
+            let mut memory = self.memory();
+            if memory.beats.len() >= super::alive::MOST {
+                memory.beats.retain(|_, beats| self.alive.is(&beats.s));
+            }
+            memory.beats.insert(heartbeat::short(&peer.s), beats);
+        }
         self.heard(&bound.machine.id).await?;
         self.check_shown(&bound.machine.id, asked).await;
         let (trust, word) = (self.trust().0, self.word());

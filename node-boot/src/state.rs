@@ -22,6 +22,9 @@ pub struct State {
 pub struct Belief {
     /// Documents of HQ in force.
     pub kept: Kept,
+    /// When the newest image that this machine has seen was built.
+    #[serde(default)]
+    pub image: Time,
     /// The latest HQ-signed time seen.
     pub floor: Time,
     /// The voucher in force.

@@ -2,6 +2,7 @@
 //! before the next begins, so that a power cut costs at most one step.
 
 mod enroll; // voucher, proof, time, certificate
+mod image; // what a new image changes
 mod reach; // where the provisioner is
 mod stay; // after the join
 mod voice; // an approval by telephone
@@ -9,7 +10,7 @@ mod voice; // an approval by telephone
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use protocol::anchors::Trust;
 use protocol::cert::Cert;
 use protocol::clock::{self, Time};
@@ -17,9 +18,8 @@ use protocol::inventory::Facts;
 use protocol::messages::{Config, Outcome};
 use protocol::refusal::{Refusal, Said};
 use protocol::tpm::Spec;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
+use self::image::Owner;
 use crate::cli::pause;
 use crate::console::say;
 use crate::join::kubelet;
@@ -50,16 +50,6 @@ pub struct Machine {
     pub patience: Duration,
 }
 
-/// The owner's file: anchors, and addresses to ask first.
-#[derive(Deserialize)]
-struct Owner {
-    anchors: Box<RawValue>,
-    #[serde(rename = "image-time")]
-    image_time: Time,
-    #[serde(default)]
-    addresses: Vec<String>,
-}
-
 /// A machine that is awake: keys, belief, facts.
 pub struct Awake {
     /// Where its things are.
@@ -85,14 +75,7 @@ impl Machine {
     pub fn wake(&self) -> Result<Awake> {
         let facts = inventory::look(&self.dmi, self.tpm.is_some());
         let identity = identify(&self.state, self.tpm.as_ref(), &facts)?;
-        let owner = std::fs::read(&self.owner).with_context(|| {
-            format!(
-                "reading {}: a machine without its owner's file cannot know whom to believe",
-                self.owner.display()
-            )
-        })?;
-        let owner: Owner =
-            serde_json::from_slice(&owner).with_context(|| format!("reading {}", self.owner.display()))?;
+        let owner = Owner::read(&self.owner)?;
         let belief = self.belief(&owner)?;
         let (at, shunned) = (self.clone(), Shunned::default());
         let voice = voice::Voice::new(self.stick.as_deref());
@@ -111,20 +94,13 @@ impl Machine {
         })
     }
 
+    /// What to believe; where an image has changed that, it is on disk before anybody is asked anything.
     fn belief(&self, owner: &Owner) -> Result<Belief> {
-        let image = Trust::from_image(owner.anchors.get()).map_err(anyhow::Error::new)?;
-        let mut belief = match self.state.load::<Belief>("belief.json")? {
-            Some(belief) => belief,
-            None => {
-                Belief { kept: image.kept().clone(), floor: Time(0), voucher: None, index: None, bundle: 0 }
-            }
-        };
-        // A new image's word counts where it is younger than the one in force.
-        let stored = Trust::from_kept(&belief.kept).map_err(anyhow::Error::new)?;
-        if owner.image_time > stored.created_on() && image.anchors_seq() > stored.anchors_seq() {
-            belief.kept = image.kept().clone();
+        let stored = self.state.load::<Belief>("belief.json")?;
+        let belief = owner.belief(stored.as_ref())?;
+        if stored.is_some_and(|stored| protocol::json::to_vec(&stored) != protocol::json::to_vec(&belief)) {
+            self.state.save("belief.json", &belief)?;
         }
-        belief.floor = belief.floor.max(image.created_on()).max(owner.image_time);
         Ok(belief)
     }
 }

@@ -68,6 +68,7 @@ pub struct Kept {
 #[derive(Clone, Debug)]
 pub struct Trust {
     kept: Kept,
+    signer: Digest,
     seq: u64,
     created_on: Time,
     voucher: Vec<Cert>,
@@ -100,7 +101,7 @@ impl Trust {
         let place = voucher.iter().position(|anchor| anchor.key_hash == read.signer.key_hash);
         let rank = place.ok_or_else(|| refused('e', "it is not signed by an anchor it names"))?;
         let rank = if rank == 0 { 1 } else { 2 };
-        Self::of(doc, rank, document.to_owned(), BTreeMap::new())
+        Self::of(doc, read.signer.key_hash, rank, document.to_owned(), BTreeMap::new())
     }
 
     /// Trust as it was kept on disk. The documents were verified before they were kept.
@@ -108,8 +109,9 @@ impl Trust {
         let read = |text: &str, typ| {
             Unverified::read(text.as_bytes(), typ).map_err(|error| refused('e', error.to_string()))
         };
-        let doc: AnchorsDoc = payload(&read(&kept.anchors, typ::ANCHORS)?)?;
-        let mut trust = Self::of(doc, kept.rank, kept.anchors.clone(), BTreeMap::new())?;
+        let anchors = read(&kept.anchors, typ::ANCHORS)?;
+        let (doc, signer) = (payload(&anchors)?, anchors.signer.key_hash);
+        let mut trust = Self::of(doc, signer, kept.rank, kept.anchors.clone(), BTreeMap::new())?;
         for (rank, text) in &kept.revoked {
             let document = read(text, typ::REVOKED)?;
             trust.revoked.insert(*rank, (document.signer.key_hash, payload(&document)?));
@@ -120,6 +122,7 @@ impl Trust {
 
     fn of(
         doc: AnchorsDoc,
+        signer: Digest,
         rank: u8,
         text: String,
         revoked: BTreeMap<u8, (Digest, RevokedDoc)>,
@@ -127,6 +130,7 @@ impl Trust {
         Ok(Self {
             voucher: certs(&doc.voucher)?,
             site: certs(&doc.site)?,
+            signer,
             seq: doc.seq,
             created_on: doc.created_on,
             distrust: doc.distrust,
@@ -151,6 +155,12 @@ impl Trust {
         let cap =
             self.voucher.get(usize::from(self.kept.rank.saturating_sub(1))).map(|anchor| anchor.not_after);
         self.created_on.min(cap.unwrap_or(self.created_on))
+    }
+
+    /// Whether `other` is not the word of these anchors: none of them signed it, or another anchor B stands in it.
+    pub fn disowns(&self, other: &Self) -> bool {
+        let b = |trust: &Self| trust.voucher.last().map(|anchor| anchor.key_hash);
+        self.rank_of(&other.signer).is_none() || b(self) != b(other)
     }
 
     /// The highest number among the revoked documents in force, with the document that has it.
@@ -236,7 +246,8 @@ impl Trust {
         if doc.distrust.contains(&read.signer.key_hash) {
             return Err(refused('c', "nothing but a new image takes anchor B away"));
         }
-        let mut next = Self::of(doc, rank, document.to_owned(), self.revoked.clone())?;
+        let signer = read.signer.key_hash;
+        let mut next = Self::of(doc, signer, rank, document.to_owned(), self.revoked.clone())?;
         next.kept.revoked.clone_from(&self.kept.revoked);
         Ok(next)
     }

@@ -18,7 +18,7 @@ pub const DAY: i64 = 86_400;
 /// Seconds in a year of 365 days.
 pub const YEAR: i64 = 365 * DAY;
 /// A real-time clock further ahead of the floor than this is not believed.
-pub(crate) const FARTHEST_RTC: i64 = 3 * YEAR;
+pub const FARTHEST_RTC: i64 = 3 * YEAR;
 /// 9999-12-31T23:59:59Z, "no end" in RFC 5280 section 4.1.2.5.
 pub(crate) const NEVER: Time = Time(253_402_300_799);
 

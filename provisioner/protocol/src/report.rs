@@ -93,9 +93,12 @@ pub struct Report {
     pub created_on: Time,
     /// The bundle in force.
     pub bundle: u64,
-    /// Single-use keys that were used.
+    /// Hashes of single-use keys that were used.
     #[serde(default)]
-    pub burned: Vec<Burned>,
+    pub burned: Vec<Digest>,
+    /// The same keys, each with the node key that it is bound to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bound: Vec<Burned>,
     /// Ids that were proven.
     #[serde(default)]
     pub proven: Vec<Ids>,

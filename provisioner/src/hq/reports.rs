@@ -97,7 +97,7 @@ impl Hq {
         for fill in &report.fills {
             said.push(format!("{} holds {}", fill.machine, fill.slot));
         }
-        for burned in &report.burned {
+        for burned in &report.bound {
             said.push(self.burned(burned)?);
         }
         said.extend(

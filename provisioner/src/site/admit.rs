@@ -279,7 +279,9 @@ impl Entry {
             if burned.is_some_and(|bound| bound != self.s) {
                 return Ok(Err(Refusal::Duplicate.into()));
             }
-            if machine.s.is_some_and(|old| old != self.s && self.sight.alive.is(&old)) {
+            let alive = &self.sight.alive;
+            let may_run = alive.is_young() && machine.kubelet == KubeletState::Issued;
+            if machine.s.is_some_and(|old| old != self.s && (may_run || alive.beats(&old))) {
                 return Ok(Err(Refusal::MemberAlive.into()));
             }
         }

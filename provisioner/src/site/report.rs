@@ -44,6 +44,7 @@ impl Site {
             created_on: self.now(),
             bundle: self.word().seq,
             burned: vec![],
+            bound: vec![],
             proven: vec![],
             joins: vec![],
             alarms: vec![],
@@ -55,7 +56,10 @@ impl Site {
         let until: u64 = events.last().and_then(|(number, _)| number.parse().ok()).unwrap_or(0);
         for (_, event) in events {
             match event {
-                Event::Burned(key) => report.burned.push(key),
+                Event::Burned(burned) => {
+                    report.burned.push(burned.key);
+                    report.bound.push(burned);
+                }
                 Event::Proven(machine, id) => report.proven.push(Ids { machine, ids: vec![id] }),
                 Event::Joined(join) => report.joins.push(join),
                 Event::Alarm(alarm) => report.alarms.push(alarm),

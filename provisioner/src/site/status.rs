@@ -46,6 +46,7 @@ impl Site {
             }
             memory.beats.insert(heartbeat::short(&peer.s), beats);
         }
+        self.alive.beat(&peer.s);
         self.heard(&bound.machine.id).await?;
         self.check_shown(&bound.machine.id, asked).await;
         let (trust, word) = (self.trust().0, self.word());
@@ -145,7 +146,7 @@ impl Site {
             return None;
         };
         beats.counter = read.counter;
-        self.alive.heard(&beats.s);
+        self.alive.beat(&beats.s);
         // HQ has said something since: a voucher, a withdrawal. It is asked for now rather than within the hour.
         let flags = if beats.called || beats.bundle < bundle { heartbeat::FLAG_STATUS_NOW } else { 0 };
         Some(heartbeat::answer(&beats.key, &beats.s, read.counter, flags))

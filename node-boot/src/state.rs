@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use protocol::anchors::Kept;
 use protocol::bytes::Digest;
 use protocol::clock::Time;
+use protocol::id::Id;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,9 @@ pub struct Held {
     pub epoch: u32,
     /// The site.
     pub site: String,
+    /// By which of its names headquarters means this machine; none where a person admitted it.
+    #[serde(default)]
+    pub machine: Option<Id>,
     /// The pinned CA, base64url of its DER.
     pub pin: protocol::bytes::B64u,
     /// Hash of the pinned CA's key.

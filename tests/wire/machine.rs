@@ -3,10 +3,12 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use harness::wait;
+use protocol::refusal::Refusal;
 use tests::stage::{Csv, DEADLINE, SITE, code_in, run};
 
 use crate::Served;
@@ -18,11 +20,14 @@ pub struct NodeBoot {
     program: PathBuf,
     folder: tempfile::TempDir,
     child: Option<Child>,
+    tpm: Option<Child>,
+    /// What its clock shows, in seconds since 1970; `host` where that is the time of this computer.
+    pub clock: &'static str,
 }
 
 impl Drop for NodeBoot {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        for mut child in self.child.take().into_iter().chain(self.tpm.take()) {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -38,7 +43,7 @@ impl NodeBoot {
         owner["addresses"] = addresses.iter().map(ToString::to_string).collect();
         fs::write(folder.path().join("owner.json"), owner.to_string()).unwrap();
         fs::create_dir(folder.path().join("stick")).unwrap();
-        Self { program: served.programs.node_boot.clone(), folder, child: None }
+        Self { program: served.programs.node_boot.clone(), folder, child: None, tpm: None, clock: "host" }
     }
 
     /// A file or folder of its.
@@ -46,10 +51,24 @@ impl NodeBoot {
         self.folder.path().join(name).display().to_string()
     }
 
+    /// Gives it a TPM.
+    fn plug_tpm(&mut self) {
+        let state = self.path("tpm");
+        fs::create_dir(&state).unwrap();
+        let mut swtpm = Command::new("swtpm");
+        swtpm.args(["socket", "--tpm2", "--flags", "not-need-init", "--tpmstate", &format!("dir={state}")]);
+        swtpm.args(["--server", &format!("type=unixio,path={}", self.path("tpm.sock"))]);
+        swtpm.args(["--ctrl", &format!("type=unixio,path={}", self.path("tpm.ctrl"))]);
+        self.tpm = Some(swtpm.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let listens = || UnixStream::connect(self.path("tpm.sock")).map_err(|error| error.to_string());
+        wait::until("the TPM", DEADLINE, listens).unwrap();
+    }
+
     /// The program with these words.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg(words[0]).args(["--tpm", "none"]);
+        let tpm = if self.tpm.is_some() { format!("unix:{}", self.path("tpm.sock")) } else { "none".into() };
+        command.env("NODEBOOT_CLOCK", self.clock).arg(words[0]).args(["--tpm", &tpm]);
         for (option, name) in
             [("--state", "state"), ("--owner", "owner.json"), ("--dmi", "dmi"), ("--root", "root")]
         {
@@ -119,9 +138,14 @@ impl NodeBoot {
 
 /// Headquarters registers the machine by its device key; no site has heard of it yet.
 pub fn register(served: &Served, machine: &NodeBoot) {
+    register_with(served, machine, &[]);
+}
+
+/// The same with other columns than the machine itself proposes.
+fn register_with(served: &Served, machine: &NodeBoot, columns: &[(&str, &str)]) {
     let mut rows = Csv::default();
     let row = run(&mut machine.command(&["register", "--csv"])).unwrap();
-    rows.add(&row, &[("site", SITE), ("roles", "worker")]);
+    rows.add(&row, &[&[("site", SITE), ("roles", "worker")], columns].concat());
     served.hq.import(&rows.text()).unwrap();
 }
 
@@ -208,4 +232,36 @@ fn a_yes_on_the_stick_admits_the_machine_with_epoch_0_and_a_later_bundle_gives_i
     machine.enroll(&[]);
     let stands = machine.ends();
     assert!(stands.contains("site ship-7 (epoch 1)"), "{stands}");
+}
+
+#[test]
+fn a_machine_proves_the_endorsement_key_that_its_voucher_names() {
+    if !harness::assets::on_path("swtpm") {
+        return harness::skip("swtpm is not installed");
+    }
+    let served = Served::with(&[]);
+    let mut machine = NodeBoot::new(&served, &[served.address]);
+    machine.plug_tpm();
+    // Headquarters has been told of one key, and not of the one that comes first.
+    register_with(&served, &machine, &[("ek-p256", ""), ("ek-rsa", "")]);
+    served.deliver();
+    machine.enroll(&[]);
+    let stands = machine.ends();
+    assert!(stands.contains("site ship-7 (epoch 1)"), "{stands}");
+    assert!(!machine.log().contains(Refusal::AuthMismatch.code()), "{}", machine.log());
+}
+
+#[test]
+fn a_machine_of_1970_takes_its_sites_time_and_one_whose_clock_is_right_keeps_it() {
+    let served = Served::with(&[]);
+    for (clock, wrong) in [("60", true), ("host", false)] {
+        let mut machine = NodeBoot::new(&served, &[served.address]);
+        machine.clock = clock;
+        register(&served, &machine);
+        served.deliver();
+        machine.enroll(&[]);
+        machine.ends();
+        let log = machine.log();
+        assert_eq!(log.contains("The clock of this machine would be set to 20"), wrong, "{log}");
+    }
 }

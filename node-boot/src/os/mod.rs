@@ -1,4 +1,5 @@
-//! The operating system under the agent: inventory, services.
+//! The operating system under the agent: clock, inventory, services.
 
+pub mod clock; // set by what the site says
 pub mod inventory; // what the machine is made of
 pub mod supervise; // programs that are to run

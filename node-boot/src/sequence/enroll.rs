@@ -9,6 +9,7 @@ use super::Awake;
 use super::reach::{LOOK, Proof};
 use crate::cli::{pause, stopping};
 use crate::console::{say, show_code, why_not, why_wait};
+use crate::os::clock;
 use crate::site::claim;
 use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::Conversation;
@@ -163,7 +164,9 @@ impl Awake {
                 return Ok(false);
             }
         }
+        let asked = protocol::clock::system();
         match proved.time()? {
+            Step::Done(told) => clock::follow(&told, self.belief.floor, asked),
             // The site has forgotten us, or has locked us out: the proof is given again, once, and then as for
             // everybody whom it does not know.
             Step::No(said) if said.reason == "not-proven" && certified => {

@@ -139,7 +139,8 @@ mod tests {
     /// After this document came by M11, with a voucher of its time.
     fn after(before: &Belief, document: &str) -> Belief {
         let trust = Trust::from_kept(&before.kept).unwrap().accept_anchors(document).unwrap();
-        let held = Held { epoch: 7, site: "x".into(), pin: B64u(vec![]), pin_key: Digest([0; 32]) };
+        let (pin, pin_key) = (B64u(vec![]), Digest([0; 32]));
+        let held = Held { epoch: 7, site: "x".into(), machine: None, pin, pin_key };
         let floor = before.floor.max(trust.created_on());
         Belief { kept: trust.kept().clone(), floor, voucher: Some(held), ..before.clone() }
     }

@@ -74,7 +74,8 @@ mod tests {
 
     fn belief(epoch: u32) -> Belief {
         let kept = Kept { anchors: String::new(), rank: 1, revoked: std::collections::BTreeMap::new() };
-        let held = Held { epoch, site: "ship-7".into(), pin: B64u(vec![]), pin_key: Digest([0; 32]) };
+        let (pin, pin_key) = (B64u(vec![]), Digest([0; 32]));
+        let held = Held { epoch, site: "ship-7".into(), machine: None, pin, pin_key };
         Belief { kept, image: Time(0), floor: Time(0), voucher: Some(held), index: None, bundle: 0 }
     }
 

@@ -11,10 +11,12 @@ use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::crypto::Signer as _;
 use protocol::est;
+use protocol::id::Id;
 use protocol::inventory::Facts;
 use protocol::messages::{Clock, Message, Outcome, VOUCHER_TYPE};
 use protocol::pvr::{self, Claims};
 use protocol::refusal::{Refusal, Refused, Said};
+use protocol::tpm::Ek;
 use protocol::voucher::{self, Accepted, Setting, Stored, VOICE_EPOCH};
 
 use super::http::{Conversation, Meaning, read_json};
@@ -131,7 +133,8 @@ impl Unproven {
     /// epoch 0, and saves that before anything else is said.
     pub fn by_voice(self, setup: &Setup<'_>, _: voice::Admission) -> Result<(Proved, Belief)> {
         let (site, pin) = self.site(setup)?;
-        let held = Held { epoch: VOICE_EPOCH, site, pin_key: pin.key_hash, pin: B64u(pin.der) };
+        let held =
+            Held { epoch: VOICE_EPOCH, site, machine: None, pin_key: pin.key_hash, pin: B64u(pin.der) };
         let belief = Belief { voucher: Some(held), ..setup.belief.clone() };
         setup.state.save("belief.json", &belief)?;
         Ok((self.proved(), belief))
@@ -231,6 +234,7 @@ fn with(belief: &Belief, accepted: &Accepted) -> Belief {
     let held = Held {
         epoch: accepted.assignment.epoch,
         site: accepted.assignment.site.clone(),
+        machine: Some(accepted.machine.clone()),
         pin: B64u(accepted.pin.der.clone()),
         pin_key: accepted.pin.key_hash,
     };
@@ -249,7 +253,8 @@ pub fn newer(text: &str, setting: &Setting<'_>, belief: &Belief) -> Result<Optio
 pub(super) fn prove(talk: &mut Conversation, setup: &Setup<'_>) -> Result<Step<Proven>> {
     let identity = setup.identity;
     if let Some(chip) = &identity.tpm {
-        let ek = chip.eks.first().context("the TPM's endorsement key")?;
+        let meant = setup.belief.voucher.as_ref().and_then(|held| held.machine.as_ref());
+        let ek = meant_by(meant, &chip.eks).context("the TPM's endorsement key")?;
         let key = B64u(chip.blob.public.as_bytes().to_vec());
         let asked = Request::TpmEk { ek: B64u(ek.public().as_bytes().to_vec()), key };
         let challenge: Challenge = match talk.json(Message::Attest, "", &asked)?.meaning() {
@@ -268,6 +273,11 @@ pub(super) fn prove(talk: &mut Conversation, setup: &Setup<'_>) -> Result<Step<P
     let sig = B64u(device.sign(&talk.binding.dev_key_message())?);
     let asked = Request::DevKey { spki: B64u(device.spki().to_vec()), sig };
     proven(talk.json(Message::Attest, "", &asked)?.meaning())
+}
+
+/// The endorsement key that the voucher names; the canonical one where it names none of these.
+fn meant_by<'a>(name: Option<&Id>, eks: &'a [Ek]) -> Option<&'a Ek> {
+    eks.iter().find(|ek| Some(&ek.id()) == name).or(eks.first())
 }
 
 fn not_done<T>(meaning: Meaning) -> Step<T> {

@@ -82,6 +82,8 @@ pub struct Setting<'a> {
 pub struct Accepted {
     /// Epoch and site.
     pub assignment: Assignment,
+    /// By which of its names headquarters means this machine.
+    pub machine: Id,
     /// The CA of the site.
     pub pin: Cert,
     /// The floor this voucher raises: its `created-on`, capped at its signer's notAfter.
@@ -189,7 +191,12 @@ pub fn check(text: &[u8], setting: &Setting<'_>) -> Result<Accepted, Refused> {
     let assignment: Assignment = json::parse(&body.assignment.0)
         .map_err(|error| Refused::new(Refusal::VoucherMalformed, 'a', error.to_string()))?;
     check_epoch(setting.stored, assignment.epoch, &pin)?;
-    Ok(Accepted { floor: body.created_on.min(document.signer.not_after), assignment, pin })
+    Ok(Accepted {
+        floor: body.created_on.min(document.signer.not_after),
+        assignment,
+        machine: body.serial_number,
+        pin,
+    })
 }
 
 fn read_body(payload: &[u8]) -> Result<Body, Refused> {

@@ -144,6 +144,8 @@ impl Machine {
     /// A command that runs on this machine; Kubernetes' programs come first on its `PATH`.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let mut command = self.power()?.room.command(program);
+        // Machines share the clock of the computer that runs them: nothing on one sets it.
+        command.env("NODEBOOT_CLOCK", "host");
         command.envs(self.hardware.env.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }

@@ -42,6 +42,11 @@ pub async fn run(site: Arc<Site>) -> Result<()> {
             tracing::error!(%error, "the store cannot be made again yet");
         }
         site.tell_of_more().await;
+        if count.is_multiple_of(SAFETY_EVERY)
+            && let Err(error) = site.keys.renew_leaf(site.now())
+        {
+            tracing::error!(%error, "the certificate of this provisioner could not be renewed");
+        }
         count = count.wrapping_add(1);
         tokio::time::sleep(TICK).await;
     }
@@ -108,7 +113,6 @@ async fn check_safety(site: &Site, cluster: &Cluster) {
 
 /// The provisioner's own certificate, at half its life.
 async fn renew(site: &Site, cluster: &Cluster) -> Result<()> {
-    site.keys.renew_leaf(site.now())?;
     let Some(credential) = Credential::load(&site.dir)? else { return Ok(()) };
     let ends = credential.not_after().unwrap_or(Time(0));
     if ends.since(site.now()) < (45 * DAY).unsigned_abs() {

@@ -55,6 +55,8 @@ fn file_size(path: &Path) -> Result<f64> {
 
 /// Builds a program as one static file for release.
 pub fn build_static(program: &str) -> Result<PathBuf> {
+    // Where rustup is asked not to install what the toolchain file names; without rustup the target comes with Rust.
+    let _ = Command::new("rustup").args(["target", "add", TARGET]).status();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args([
         "build",

@@ -96,7 +96,7 @@ impl Site {
     /// What the site registers: the proven ids as HQ would, for one slot, and with no epoch of HQ's.
     fn record_of(&self, claim: &Claim, slot: &str) -> Record {
         let auth = claim.ids().into_iter().filter_map(|id| match id {
-            Id::Ek(sha256) => Some(Auth::TpmEk { alg: "ecc-p256".to_owned(), sha256 }),
+            Id::Ek(sha256) => Some(Auth::TpmEk { alg: String::new(), sha256 }),
             Id::Idevid(sha256) => Some(Auth::Idevid { sha256 }),
             Id::Key(sha256) => Some(Auth::DevKey { sha256 }),
             Id::Serial(_) => None,

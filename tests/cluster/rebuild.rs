@@ -59,7 +59,13 @@ fn a_lost_store_changes_no_node_and_gives_nobodys_slot_away() {
     // A machine that comes now gets the slot that is free, and no other.
     late.start().unwrap();
     site.ready_node("node-3").unwrap();
+    // Another start, at which the Nodes cannot be seen: what was not learned yet is not denied either.
+    site.plane.kill_api();
+    site.provisioner.kill();
+    site.provisioner.start().unwrap();
     spares[0].start().unwrap();
+    spares[0].says("The provisioner could not do this now; it is asked again.").unwrap();
+    site.plane.start_api().unwrap();
     for node in before.lines().filter_map(|line| line.split(' ').next()) {
         harness::wait::until("the machine to be a member again", tests::stage::DEADLINE, || {
             let said = site.provisioner.run(&["explain", node]).map_err(|error| error.to_string())?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use protocol::refusal::{Said, Wait};
+use protocol::refusal::{Refusal, Said, Wait};
 
 use super::Awake;
 use super::reach::{LOOK, Proof};
@@ -169,7 +169,7 @@ impl Awake {
             Step::Done(told) => clock::follow(&told, self.belief.floor, asked),
             // The site has forgotten us, or has locked us out: the proof is given again, once, and then as for
             // everybody whom it does not know.
-            Step::No(said) if said.reason == "not-proven" && certified => {
+            Step::No(said) if said.reason == Refusal::NotProven.code() && certified => {
                 self.at.state.remove("node.der")?;
                 return Ok(false);
             }

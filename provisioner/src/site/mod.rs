@@ -192,6 +192,11 @@ impl Site {
         self.cluster.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether there is a cluster that machines may have Nodes in, connected or not yet.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.cluster().is_some() || self.dir.join(crate::cluster::credential::FILE).exists()
+    }
+
     /// Uses another connection from now on.
     pub fn set_cluster(&self, cluster: Option<Cluster>) {
         *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = cluster;

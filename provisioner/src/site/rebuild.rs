@@ -19,8 +19,8 @@ use super::machine::{KubeletState, Machine};
 use super::slots::Sight;
 use super::store::{BURNED, Change, HOLDERS, IDS, KEYS, Look, MACHINES, META, NAMES, RECORDS, StoreError};
 use super::{KeyEntry, Site, admit, broken, report, slots};
+use crate::cluster::Cluster;
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
-use crate::cluster::{Cluster, credential};
 
 /// Where the stage is kept in [`META`]; absent where nothing was lost.
 pub const STAGE: &str = "rebuild";
@@ -109,6 +109,12 @@ impl Site {
     /// Whether a machine that is not known may be told so: not while it may have been forgotten.
     pub(crate) fn check_rebuilt(&self) -> Result<(), Refused> {
         match self.rebuild() {
+            // A Node vouches for its machine: until the Nodes were seen since the start, nobody is a stranger.
+            Some(Stage::Machines) if self.is_attached() && self.memory().view.is_none() => Err(Refused::new(
+                Refusal::Broken,
+                ' ',
+                "the cluster's Nodes have not been seen since the start",
+            )),
             None | Some(Stage::Machines) => Ok(()),
             Some(Stage::Bundle) => {
                 Err(Refused::new(Refusal::BundleBehind, ' ', "the store was lost, and with it the bundle"))
@@ -188,7 +194,7 @@ impl Site {
 
     /// A provisioner that was never attached has no Nodes to learn from.
     pub(super) async fn recall_no_nodes(&self) -> Result<()> {
-        if self.rebuild() == Some(Stage::Nodes) && !self.dir.join(credential::FILE).exists() {
+        if self.rebuild() == Some(Stage::Nodes) && !self.is_attached() {
             self.store.write(|tx| tx.put(META, STAGE, &Stage::Machines)).await?;
             self.look_at_stage()?;
         }
@@ -197,7 +203,7 @@ impl Site {
 
     /// Knows a machine again by the certificate that this provisioner gave it, where the store was lost.
     pub(crate) async fn readmit(&self, cert: &Cert) -> Result<(), Refused> {
-        if self.rebuild() != Some(Stage::Machines) {
+        if self.rebuild() != Some(Stage::Machines) || self.check_rebuilt().is_err() {
             return Ok(());
         }
         let Some(id) = cert.uris.iter().find_map(|uri| uri.strip_prefix(MACHINE_URI)) else { return Ok(()) };

@@ -45,7 +45,7 @@ impl Site {
             let memory = self.memory();
             match (&memory.view, memory.blind_why.is_empty()) {
                 (Some(view), true) => Eyes::Open(Arc::clone(view)),
-                _ if self.cluster().is_none() => Eyes::NoCluster,
+                _ if !self.is_attached() => Eyes::NoCluster,
                 _ => Eyes::Blind,
             }
         };

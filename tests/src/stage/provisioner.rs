@@ -15,7 +15,6 @@ pub struct Provisioner {
     pub machine: Machine,
     program: PathBuf,
     process: Option<Process>,
-    options: Vec<String>,
 }
 
 impl Provisioner {
@@ -23,12 +22,7 @@ impl Provisioner {
     pub fn new(lan: &Lan, programs: &Programs, address: Ipv4Addr, tpm: bool) -> Result<Self> {
         let hardware = Hardware { address: Some(address), tpm, ..Hardware::nuc("PRV0000001") };
         let machine = Machine::new(lan, "provisioner", hardware)?;
-        Ok(Self { machine, program: programs.provisioner.clone(), process: None, options: Vec::new() })
-    }
-
-    /// More arguments for `serve`.
-    pub fn serve_with(&mut self, options: &[&str]) {
-        self.options = options.iter().map(|word| (*word).to_owned()).collect();
+        Ok(Self { machine, program: programs.provisioner.clone(), process: None })
     }
 
     /// A command of the site, not run yet: the first word is the verb.
@@ -57,7 +51,7 @@ impl Provisioner {
     /// Starts `serve`.
     pub fn start(&mut self) -> Result<()> {
         let mut command = self.machine.command(&self.program)?;
-        command.args(["serve", "--dir", DIR]).args(&self.options);
+        command.args(["serve", "--dir", DIR]);
         self.process = Some(self.machine.spawn("provisioner", command)?);
         wait::until("the provisioner's admin socket", DEADLINE, || {
             self.run(&["slots"]).map(drop).map_err(|error| format!("{error:#}"))
@@ -71,7 +65,7 @@ impl Provisioner {
         command
             .args(["-f", "-qq", "-o", "/dev/null", "-e"])
             .arg(format!("inject=fdatasync,fsync:signal=SIGKILL:when={n}"));
-        command.arg(&self.program).args(["serve", "--dir", DIR]).args(&self.options);
+        command.arg(&self.program).args(["serve", "--dir", DIR]);
         self.process = Some(self.machine.spawn("provisioner", command)?);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use node_boot::site::discover;
-use tests::stage::{SITE, SLOTS, Site};
+use tests::stage::{SITE, SLOTS, Site, run};
 
 use crate::table::{Figure, Table};
 
@@ -16,23 +16,38 @@ const PACE: Duration = Duration::from_millis(25);
 /// The UDP header, the IPv6 header and the Ethernet header without checksum.
 const HEADERS: usize = 8 + 40 + 14;
 
+/// The word that makes this program the asking machine.
+pub const ASK: &str = "ask";
+
+/// The asking machine: prints how long each question took, nanoseconds, and at the end the bytes of one.
+pub fn ask() -> Result<()> {
+    let ask = || -> Result<Duration> {
+        let begin = Instant::now();
+        let mut took = None;
+        discover::ask(Duration::from_secs(1), |_| {
+            took = Some(begin.elapsed());
+            true
+        })?;
+        took.context("no provisioner answered")
+    };
+    let first = || ask().map_err(|error| error.to_string());
+    harness::wait::until("the first answer", Duration::from_secs(10), first)?;
+    let before = bytes()?;
+    for time in times(ask)? {
+        println!("{}", time.as_nanos());
+    }
+    println!("{}", (bytes()? - before) / ROUNDS);
+    Ok(())
+}
+
 /// Measures question to answer, and the raw round trip, between the same two machines.
 pub fn report(table: &mut Table, site: &mut Site) -> Result<()> {
     site.hq.edit(&format!("sites/{SITE}/slots.yaml"), SLOTS)?;
     let spare = site.spare("asker", 90, harness::Hardware::nuc("BENCHASK1"))?;
-    let asked = spare.machine.inside(|| -> Result<_> {
-        let before = bytes()?;
-        let times = times(|| {
-            let begin = Instant::now();
-            let mut took = None;
-            discover::ask(Duration::from_secs(1), |_| {
-                took = Some(begin.elapsed());
-                true
-            })?;
-            took.context("no provisioner answered")
-        })?;
-        Ok((times, (bytes()? - before) / ROUNDS))
-    })??;
+    let asked = run(spare.machine.command(std::env::current_exe()?)?.arg(ASK))?;
+    let mut asked = asked.split_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>()?;
+    let bytes = usize::try_from(asked.pop().context("bytes")?)?;
+    let asked: Vec<_> = asked.into_iter().map(Duration::from_nanos).collect();
     let echo = site.provisioner.machine.inside(|| UdpSocket::bind("0.0.0.0:7"))??;
     let answering = std::thread::spawn(move || {
         let mut buffer = [0; 512];
@@ -56,7 +71,7 @@ pub fn report(table: &mut Table, site: &mut Site) -> Result<()> {
         Ok(times)
     })??;
     let _ = answering.join();
-    add(table, &asked.0, asked.1, &raw);
+    add(table, &asked, bytes, &raw);
     Ok(())
 }
 

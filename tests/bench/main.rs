@@ -14,33 +14,52 @@ use tests::stage::{Programs, Site};
 fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let wanted: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    if wanted.first().is_some_and(|word| word == discover::ASK) {
+        return discover::ask();
+    }
     let wants = |goal: &str| wanted.is_empty() || wanted.iter().any(|word| word == goal);
     let mut table = Table::default();
     if wants("1") || wants("2") {
-        let limit = limit::measure()?;
-        limit.report(&mut table);
-        swarm::report(&mut table, &limit)?;
+        let measured = limit::measure().and_then(|limit| {
+            limit.report(&mut table);
+            swarm::report(&mut table, &limit)
+        });
+        table.unless_measured("1, 2", "machines against one core", measured);
     }
     if wants("3") || wants("4") {
         match harness::missing_for_cluster() {
             Some(why) => table.skipped("3, 4", "a join on a real cluster", &why),
-            None => on_a_cluster(&mut table)?,
+            None => on_a_cluster(&mut table, &wants),
         }
     }
     if wants("7") {
-        size::report(&mut table)?;
+        let measured = size::report(&mut table);
+        table.unless_measured("7", "sizes", measured);
     }
-    println!("{table}");
+    println!("\n{table}");
+    anyhow::ensure!(table.is_whole(), "not everything could be measured");
     Ok(())
 }
 
 /// Goals 3 and 4, on one site with a real cluster, with the programs that are shipped.
-fn on_a_cluster(table: &mut Table) -> anyhow::Result<()> {
-    let programs = Programs { node_boot: size::build_static("node-boot")?, ..Programs::release()? };
-    let mut site = Site::with(programs, "bench", harness::Options::default(), &[])?;
-    site.provisioner.start()?;
-    site.deliver()?;
-    let raw = csr::report(table, &site.plane)?;
-    join::report(table, &mut site, raw)?;
-    discover::report(table, &mut site)
+fn on_a_cluster(table: &mut Table, wants: &dyn Fn(&str) -> bool) {
+    let found = || -> anyhow::Result<Site> {
+        let programs = Programs { node_boot: size::build_static("node-boot")?, ..Programs::release()? };
+        let mut site = Site::with(programs, "bench", harness::Options::default(), &[])?;
+        site.provisioner.start()?;
+        site.deliver()?;
+        Ok(site)
+    };
+    let mut site = match found() {
+        Ok(site) => site,
+        Err(error) => return table.unless_measured("3, 4", "a site with a cluster", Err(error)),
+    };
+    if wants("4") {
+        let measured = discover::report(table, &mut site);
+        table.unless_measured("4", "a machine asks where its site is", measured);
+    }
+    if wants("3") {
+        let measured = csr::report(table, &site.plane).and_then(|raw| join::report(table, &mut site, raw));
+        table.unless_measured("3", "what node-boot adds to a join", measured);
+    }
 }

@@ -4,7 +4,10 @@ use std::fmt;
 
 /// Rows of figures, in the order they were measured.
 #[derive(Default)]
-pub struct Table(Vec<[String; 6]>);
+pub struct Table {
+    rows: Vec<[String; 6]>,
+    failed: bool,
+}
 
 /// One figure.
 pub struct Figure<'a> {
@@ -32,19 +35,39 @@ impl Table {
         };
         let ratio = figure.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
         let row = [figure.goal, figure.what, &figure.ours, &figure.beside, &ratio, verdict];
-        self.0.push(row.map(str::to_owned));
+        self.push(row);
+    }
+
+    /// Shows that the work goes on, and keeps the row for the table.
+    fn push(&mut self, row: [&str; 6]) {
+        let [goal, what, ours, beside, ..] = row;
+        println!("goal {goal}: {what}: {ours} {beside}");
+        self.rows.push(row.map(str::to_owned));
     }
 
     /// Adds a figure that could not be measured here.
     pub fn skipped(&mut self, goal: &str, what: &str, why: &str) {
-        self.0.push([goal, what, "not measured", why, "", ""].map(str::to_owned));
+        self.push([goal, what, "not measured", why, "", ""]);
+    }
+
+    /// What went wrong takes the place of its figures, and of no others.
+    pub fn unless_measured(&mut self, goal: &str, what: &str, measured: anyhow::Result<()>) {
+        if let Err(error) = measured {
+            self.failed = true;
+            self.push([goal, what, "FAILED", &format!("{error:#}"), "", ""]);
+        }
+    }
+
+    /// Whether everything that was to be measured was.
+    pub fn is_whole(&self) -> bool {
+        !self.failed
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = ["goal", "what", "ours", "beside", "ratio", "verdict"].map(str::to_owned);
-        let rows = || std::iter::once(&head).chain(&self.0);
+        let rows = || std::iter::once(&head).chain(&self.rows);
         let width = |column: usize| rows().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<_> = (0..head.len()).map(width).collect();
         for row in rows() {

@@ -242,7 +242,7 @@ impl Session<'_> {
 
     /// M8 for a kubelet with the key of `csr`, DER.
     pub fn kubelet(&mut self, csr: Vec<u8>) -> Result<Answer> {
-        self.json(Message::Kubelet, &KubeletRequest { csr: B64u(csr) })
+        self.json(Message::Kubelet, &KubeletRequest { csr: B64u(csr), kubelet: String::new() })
     }
 
     /// M11.

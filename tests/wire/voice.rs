@@ -53,7 +53,8 @@ fn joins(session: &mut Session<'_>) {
     let node = protocol::id::node_name("node-1", &session.binding.s);
     let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
     let csr = issue::request(&format!("system:node:{node}"), Some("system:nodes"), &key).unwrap();
-    let kubelet = session.json(Message::Kubelet, &KubeletRequest { csr: B64u(csr) }).unwrap();
+    let kubelet =
+        session.json(Message::Kubelet, &KubeletRequest { csr: B64u(csr), kubelet: String::new() }).unwrap();
     assert_eq!(kubelet.reason(), "cluster-away");
     let outcome = Outcome { version: 1, status: true, reason: None };
     assert_eq!(session.json(Message::EnrollStatus, &outcome).unwrap().status, 200);

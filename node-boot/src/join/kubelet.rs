@@ -21,7 +21,13 @@ pub const PEM: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
 
 /// Asks for a certificate and puts key and chain where kubelet reads them. The key that is asked for is saved first,
 /// so that asking again after a power cut asks for the same.
-pub fn obtain(site: &mut Proved, state: &State, root: &Path, config: &Config) -> Result<Step<Time>> {
+pub fn obtain(
+    site: &mut Proved,
+    state: &State,
+    root: &Path,
+    config: &Config,
+    version: &str,
+) -> Result<Step<Time>> {
     let key = pending(state)?;
     let subject = format!("system:node:{}", config.node);
     let csr = match state.bytes("kubelet.csr")? {
@@ -38,12 +44,12 @@ pub fn obtain(site: &mut Proved, state: &State, root: &Path, config: &Config) ->
             csr
         }
     };
-    let chain: KubeletChain =
-        match site.talk().json(Message::Kubelet, "", &KubeletRequest { csr: B64u(csr) })?.meaning() {
-            Meaning::Good(body) => json::parse(&body)?,
-            Meaning::Wait(said, after) => return Ok(Step::Wait(said, after)),
-            Meaning::No(said) => return Ok(Step::No(said)),
-        };
+    let request = KubeletRequest { csr: B64u(csr), kubelet: version.to_owned() };
+    let chain: KubeletChain = match site.talk().json(Message::Kubelet, "", &request)?.meaning() {
+        Meaning::Good(body) => json::parse(&body)?,
+        Meaning::Wait(said, after) => return Ok(Step::Wait(said, after)),
+        Meaning::No(said) => return Ok(Step::No(said)),
+    };
     let first = chain.chain.first().context("no certificate in the answer")?;
     let cert = Cert::parse(&first.0)?;
     if cert.key_hash != key.0.key_hash() || cert.common_name != subject {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, OnceLock};
 
 use protocol::inventory::{Disk, Dmi, Facts, Nic};
 
@@ -10,7 +11,7 @@ fn text(path: &Path) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
-/// Looks around. `dmi` is where the kernel shows SMBIOS strings.
+/// Looks around, but for the kubelet's version, which [`Kubelet`] finds out. `dmi` is where the kernel shows SMBIOS strings.
 pub fn look(dmi: &Path, has_tpm: bool) -> Facts {
     let status = text(Path::new("/proc/self/status"));
     Facts {
@@ -25,7 +26,7 @@ pub fn look(dmi: &Path, has_tpm: bool) -> Facts {
         memory: memory(),
         kernel: text(Path::new("/proc/sys/kernel/osrelease")),
         cgroups: if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 },
-        kubelet: kubelet(),
+        kubelet: String::new(),
         adjusts_oom: has_capability(&status, 24),
     }
 }
@@ -113,6 +114,26 @@ fn memory() -> u64 {
     let line = all.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
+}
+
+/// The version of the kubelet on this machine. The program takes longer to say it than a whole enrolment takes: it is
+/// asked meanwhile.
+#[derive(Debug)]
+pub struct Kubelet(Arc<OnceLock<String>>);
+
+impl Kubelet {
+    /// Asks the program called `kubelet`, without waiting for what it says.
+    pub fn ask() -> Self {
+        let version = Arc::new(OnceLock::new());
+        let said = Arc::clone(&version);
+        std::thread::spawn(move || said.set(kubelet()));
+        Self(version)
+    }
+
+    /// Its version, `v1.36.3`; empty where there is none.
+    pub fn version(&self) -> &str {
+        self.0.wait()
+    }
 }
 
 fn kubelet() -> String {

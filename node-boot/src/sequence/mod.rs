@@ -60,6 +60,7 @@ pub struct Awake {
     pub belief: Belief,
     /// What it is made of.
     pub facts: Facts,
+    kubelet: inventory::Kubelet,
     addresses: Vec<String>,
     shunned: Shunned,
     /// When others were asked last while a site let this machine wait.
@@ -73,6 +74,7 @@ pub struct Awake {
 impl Machine {
     /// Wakes up: reads or makes keys, reads the owner's file.
     pub fn wake(&self) -> Result<Awake> {
+        let kubelet = inventory::Kubelet::ask();
         let facts = inventory::look(&self.dmi, self.tpm.is_some());
         let identity = identify(&self.state, self.tpm.as_ref(), &facts)?;
         let owner = Owner::read(&self.owner)?;
@@ -85,6 +87,7 @@ impl Machine {
             identity,
             belief,
             facts,
+            kubelet,
             addresses: owner.addresses,
             shunned,
             looked: None,
@@ -170,7 +173,7 @@ impl Awake {
             return Ok(());
         }
         loop {
-            match kubelet::obtain(proved, &self.at.state, &self.at.root, config)? {
+            match kubelet::obtain(proved, &self.at.state, &self.at.root, config, self.kubelet.version())? {
                 Step::Done(until) => {
                     say(&format!("The cluster has signed this machine's certificate, good until {until}."));
                     return proved.joined(&Outcome { version: 1, status: true, reason: None });

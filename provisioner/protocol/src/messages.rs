@@ -210,6 +210,9 @@ pub struct Config {
 pub struct KubeletRequest {
     /// PKCS#10, DER.
     pub csr: B64u,
+    /// The version of the kubelet that will use the certificate, `v1.36.3`; empty where the machine does not know.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kubelet: String,
 }
 
 /// M8, answer.

@@ -175,7 +175,7 @@ impl Session {
             Message::SimpleEnroll | Message::SimpleReenroll => self.enroll(&bound, body),
             Message::Time => Ok(said(&self.site.clock())),
             Message::Config => Ok(answered(self.site.config(bound, &self.peer).await?, said)),
-            Message::Kubelet => self.kubelet(&bound, body).await,
+            Message::Kubelet => self.kubelet(bound, body).await,
             Message::EnrollStatus => {
                 self.site.enrolled(&bound, &Self::parse::<Outcome>(body)?).await;
                 Ok(empty())
@@ -285,11 +285,11 @@ impl Session {
         Ok(certificates(&self.site.certify(bound, &self.peer, &csr)?))
     }
 
-    async fn kubelet(&self, bound: &Bound, body: &[u8]) -> Result<Reply, Refused> {
+    async fn kubelet(&self, bound: Bound, body: &[u8]) -> Result<Reply, Refused> {
         let asked: KubeletRequest = Self::parse(body)?;
         let csr =
             Csr::parse(&asked.csr.0).map_err(|error| refuse(Refusal::CsrKey, 'b', error.to_string()))?;
-        let answer = self.site.kubelet(bound, &self.peer, &csr).await?;
+        let answer = self.site.kubelet(bound.running(&asked.kubelet), &self.peer, &csr).await?;
         Ok(answered(answer, |chain| said(&KubeletChain { chain: chain.iter().cloned().map(B64u).collect() })))
     }
 

@@ -143,10 +143,11 @@ impl Site {
     /// M8: the kubelet's client certificate. R24, R34b, R34c, R35, R36, R39.
     pub async fn kubelet(
         &self,
-        bound: &Bound,
+        bound: Bound,
         peer: &Peer,
         csr: &Csr,
     ) -> Result<Answer<Vec<Vec<u8>>>, Refused> {
+        let bound = &bound;
         let Some(node) = bound.machine.node() else {
             return Ok(Answer::Wait(bound.machine.wait_for_slot(&bound.record), RETRY));
         };
@@ -191,6 +192,7 @@ impl Site {
     async fn save_kubelet(&self, bound: &Bound, node: &str, csr: &Csr) -> Result<(), Refused> {
         let (id, node, s, key) =
             (bound.machine.id.clone(), node.to_owned(), bound.machine.s, csr.key_hash.to_string());
+        let version = bound.machine.hw.kubelet.clone();
         let saved = self.store.write(move |tx| {
             let owner: Option<Digest> = tx.get(NAMES, &node)?;
             if owner.is_some() && owner != s {
@@ -204,8 +206,9 @@ impl Site {
             tx.put(NAMES, &node, &s)?;
             tx.put(KUBELETS, &key, &node)?;
             let mut machine: super::machine::Machine = tx.get(MACHINES, &id)?.unwrap_or_default();
-            if machine.kubelet == KubeletState::None {
-                machine.kubelet = KubeletState::Asked;
+            if machine.kubelet == KubeletState::None || machine.hw.kubelet != version {
+                machine.kubelet = machine.kubelet.max(KubeletState::Asked);
+                machine.hw.kubelet = version;
                 tx.put(MACHINES, &id, &machine)?;
             }
             Ok(Ok(()))

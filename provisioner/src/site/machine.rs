@@ -12,7 +12,7 @@ use protocol::refusal::{Refusal, Refused, Wait};
 use serde::{Deserialize, Serialize};
 
 /// How far the kubelet's certificate of the current key is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KubeletState {
     /// Not asked for.

@@ -77,6 +77,16 @@ pub struct Bound {
     pub record: Record,
 }
 
+impl Bound {
+    /// The same machine; its kubelet is of `version`, where it says so.
+    pub(crate) fn running(mut self, version: &str) -> Self {
+        if !version.is_empty() {
+            self.machine.hw.kubelet = plain::word(version);
+        }
+        self
+    }
+}
+
 /// Whose a node key is.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct KeyEntry {

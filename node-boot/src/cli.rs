@@ -86,6 +86,9 @@ enum Command {
     },
 }
 
+/// Where the machine stands, in its own words.
+const STANDS: &str = "stands";
+
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
 /// Whether somebody asked the program to end.
@@ -142,6 +145,7 @@ impl Where {
     }
 
     fn wake(&self) -> Result<Awake> {
+        console::keep_in(self.state.join(STANDS));
         self.machine()?.wake()
     }
 }
@@ -202,7 +206,13 @@ fn identify(at: &Where) -> Result<()> {
 }
 
 fn status(at: &Where) -> Result<()> {
+    ensure!(at.state.exists(), "node-boot has never run here: there is no {}", at.state.display());
     let state = State::open(&at.state)?;
+    let file = state.path(STANDS);
+    if let Ok(sentence) = std::fs::read_to_string(&file) {
+        let since = std::fs::metadata(&file)?.modified()?.elapsed().unwrap_or_default();
+        println!("{sentence} (since {})", ago(since));
+    }
     let belief: Option<crate::state::Belief> = state.load("belief.json")?;
     let config: Option<protocol::messages::Config> = state.load("config.json")?;
     match belief.as_ref().and_then(|belief| belief.voucher.as_ref()) {
@@ -223,6 +233,17 @@ fn status(at: &Where) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// About how long ago, in the largest unit that fits.
+fn ago(time: Duration) -> String {
+    let (count, unit) = match time.as_secs() {
+        seconds @ 0..60 => (seconds, "second"),
+        seconds @ 60..3600 => (seconds / 60, "minute"),
+        seconds @ 3600..172_800 => (seconds / 3600, "hour"),
+        seconds => (seconds / 86_400, "day"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
 }
 
 fn register(at: &Where, csv: bool, json: bool) -> Result<()> {

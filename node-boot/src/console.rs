@@ -1,5 +1,6 @@
 //! What a person at the machine reads: one plain sentence at every moment, each only once.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use protocol::refusal::{Refusal, Wait};
@@ -9,6 +10,31 @@ use qrcode::QrCode;
 const LONGEST_WORD: usize = 40;
 
 static LAST: Mutex<String> = Mutex::new(String::new());
+
+/// Where the machine stands, and the file that `status` reads it from.
+static STANDS: Mutex<(String, Option<PathBuf>)> = Mutex::new((String::new(), None));
+
+/// From now on [`stands`] is kept in this file.
+pub fn keep_in(file: PathBuf) {
+    STANDS.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(file);
+}
+
+/// Says where the machine stands until something changes, and keeps that for `status`. Its file is written when the
+/// sentence is another one: the file's time says since when.
+pub fn stands(sentence: &str) {
+    say(sentence);
+    keep(sentence);
+}
+
+fn keep(sentence: &str) {
+    let mut stands = STANDS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (last, Some(file)) = &mut *stands else { return };
+    if last != sentence {
+        // It is on the screen; a disk without room does not keep a machine from joining.
+        let _ = std::fs::write(file, clean(sentence));
+        sentence.clone_into(last);
+    }
+}
 
 /// Says a sentence, unless it was the last one said. It stays one line, whoever had a word in it.
 pub fn say(sentence: &str) {
@@ -57,6 +83,7 @@ fn show(sentence: &str) {
 /// Shows a code large: as text, and as a picture for a telephone.
 pub fn show_code(code: &str) {
     show(&large(code));
+    keep(&format!("Waiting for headquarters to approve the code {code}."));
 }
 
 fn large(code: &str) -> String {

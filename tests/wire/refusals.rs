@@ -97,10 +97,12 @@ fn a_machine_that_a_person_took_out_is_refused_at_once_also_without_a_cluster() 
     pledge.connect(served.address).unwrap().admission().unwrap();
     served.site(&["retire", "WIRE000"]).unwrap();
     let mut session = pledge.connect(served.address).unwrap();
-    is(&session.enroll().unwrap(), Refusal::Revoked);
-    is(&session.attest().unwrap(), Refusal::Revoked);
+    is(&session.enroll().unwrap(), Refusal::Retired);
+    is(&session.attest().unwrap(), Refusal::Retired);
     served.site(&["retire", "WIRE000", "--undo"]).unwrap();
     pledge.connect(served.address).unwrap().admission().unwrap();
+    served.site(&["refuse", "WIRE000"]).unwrap();
+    is(&pledge.connect(served.address).unwrap().enroll().unwrap(), Refusal::SaidNo);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use protocol::refusal::{Refusal, Said, Wait};
 use super::Awake;
 use super::reach::{LOOK, Proof};
 use crate::cli::{pause, stopping};
-use crate::console::{say, show_code, why_not, why_wait};
+use crate::console::{say, show_code, stands, why_not, why_wait};
 use crate::os::clock;
 use crate::site::claim;
 use crate::site::enroll::{Proved, Step, Unproven};
@@ -133,7 +133,7 @@ impl Awake {
         if said.reason == Wait::Unknown.code() {
             self.claim(&mut site)?;
         } else {
-            say(&why_wait(&said.reason));
+            stands(&why_wait(&said.reason));
         }
         pause(time)?;
         Ok(Waited::Again(site))
@@ -147,8 +147,8 @@ impl Awake {
                 self.keep_code(&code.to_string())?;
                 show_code(&code.to_string());
             }
-            Step::Wait(said, _) => say(&why_wait(&said.reason)),
-            Step::No(said) => say(&why_not(&said.reason)),
+            Step::Wait(said, _) => stands(&why_wait(&said.reason)),
+            Step::No(said) => stands(&why_not(&said.reason)),
             Step::Refused(refused) => say(refused.refusal.sentence()),
         }
         Ok(())
@@ -198,7 +198,7 @@ impl Awake {
         match step {
             Step::Done(_) => return Ok(true),
             Step::Wait(said, after) => {
-                say(&why_wait(&said.reason));
+                stands(&why_wait(&said.reason));
                 self.sign.waits(&said.reason);
                 pause(Duration::from_secs(after))?;
             }

@@ -21,7 +21,7 @@ use protocol::tpm::Spec;
 
 use self::image::Owner;
 use crate::cli::pause;
-use crate::console::say;
+use crate::console::{say, stands};
 use crate::join::kubelet;
 use crate::os::inventory;
 use crate::site::configure;
@@ -76,8 +76,8 @@ impl Machine {
     pub fn wake(&self) -> Result<Awake> {
         let kubelet = inventory::Kubelet::ask();
         let facts = inventory::look(&self.dmi, self.tpm.is_some());
-        let identity = identify(&self.state, self.tpm.as_ref(), &facts)?;
         let owner = Owner::read(&self.owner)?;
+        let identity = identify(&self.state, self.tpm.as_ref(), &facts)?;
         let belief = self.belief(&owner)?;
         let (at, shunned) = (self.clone(), Shunned::default());
         let voice = voice::Voice::new(self.stick.as_deref());
@@ -148,7 +148,7 @@ impl Awake {
                     return Ok(config);
                 }
                 Step::Wait(said, after) => {
-                    say(&said.text);
+                    stands(&said.text);
                     pause(Duration::from_secs(after))?;
                 }
                 Step::No(said) => return self.turned_away(&said),
@@ -163,6 +163,7 @@ impl Awake {
             begin_anew(&self.at.state)?;
             self.identity = identify(&self.at.state, self.at.tpm.as_ref(), &self.facts)?;
         }
+        stands(&format!("{} ({})", said.text, said.reason));
         bail!("{} ({})", said.text, said.reason)
     }
 
@@ -179,7 +180,7 @@ impl Awake {
                     return proved.joined(&Outcome { version: 1, status: true, reason: None });
                 }
                 Step::Wait(said, after) => {
-                    say(&said.text);
+                    stands(&said.text);
                     pause(Duration::from_secs(after))?;
                 }
                 Step::No(said) => return self.turned_away(&said),

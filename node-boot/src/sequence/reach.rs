@@ -10,7 +10,7 @@ use protocol::refusal::{Refused, Said};
 
 use super::Awake;
 use crate::cli::pause;
-use crate::console::{say, why_not};
+use crate::console::{say, stands, why_not};
 use crate::site::discover::{self, Candidate};
 use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::{ANSWER, Conversation};
@@ -203,7 +203,7 @@ impl Awake {
     /// The provisioner says no. Another one may say otherwise; this one is asked again in a while, since HQ may change
     /// its mind.
     pub(super) fn no(&mut self, address: SocketAddr, said: &Said) {
-        say(&why_not(&said.reason));
+        stands(&why_not(&said.reason));
         self.sign.say(State::Error);
         self.avoid(address, AGAIN_AFTER_NO);
         std::thread::sleep(Duration::from_secs(1));
@@ -211,7 +211,7 @@ impl Awake {
 
     /// We say no.
     pub(super) fn we_refuse(&mut self, address: SocketAddr, refused: &Refused) {
-        say(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
+        stands(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
         self.sign.say(State::Error);
         self.avoid(address, REFUSED_FOR);
     }

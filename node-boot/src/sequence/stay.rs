@@ -7,7 +7,7 @@ use protocol::cert::{Cert, MACHINE_URI};
 use protocol::messages::Config;
 
 use super::Awake;
-use crate::console::say;
+use crate::console::{say, stands};
 use crate::join::agent::{self, Beats};
 use crate::join::{balancer, kubelet};
 use crate::os::supervise::{Service, Services};
@@ -63,7 +63,7 @@ impl Awake {
         }
         self.facts.kubelet = self.kubelet.version().to_owned();
         self.belief = agent::status(&mut proved, &self.setup(&self.trust()?))?;
-        say("This machine is part of the cluster. It needs nothing.");
+        stands("This machine is part of the cluster. It needs nothing.");
         self.sign.say(State::Joined);
         self.stay(&mut proved, &config, services.as_ref())
     }

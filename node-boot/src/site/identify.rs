@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use protocol::crypto::{Alg, Signer, SoftKey};
 use protocol::id::Id;
 use protocol::inventory::Facts;
@@ -37,6 +37,11 @@ pub struct Chip {
 
 /// Reads the machine's keys; makes those that are not there.
 pub fn identify(state: &State, spec: Option<&Spec>, facts: &Facts) -> Result<Identity> {
+    ensure!(
+        spec.is_some() || state.bytes("node.tpm")?.is_none(),
+        "this machine's key is in its TPM, and there is none: give --tpm as `node-boot run` has it, or see whether the \
+         firmware has switched it off"
+    );
     let chip = spec.map(|spec| chip(state, spec)).transpose()?;
     let node: Arc<dyn Signer> = match &chip {
         Some(chip) => {

@@ -82,8 +82,8 @@ table! {
         "It goes on when the approval is there; the code is renewed when it runs out.";
     Refused = "refused", Until("a person takes the no back"),
         "Somebody decided that this machine shall not join.",
-        "A person at the site, or HQ, said no; the audit line names who.",
-        "Nothing, until the no is taken back.";
+        "A person at the site, or HQ, said no; the audit line in the log names who.",
+        "Nothing, until the no is taken back: `provisioner retire MACHINE --undo`.";
     AuthMismatch = "auth-mismatch", Until("HQ corrects the record"),
         "Right label, wrong hardware. Call HQ.",
         "Its label is registered with other keys: its board was changed, or it is not the machine it says.",
@@ -193,8 +193,8 @@ table! {
         "The machine already joined another site.", "Its record names another site now.",
         "Its Node here is removed; it joins there.";
     Retired = "retired", Until("a person at the site takes that back"),
-        "A person at the site took this machine out.", "The audit line names who.",
-        "Its Node is removed; it begins anew when that is taken back.";
+        "A person at this site has taken this machine out of service.", "The audit line in the log names who.",
+        "Its Node is removed; it begins anew when that is taken back: `provisioner retire MACHINE --undo`.";
 }
 
 impl Code {

@@ -73,6 +73,8 @@ table! {
         Lost = ("R22", 403, "lost", "HQ has locked this machine."),
         Revoked = ("R22", 403, "revoked", "HQ has locked this machine."),
         Rma = ("R22", 403, "rma", "HQ has locked this machine."),
+        SaidNo = ("R22", 403, "refused", "A person at this site has said no to this machine."),
+        Retired = ("R22", 403, "retired", "A person at this site has taken this machine out of service."),
         NotNow = ("R23", 403, "not-now", "HQ allows this machine at another time."),
         BundleBehind = ("R24", 503, "bundle-behind", "This site needs the latest bundle from HQ."),
         AuthMismatch = ("R25", 403, "auth-mismatch", "Right label, wrong hardware. Call HQ."),

@@ -53,7 +53,7 @@ impl Site {
         let setting = Setting { trust: &trust, site: self.name(), seq, floor, rtc: Some(self.now()) };
         let checked = bundle::check(&opened, &setting)?;
         let held = self.held()?;
-        let read = Read::of(checked.index, &opened, &|digest| held.get(digest).cloned())?;
+        let read = Read::of(checked.index, opened, &|digest| held.get(digest).cloned())?;
         let mut newer = trust;
         if let Some(anchors) = read.revocations.as_ref().and_then(|r| r.anchors.as_ref()) {
             newer = newer.accept_anchors(anchors.get()).unwrap_or(newer);

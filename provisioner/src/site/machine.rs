@@ -109,9 +109,8 @@ impl Machine {
     /// Whether a person at the site keeps it out: then nothing is given to it, whether the cluster can be seen or not.
     pub fn check_said(&self) -> Result<(), Refused> {
         match self.said {
-            Some(Said::No | Said::Retire) => {
-                Err(Refused::new(Refusal::Revoked, ' ', "a person at the site keeps it out"))
-            }
+            Some(Said::No) => Err(Refusal::SaidNo.into()),
+            Some(Said::Retire) => Err(Refusal::Retired.into()),
             Some(Said::Yes) | None => Ok(()),
         }
     }

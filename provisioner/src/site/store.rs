@@ -80,8 +80,15 @@ pub trait Look {
     /// The value of a key.
     fn bytes(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Shows every key and value of a table whose key begins with `prefix`. What sees them must not look again.
+    fn walk(&self, table: Table, prefix: &str, see: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError>;
+
     /// Every key and value of a table whose key begins with `prefix`.
-    fn all(&self, table: Table, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+    fn all(&self, table: Table, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let mut found = Vec::new();
+        self.walk(table, prefix, &mut |key, value| found.push((key.to_owned(), value.to_vec())))?;
+        Ok(found)
+    }
 
     /// The value of a key, read as JSON.
     fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, StoreError> {
@@ -89,12 +96,25 @@ pub trait Look {
         bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|e| failed("read an entry")(&e))).transpose()
     }
 
+    /// Shows every value of a table, read as JSON.
+    fn each<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        see: &mut dyn FnMut(&str, T),
+    ) -> Result<(), StoreError> {
+        let mut wrong = Ok(());
+        self.walk(table, "", &mut |key, bytes| match serde_json::from_slice(bytes) {
+            Ok(value) => see(key, value),
+            Err(error) => wrong = Err(failed("read an entry")(&error)),
+        })?;
+        wrong
+    }
+
     /// Every value of a table, read as JSON.
     fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, StoreError> {
-        let read = |(key, bytes): (String, Vec<u8>)| {
-            serde_json::from_slice(&bytes).map(|value| (key, value)).map_err(|e| failed("read an entry")(&e))
-        };
-        self.all(table, "")?.into_iter().map(read).collect()
+        let mut found = Vec::new();
+        self.each(table, &mut |key, value| found.push((key.to_owned(), value)))?;
+        Ok(found)
     }
 }
 
@@ -108,26 +128,26 @@ impl Look for Snapshot {
         Ok(table.get(key).map_err(|e| fail(&e))?.map(|value| value.value().to_vec()))
     }
 
-    fn all(&self, table: Table, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    fn walk(&self, table: Table, prefix: &str, see: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
         let table = self.0.open_table(table).map_err(|e| failed("read")(&e))?;
-        collect(&table, prefix)
+        walk(&table, prefix, see)
     }
 }
 
-fn collect(
+fn walk(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
     prefix: &str,
-) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    see: &mut dyn FnMut(&str, &[u8]),
+) -> Result<(), StoreError> {
     let fail = failed("read");
-    let mut found = Vec::new();
     for entry in table.range(prefix..).map_err(|e| fail(&e))? {
         let (key, value) = entry.map_err(|e| fail(&e))?;
         if !key.value().starts_with(prefix) {
             break;
         }
-        found.push((key.value().to_owned(), value.value().to_vec()));
+        see(key.value(), value.value());
     }
-    Ok(found)
+    Ok(())
 }
 
 /// A change in the making. Check first, write last: what a closure wrote stays even when it answers no.
@@ -144,8 +164,8 @@ impl Look for Change<'_> {
         self.on(table, "read", |table| Ok(table.get(key)?.map(|value| value.value().to_vec())))
     }
 
-    fn all(&self, table: Table, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        self.on(table, "read", |table| Ok(collect(table, prefix)))?
+    fn walk(&self, table: Table, prefix: &str, see: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
+        self.on(table, "read", |table| Ok(walk(table, prefix, see)))?
     }
 }
 

@@ -66,8 +66,6 @@ pub struct Read {
     pub text: String,
     /// Bytes of every section that the bundle carries or the store holds.
     pub sections: BTreeMap<String, Vec<u8>>,
-    records: Vec<Record>,
-    vouchers: Vec<(Id, String)>,
     /// Withdrawals.
     pub revocations: Option<Revocations>,
 }
@@ -76,31 +74,28 @@ impl Read {
     /// Reads every section; those that are named but not carried are taken from `held`.
     pub fn of(
         index: Index,
-        opened: &Opened,
+        opened: Opened,
         held: &dyn Fn(&Digest) -> Option<Vec<u8>>,
     ) -> Result<Self, Refused> {
+        let Opened { index: text, mut carried } = opened;
         let mut sections = BTreeMap::new();
         for section in &index.sections {
-            let bytes = opened.carried.get(&section.sha256).cloned().or_else(|| held(&section.sha256));
+            let bytes = carried.remove(&section.sha256).or_else(|| held(&section.sha256));
             let missing = || {
                 Refused::new(Refusal::BundleRefused, 'f', format!("section {} is not there", section.name))
             };
             sections.insert(section.name.clone(), bytes.ok_or_else(missing)?);
         }
-        let lines = |name: &str| -> Vec<Vec<u8>> {
-            let bytes = sections.get(name).map(Vec::as_slice).unwrap_or_default();
-            bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
-        };
-        let record = |line: &Vec<u8>| json::parse(line).map_err(|e| damaged("records", e));
-        let records = lines("records").iter().map(record).collect::<Result<_, _>>()?;
-        let vouchers = lines("vouchers").iter().map(|line| read_voucher(line)).collect::<Result<_, _>>()?;
+        records(&sections).try_for_each(|record| record.map(drop))?;
+        vouchers(&sections).try_for_each(|voucher| voucher.map(drop))?;
         let revocations = sections.get("revocations").map(|bytes| json::parse(bytes));
         let revocations = revocations.transpose().map_err(|e| damaged("revocations", e))?;
         Word::read(&sections, index.seq, "")?;
-        Ok(Self { index, text: opened.index.clone(), sections, records, vouchers, revocations })
+        Ok(Self { index, text, sections, revocations })
     }
 
-    /// Puts everything in force, in one change.
+    /// Puts everything in force, in one change. Registrations are read once more, one after the other: all at once they
+    /// would take several times the memory of their text.
     pub fn save(&self, tx: &Change<'_>) -> Result<(), StoreError> {
         if self.index.base.is_none() {
             for table in [RECORDS, IDS, LABELS, VOUCHERS, SECTIONS] {
@@ -109,8 +104,7 @@ impl Read {
         }
         let ended = self.revocations.iter().flat_map(|revocations| &revocations.revoked);
         let ended: std::collections::BTreeSet<_> = ended.collect();
-        for record in &self.records {
-            let mut record = record.clone();
+        for mut record in records(&self.sections).flatten() {
             if ended.contains(&record.id) && record.status == Status::Active {
                 record.status = Status::Revoked;
             }
@@ -119,8 +113,8 @@ impl Read {
         for burned in self.revocations.iter().flat_map(|revocations| &revocations.burned) {
             burn(tx, burned)?;
         }
-        for (id, voucher) in &self.vouchers {
-            tx.put_bytes(VOUCHERS, &id.to_string(), voucher.as_bytes())?;
+        for (id, voucher) in vouchers(&self.sections).flatten() {
+            tx.put_bytes(VOUCHERS, &id.to_string(), voucher)?;
         }
         for (name, bytes) in
             self.sections.iter().filter(|(name, _)| !matches!(name.as_str(), "records" | "vouchers"))
@@ -132,7 +126,24 @@ impl Read {
     }
 }
 
-fn read_voucher(line: &[u8]) -> Result<(Id, String), Refused> {
+fn lines<'a>(
+    sections: &'a BTreeMap<String, Vec<u8>>,
+    name: &str,
+) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let bytes = sections.get(name).map(Vec::as_slice).unwrap_or_default();
+    bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+fn records(sections: &BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = Result<Record, Refused>> {
+    lines(sections, "records").map(|line| json::parse(line).map_err(|e| damaged("records", e)))
+}
+
+fn vouchers(sections: &BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = Result<(Id, &[u8]), Refused>> {
+    lines(sections, "vouchers").map(|line| Ok((voucher_of(line)?, line)))
+}
+
+/// The machine that a voucher names.
+fn voucher_of(line: &[u8]) -> Result<Id, Refused> {
     #[derive(Deserialize)]
     struct Outer {
         payload: String,
@@ -150,7 +161,7 @@ fn read_voucher(line: &[u8]) -> Result<(Id, String), Refused> {
     let outer: Outer = json::parse(line).map_err(|e| damaged("vouchers", e))?;
     let payload = protocol::bytes::from_b64u(&outer.payload).map_err(|e| damaged("vouchers", e))?;
     let inner: Inner = json::parse(&payload).map_err(|e| damaged("vouchers", e))?;
-    Ok((inner.voucher.id, String::from_utf8_lossy(line).into_owned()))
+    Ok(inner.voucher.id)
 }
 
 /// Another provisioner has seen this key used. What was seen here is not undone by that.
@@ -211,10 +222,12 @@ impl Word {
         // It was read before it was saved; a section of a later program's making is left aside.
         let word = Self::read(&sections, seq, &String::from_utf8_lossy(&index));
         let word = word.unwrap_or_else(|_| Self { seq, ..Self::none(site) });
-        let records = look.list::<Record>(RECORDS)?.into_iter();
-        let wanted =
-            records.filter(|(_, record)| record.status == Status::Active && record.site.contains(site));
-        let reserved = wanted.filter_map(|(id, record)| Some((record.slot?, id))).collect();
+        let mut reserved = BTreeMap::new();
+        look.each(RECORDS, &mut |id, record: Record| {
+            if record.status == Status::Active && record.site.contains(site) {
+                reserved.extend(record.slot.map(|slot| (slot, id.to_owned())));
+            }
+        })?;
         Ok(Self { reserved, ..word })
     }
 

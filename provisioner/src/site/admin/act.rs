@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{Ask, backup, est};
-use crate::site::machine::{Machine, Said};
+use crate::site::machine::{KubeletState, Machine, Said};
 use crate::site::store::{Look, MACHINES};
 use crate::site::{Site, explain};
 
@@ -37,6 +37,7 @@ pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
 /// Notes what a person said of a machine: the id of its registration.
 async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<String> {
     let machine = explain::find_machine(site, wanted)?;
+    check_word(&machine, word)?;
     let (id, s) = (machine.id, machine.s);
     let named = id.clone();
     let change = site.store.write(move |tx| {
@@ -49,6 +50,21 @@ async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<String> {
     change.await?;
     site.call(s);
     Ok(id)
+}
+
+/// A yes and a no are for machines that wait. One whose kubelet has its certificate is in the cluster already.
+fn check_word(machine: &Machine, word: Option<Said>) -> Result<()> {
+    let inside = machine.kubelet == KubeletState::Issued;
+    let name = machine.node().unwrap_or_else(|| machine.id.clone());
+    match word {
+        Some(Said::No) if inside => {
+            bail!("{name} is part of the cluster: `provisioner retire {name}` takes it out of service")
+        }
+        Some(Said::Yes) if inside && machine.check_said().is_ok() => {
+            bail!("{name} is part of the cluster already: there is nothing to say yes to")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Shows a copied file to the watcher of the inbox, and waits for its verdict.

@@ -103,9 +103,12 @@ fn say(command: Command) -> Result<()> {
         Command::Approve { at, machine: Some(machine), .. } => {
             word(&at.dir, machine, Some(Said::Yes), "approved; it goes on by itself.")
         }
-        Command::Refuse { at, machine } => {
-            word(&at.dir, machine, Some(Said::No), "refused, until `provisioner retire --undo`.")
-        }
+        Command::Refuse { at, machine } => word(
+            &at.dir,
+            machine,
+            Some(Said::No),
+            "refused, until `provisioner retire --undo MACHINE` takes that back.",
+        ),
         Command::Retire { at, machine, undo: false } => {
             word(&at.dir, machine, Some(Said::Retire), "out of service; its Node is being removed.")
         }

@@ -9,7 +9,7 @@ mod swarm; // machines against one core
 mod table;
 
 use table::Table;
-use tests::stage::{Programs, Site};
+use tests::stage::Site;
 
 fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -41,11 +41,10 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Goals 3 and 4, on one site with a real cluster, with the programs that are shipped.
+/// Goals 3 and 4, on one site with a real cluster.
 fn on_a_cluster(table: &mut Table, wants: &dyn Fn(&str) -> bool) {
     let found = || -> anyhow::Result<Site> {
-        let programs = Programs { node_boot: size::build_static("node-boot")?, ..Programs::release()? };
-        let mut site = Site::with(programs, "bench", harness::Options::default(), &[])?;
+        let mut site = Site::with(size::shipped()?, "bench", harness::Options::default(), &[])?;
         site.provisioner.start()?;
         site.deliver()?;
         Ok(site)

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
+use tests::stage::Programs;
+
 use crate::table::{Figure, Table};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
@@ -53,8 +55,13 @@ fn file_size(path: &Path) -> Result<f64> {
     Ok(fs::metadata(path)?.len() as f64 / 1e6)
 }
 
+/// The programs as they are shipped.
+pub fn shipped() -> Result<Programs> {
+    Ok(Programs { provisioner: build_static("provisioner")?, node_boot: build_static("node-boot")? })
+}
+
 /// Builds a program as one static file for release.
-pub fn build_static(program: &str) -> Result<PathBuf> {
+fn build_static(program: &str) -> Result<PathBuf> {
     // Where rustup is asked not to install what the toolchain file names; without rustup the target comes with Rust.
     let _ = Command::new("rustup").args(["target", "add", TARGET]).status();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

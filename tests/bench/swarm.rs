@@ -11,6 +11,7 @@ use tests::pledge::Pledge;
 use tests::stage::{Hq, Programs, SITE, code_in, run};
 
 use crate::limit::Limit;
+use crate::size;
 use crate::table::{Figure, Table};
 
 const MACHINES: usize = 2000;
@@ -53,9 +54,9 @@ impl Served {
 
 /// Measures both goals.
 pub fn report(table: &mut Table, limit: &Limit) -> Result<()> {
-    let programs = Programs::release()?;
+    let programs = size::shipped()?;
     let pledges: Vec<_> = (0..MACHINES + CROWD).map(|_| Pledge::new()).collect::<Result<_>>()?;
-    let served = serve(&programs, &pledges)?;
+    let served = serve(table, &programs, &pledges)?;
     let (steady, crowd) = pledges.split_at(MACHINES);
 
     let (busy, wall) = served.admit(steady, AT_ONCE)?;
@@ -79,23 +80,22 @@ pub fn report(table: &mut Table, limit: &Limit) -> Result<()> {
         ratio: Some(busy),
         met: Some(busy <= 1.0),
     });
-    memory(table, &served)
+    // A bundle holds fewer than the 100,000 registrations that the limit is for: no verdict.
+    memory(table, &served, "provisioner, resident after 3,000 admissions", 32.0, false)
 }
 
-fn memory(table: &mut Table, served: &Served) -> Result<()> {
+fn memory(table: &mut Table, served: &Served, what: &str, limit: f64, judged: bool) -> Result<()> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", served.child.id()))?;
-    let field = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name))?;
-        line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
-    };
-    let now = field("VmRSS").context("VmRSS")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).context("VmRSS")?;
+    let kib: f64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
+    let now = kib / 1024.0;
     table.add(&Figure {
         goal: "7",
-        what: "provisioner, resident after 3,000 admissions",
+        what,
         ours: format!("{now:.1} MiB"),
-        beside: "limit 32 MiB (100,000 registrations)".to_owned(),
-        ratio: Some(now / 32.0),
-        met: None,
+        beside: format!("limit {limit} MiB"),
+        ratio: Some(now / limit),
+        met: judged.then_some(now <= limit),
     });
     Ok(())
 }
@@ -119,7 +119,7 @@ fn admit(address: SocketAddr, pledges: &[Pledge], at_once: usize) -> Result<Dura
     Ok(begin.elapsed())
 }
 
-fn serve(programs: &Programs, pledges: &[Pledge]) -> Result<Served> {
+fn serve(table: &mut Table, programs: &Programs, pledges: &[Pledge]) -> Result<Served> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().join("site");
     let hq = Hq::found(programs, "Bench")?;
@@ -148,6 +148,7 @@ fn serve(programs: &Programs, pledges: &[Pledge]) -> Result<Served> {
     harness::wait::until("the admin socket", Duration::from_secs(10), || {
         site(&["slots"]).map(drop).map_err(|error| error.to_string())
     })?;
+    memory(table, &served, "provisioner, resident when idle", 10.0, true)?;
     site(&["apply", &hq.bundle()?.display().to_string()])?;
     ensure!(std::net::TcpStream::connect(address).is_ok(), "the provisioner does not listen");
     Ok(served)

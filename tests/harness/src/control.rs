@@ -123,6 +123,11 @@ impl ControlPlane {
         self.room.command(program)
     }
 
+    /// What a person types before a command to run it beside the API server.
+    pub fn by_hand(&self) -> String {
+        self.room.by_hand()
+    }
+
     /// Runs `work` on a thread of this process whose sockets are beside the API server.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         self.room.inside(work)

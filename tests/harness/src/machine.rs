@@ -150,6 +150,11 @@ impl Machine {
         Ok(command)
     }
 
+    /// What a person types before a command to run it on this machine.
+    pub fn by_hand(&self) -> Result<String> {
+        Ok(self.power()?.room.by_hand())
+    }
+
     /// Runs a program on this machine to its end and returns what it printed.
     pub fn run(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Result<String> {
         run(self.command(program)?.args(arguments))

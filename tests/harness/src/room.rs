@@ -117,6 +117,11 @@ impl Room {
         command
     }
 
+    /// What a person types before a command to run it inside.
+    pub(crate) fn by_hand(&self) -> String {
+        format!("nsenter -t {} -n -m -u -i", self.pid())
+    }
+
     /// Runs `ip` on the room's network, from outside: process ids mean what they mean to us.
     pub(crate) fn ip(&self, arguments: &[&str]) -> Result<String> {
         run(Command::new("nsenter")

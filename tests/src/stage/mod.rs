@@ -38,27 +38,21 @@ impl Programs {
     /// Builds both, once in the life of this process, and says where they are.
     pub fn build() -> Result<Self> {
         static BUILT: OnceLock<Result<Programs, String>> = OnceLock::new();
-        let built = BUILT.get_or_init(|| Self::build_once().map_err(|error| format!("{error:#}")));
+        let built =
+            BUILT.get_or_init(|| Self::build_with(&["--quiet"]).map_err(|error| format!("{error:#}")));
         built.clone().map_err(anyhow::Error::msg)
     }
 
-    /// The same, built for release.
-    pub fn release() -> Result<Self> {
-        Self::build_as("release")
+    /// The same, with cargo showing what it does: a first build takes minutes.
+    pub fn build_before_your_eyes() -> Result<Self> {
+        Self::build_with(&[])
     }
 
-    fn build_once() -> Result<Self> {
-        Self::build_as("debug")
-    }
-
-    fn build_as(kind: &str) -> Result<Self> {
+    fn build_with(words: &[&str]) -> Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "-p", "provisioner", "-p", "node-boot"]).current_dir(&workspace);
-        if kind == "release" {
-            build.arg("--release");
-        }
+        build.args(["build", "-p", "provisioner", "-p", "node-boot"]).args(words).current_dir(&workspace);
         // What cargo tells a test of its package would make it build ring, and all on top of it, anew.
         let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
         for (name, _) in std::env::vars().filter(|(name, _)| own(name)) {
@@ -67,7 +61,7 @@ impl Programs {
         ensure!(build.status()?.success(), "cargo build of provisioner and node-boot failed");
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-        let bin = target.join(kind).canonicalize().context("the folder of built programs")?;
+        let bin = target.join("debug").canonicalize().context("the folder of built programs")?;
         Ok(Self { provisioner: bin.join("provisioner"), node_boot: bin.join("node-boot") })
     }
 }

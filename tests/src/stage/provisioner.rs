@@ -32,6 +32,13 @@ impl Provisioner {
         Ok(command)
     }
 
+    /// The same as a person types it on the provisioner's machine.
+    pub fn by_hand(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(words[0]).args(["--dir", DIR]).args(&words[1..]);
+        command
+    }
+
     /// A command of the site.
     pub fn run(&self, words: &[&str]) -> Result<String> {
         run(&mut self.command(words)?)

@@ -38,6 +38,13 @@ impl Spare {
         run(&mut command)
     }
 
+    /// The same as a person types it on the machine.
+    pub fn by_hand(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(words[0]).args(self.where_it_lives()).args(&words[1..]);
+        command
+    }
+
     fn where_it_lives(&self) -> Vec<String> {
         let mut options = vec!["--dmi".to_owned(), self.machine.dmi().display().to_string()];
         let tpm =

@@ -1,4 +1,4 @@
-//! The main job as a story: three machines are registered, headquarters goes away, machines are plugged in.
+//! The main job as a story: three machines are registered, headquarters goes away, machines are plugged in, one dies.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::{Hardware, Options};
-use tests::stage::{Csv, SITE, SLOTS, Site, Spare};
+use tests::stage::{Csv, DEADLINE, Programs, SITE, SLOTS, Site, Spare};
 
 use crate::need;
 
@@ -35,10 +35,10 @@ impl Story {
     }
 
     fn table(&self) -> String {
-        let mut table = String::from("\nstep                                                      seconds\n");
+        let mut table = format!("\n{:<62} {:>8}\n", "step", "seconds");
         for (name, took) in &self.steps {
             // Writing to a String cannot fail.
-            let _ = writeln!(table, "{name:<56} {:>8.2}", took.as_secs_f64());
+            let _ = writeln!(table, "{name:<62} {:>8.2}", took.as_secs_f64());
         }
         table
     }
@@ -63,13 +63,14 @@ pub fn demo(keep: bool) -> Result<()> {
         harness::missing_for_cluster().unwrap_or_default()
     );
     println!("building provisioner and node-boot (a first build takes some minutes)");
-    tests::stage::Programs::build()?;
+    Programs::build_before_your_eyes()?;
     let mut story = Story { start: Instant::now(), steps: Vec::new() };
     story.say("A ship has a small Kubernetes cluster and a provisioner. Its machines are namespaces of this computer.");
     let mut site = story
         .step("cluster, headquarters and provisioner set up", || Site::build("demo", Options::default()))?;
-    let (mut first, mut second, mut third, mut thief) = shelf(&site)?;
-    register(&mut story, &mut site, &first, &second)?;
+    let Shelf { mut first, mut second, mut spare, mut strange, mut thief } = shelf(&site)?;
+    register(&mut story, &mut site, &[(&first, "node-1"), (&second, "node-2"), (&spare, "")])?;
+    spare.machine.power_off();
     let hq_away = site.hq.dir().with_extension("away");
     std::fs::rename(site.hq.dir(), &hq_away)?;
     story.say("HQ goes away: its folder is gone, nothing below asks for it.");
@@ -79,14 +80,16 @@ pub fn demo(keep: bool) -> Result<()> {
     story.say("Machine 2 (no TPM, a device key) is plugged in.");
     join(&mut story, &site, &mut second, "machine 2 (device key)", "node-2")?;
 
-    std::fs::rename(&hq_away, site.hq.dir())?;
-    strange(&mut story, &site, &mut third)?;
     theft(&mut story, &site, &mut thief)?;
+    replace(&mut story, &site, &mut second, &mut spare)?;
+    std::fs::rename(&hq_away, site.hq.dir())?;
+    story.say("HQ can be reached again, by telephone.");
+    unknown(&mut story, &site, &mut strange)?;
     println!("{}", story.table());
     println!("{}", site.plane.kubectl(&["get", "nodes", "-o", "wide"])?);
     println!("{}", site.provisioner.run(&["machines"])?);
     if keep {
-        explore(&site)?;
+        explore(&site, &first)?;
     } else {
         println!(
             "Where to look next: README.md, docs/states.md, and `cargo xtask demo --keep` to explore the site."
@@ -95,27 +98,40 @@ pub fn demo(keep: bool) -> Result<()> {
     Ok(())
 }
 
-/// Machine 1 with a TPM, machine 2 without, machine 3 that HQ does not know, and a thief's with machine 1's serial.
-fn shelf(site: &Site) -> Result<(Spare, Spare, Spare, Spare)> {
-    let no_tpm = |serial| Hardware { tpm: false, ..Hardware::nuc(serial) };
-    Ok((
-        site.spare("machine-1", 11, Hardware::nuc("GEWS1240001X"))?,
-        site.spare("machine-2", 12, no_tpm("GEWS1240002X"))?,
-        site.spare("machine-3", 13, Hardware::nuc("GEWS1240003X"))?,
-        site.spare("thief", 66, Hardware::nuc("GEWS1240001X"))?,
-    ))
+/// The machines of the story.
+struct Shelf {
+    /// With a TPM.
+    first: Spare,
+    /// Without.
+    second: Spare,
+    /// Registered for no place of its own.
+    spare: Spare,
+    /// Not registered.
+    strange: Spare,
+    /// With the serial of the first.
+    thief: Spare,
 }
 
-fn register(story: &mut Story, site: &mut Site, first: &Spare, second: &Spare) -> Result<()> {
+fn shelf(site: &Site) -> Result<Shelf> {
+    let no_tpm = |serial| Hardware { tpm: false, ..Hardware::nuc(serial) };
+    Ok(Shelf {
+        first: site.spare("machine-1", 11, Hardware::nuc("GEWS1240001X"))?,
+        second: site.spare("machine-2", 12, no_tpm("GEWS1240002X"))?,
+        // The LAN gives it the address of the place that it takes.
+        spare: site.spare("machine-3", 12, Hardware::nuc("GEWS1240003X"))?,
+        strange: site.spare("machine-4", 13, Hardware::nuc("GEWS1240004X"))?,
+        thief: site.spare("thief", 66, Hardware::nuc("GEWS1240001X"))?,
+    })
+}
+
+fn register(story: &mut Story, site: &mut Site, machines: &[(&Spare, &str)]) -> Result<()> {
     site.hq.edit(&format!("sites/{SITE}/slots.yaml"), SLOTS)?;
     let mut csv = Csv::default();
-    csv.add(&first.registration()?, &[("site", SITE), ("slot", "node-1")]);
-    csv.add(&second.registration()?, &[("site", SITE), ("slot", "node-2")]);
-    csv.add(
-        "serial,dev-key\nGEWS1240009X,qV9znyK5k8JvC7yJCf8_IcGH-KPSVvxSTlevZx_zjkc\n",
-        &[("site", SITE), ("roles", "worker")],
-    );
-    story.say("HQ imports a CSV of three machines:");
+    for (machine, slot) in machines {
+        let roles = if slot.is_empty() { "worker" } else { "" };
+        csv.add(&machine.registration()?, &[("site", SITE), ("slot", slot), ("roles", roles)]);
+    }
+    story.say("HQ imports a CSV of three machines; the third is a spare, for any worker's place:");
     print!("{}", indent(&csv.text()));
     let said = story.step("HQ imports three machines", || site.hq.import(&csv.text()))?;
     print!("{}", indent(&said));
@@ -131,24 +147,39 @@ fn join(story: &mut Story, site: &Site, spare: &mut Spare, who: &str, slot: &str
     story.say(&format!("{who} is the Node {node}, Ready."));
     spare.import_images(&site.assets()?)?;
     let account = ["get", "sa", "default"];
-    site.plane.kubectl_until("the default account", tests::stage::DEADLINE, &account, |_| true)?;
+    site.plane.kubectl_until("the default account", DEADLINE, &account, |_| true)?;
     story.step(&format!("{who}: a Pod on it runs"), || {
-        let pod = format!("hello-{slot}");
+        let pod = format!("hello-{node}");
         site.plane.apply(&POD.replace("NAME", &pod).replace("NODE", &node))?;
         let words = ["get", "pod", &pod, "-o", "jsonpath={.status.phase}"];
-        Ok(site.plane.kubectl_until("the Pod", tests::stage::DEADLINE, &words, |said| said == "Running")?)
+        Ok(site.plane.kubectl_until("the Pod", DEADLINE, &words, |said| said == "Running")?)
     })?;
     story.say(&format!("A Pod runs on {node}."));
     Ok(())
 }
 
-fn strange(story: &mut Story, site: &Site, third: &mut Spare) -> Result<()> {
+/// One dies, a person says so, the spare is plugged in.
+fn replace(story: &mut Story, site: &Site, dead: &mut Spare, spare: &mut Spare) -> Result<()> {
+    let node = site.ready_node("node-2")?;
+    dead.machine.power_off();
+    story.say("Machine 2 dies. Somebody on board says so: `provisioner retire node-2`.");
+    story.step("machine 2 is taken out of service, its Node is gone", || {
+        print!("{}", indent(&site.provisioner.run(&["retire", "node-2"])?));
+        let words = ["get", "node", &node, "--ignore-not-found", "-o", "name"];
+        Ok(site.plane.kubectl_until("the Node to go", DEADLINE, &words, |said| said.trim().is_empty())?)
+    })?;
+    story.say("Somebody takes the spare from the shelf and plugs it in. HQ is still away.");
+    spare.machine.power_on()?;
+    join(story, site, spare, "machine 3 (the spare)", "node-2")
+}
+
+fn unknown(story: &mut Story, site: &Site, strange: &mut Spare) -> Result<()> {
     story.say(
-        "Machine 3 is plugged in. HQ has never heard of it; a worker says \"I am plugging in a machine\".",
+        "Machine 4 is plugged in. HQ has never heard of it; a worker says \"I am plugging in a machine\".",
     );
     site.provisioner.run(&["window"])?;
-    third.start()?;
-    let code = story.step("machine 3 (unknown): shows a code", || third.code())?;
+    strange.start()?;
+    let code = story.step("machine 4 (unknown): shows a code", || strange.code())?;
     story.say(&format!(
         "It shows the code {code}. The worker reads it to HQ by telephone; HQ approves it for node-3."
     ));
@@ -157,7 +188,7 @@ fn strange(story: &mut Story, site: &Site, third: &mut Spare) -> Result<()> {
         print!("{}", indent(&said));
         Ok(())
     })?;
-    join(story, site, third, "machine 3 (approved by its code)", "node-3")
+    join(story, site, strange, "machine 4 (approved by its code)", "node-3")
 }
 
 fn theft(story: &mut Story, site: &Site, thief: &mut Spare) -> Result<()> {
@@ -178,20 +209,32 @@ fn indent(text: &str) -> String {
     })
 }
 
-fn explore(site: &Site) -> Result<()> {
-    let admin = site.plane.file("super-admin.conf");
-    println!("The site runs. In another terminal:");
-    let inside = |command: std::process::Command| {
-        let words = std::iter::once(command.get_program()).chain(command.get_args());
+fn explore(site: &Site, machine: &Spare) -> Result<()> {
+    let quoted = |words: std::process::Command| {
+        let words = std::iter::once(words.get_program()).chain(words.get_args());
         words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
     };
-    let mut nodes = site.plane.command("kubectl");
-    nodes.arg("--kubeconfig").arg(admin).args(["get", "nodes", "-o", "wide"]);
-    println!("  {}", inside(nodes));
-    for words in [&["machines"][..], &["slots"], &["explain", "node-1"]] {
-        println!("  {}", inside(site.provisioner.command(words)?));
+    let mut nodes = std::process::Command::new(site.assets()?.program("kubectl"));
+    nodes.arg("--kubeconfig").arg(site.plane.file("super-admin.conf")).args([
+        "get",
+        "nodes,pods",
+        "-o",
+        "wide",
+    ]);
+    println!("The site runs. In another terminal, as root:");
+    println!("  {} {}", site.plane.by_hand(), quoted(nodes));
+    for words in [&["machines"][..], &["slots"], &["explain", "node-1"], &["render", "--machine", "node-1"]] {
+        println!("  {} {}", site.provisioner.machine.by_hand()?, quoted(site.provisioner.by_hand(words)));
     }
+    println!("  {} {}", machine.machine.by_hand()?, quoted(machine.by_hand(&["status"])));
+    println!("  {} curl -s http://127.0.0.1:9443/metrics", site.provisioner.machine.by_hand()?);
     println!("Press Enter to end it.");
-    std::io::stdin().read_line(&mut String::new())?;
+    if std::io::stdin().read_line(&mut String::new())? == 0 {
+        println!("There is no keyboard here: it goes on until it is interrupted (Ctrl-C, kill).");
+        loop {
+            std::thread::park();
+        }
+    }
+    println!("Everything is being switched off.");
     Ok(())
 }

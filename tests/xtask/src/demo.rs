@@ -142,7 +142,11 @@ fn register(story: &mut Story, site: &mut Site, machines: &[(&Spare, &str)]) -> 
 
 fn join(story: &mut Story, site: &Site, spare: &mut Spare, who: &str, slot: &str) -> Result<()> {
     spare.start()?;
-    let node = story.step(&format!("{who}: plugged in to Node Ready"), || site.ready_node(slot))?;
+    let node = story.step(&format!("{who}: plugged in to Node Ready"), || {
+        let what_it_says = || format!("the machine says:\n{}", spare.log());
+        let what_it_is = || site.provisioner.run(&["machines"]).unwrap_or_else(|error| error.to_string());
+        site.ready_node(slot).with_context(|| format!("{}\n{}", what_it_says(), what_it_is()))
+    })?;
     print!("{}", indent(&spare.log()));
     story.say(&format!("{who} is the Node {node}, Ready."));
     spare.import_images(&site.assets()?)?;
@@ -160,13 +164,14 @@ fn join(story: &mut Story, site: &Site, spare: &mut Spare, who: &str, slot: &str
 
 /// One dies, a person says so, the spare is plugged in.
 fn replace(story: &mut Story, site: &Site, dead: &mut Spare, spare: &mut Spare) -> Result<()> {
-    let node = site.ready_node("node-2")?;
     dead.machine.power_off();
     story.say("Machine 2 dies. Somebody on board says so: `provisioner retire node-2`.");
-    story.step("machine 2 is taken out of service, its Node is gone", || {
+    story.step("machine 2 is taken out of service, its place is free", || {
         print!("{}", indent(&site.provisioner.run(&["retire", "node-2"])?));
-        let words = ["get", "node", &node, "--ignore-not-found", "-o", "name"];
-        Ok(site.plane.kubectl_until("the Node to go", DEADLINE, &words, |said| said.trim().is_empty())?)
+        Ok(harness::wait::until("node-2 to be free", DEADLINE, || {
+            let said = site.provisioner.run(&["explain", "node-2"]).unwrap_or_else(|error| error.to_string());
+            if said.contains("no machine holds") { Ok(()) } else { Err(said) }
+        })?)
     })?;
     story.say("Somebody takes the spare from the shelf and plugs it in. HQ is still away.");
     spare.machine.power_on()?;

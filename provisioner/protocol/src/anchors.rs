@@ -269,6 +269,13 @@ impl Trust {
         if rank == 0 && !doc.signers.is_empty() {
             return Err(refused('d', "a signer cannot distrust signers"));
         }
+        let is_anchor = |key: &Digest| self.voucher.iter().chain(&self.site).any(|one| one.key_hash == *key);
+        if doc.signers.iter().any(is_anchor) {
+            return Err(refused(
+                'c',
+                "an anchor is distrusted by anchor B's set of anchors, and B by a new image",
+            ));
+        }
         let known = self.revoked.get(&rank).map(|(_, known)| known.seq);
         if known.is_some_and(|known| doc.seq <= known) {
             return Err(refused(
@@ -282,3 +289,6 @@ impl Trust {
         Ok(next)
     }
 }
+
+#[cfg(test)]
+mod tests;

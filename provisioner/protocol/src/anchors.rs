@@ -291,4 +291,4 @@ impl Trust {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

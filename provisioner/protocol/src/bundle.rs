@@ -255,3 +255,26 @@ pub fn public_of(scalar: &[u8]) -> Option<Vec<u8>> {
     let key = <DhP256HkdfSha256 as hpke::Kem>::PrivateKey::from_bytes(scalar).ok()?;
     Some(Alg::Es256.spki(&DhP256HkdfSha256::sk_to_pk(&key).to_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anchors::tests::{Owner, T};
+    use crate::clock::YEAR;
+    use crate::jws::sign;
+
+    #[test]
+    fn no_bundle_says_that_it_is_later_than_its_signer_lives() {
+        let owner = Owner::new();
+        let (certificate, key) = &owner.signer;
+        let floor = |created_on| {
+            let (site, reports) = ("s".to_owned(), BTreeMap::new());
+            let index = Index { seq: 1, base: None, site, created_on, reports, sections: vec![] };
+            let text = sign(&json::to_vec(&index), typ::BUNDLE, &certificate.der, key).unwrap();
+            let setting = Setting { trust: &owner.trust(), site: "s", seq: 0, floor: T, rtc: None };
+            check_index(&text, &setting).unwrap().floor
+        };
+        assert_eq!(floor(T.plus(YEAR)), T.plus(YEAR));
+        assert_eq!(floor(T.plus(500 * YEAR)), certificate.not_after);
+    }
+}

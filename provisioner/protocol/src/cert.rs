@@ -174,3 +174,18 @@ pub fn certifies(parent: &Cert, child: &Cert) -> bool {
     let Ok((_, parent)) = X509Certificate::from_der(&parent.der) else { return false };
     child.issuer() == parent.subject() && child.verify_signature(Some(parent.public_key())).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anchors::tests::{Owner, T};
+
+    #[test]
+    fn an_anchor_vouches_for_cas_that_live_and_for_nothing_else() {
+        let owner = Owner::new();
+        let ((a, _), (b, _), (signer, _)) = (&owner.a, &owner.b, &owner.signer);
+        assert!(issued_by(a, a, T) && !issued_by(a, b, T));
+        assert!(!issued_by(a, a, a.not_after), "it has expired");
+        assert!(certifies(a, signer) && !issued_by(signer, a, T), "it is no CA");
+    }
+}

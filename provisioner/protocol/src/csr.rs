@@ -98,9 +98,24 @@ mod tests {
         for cut in 0..der.len() {
             assert!(Csr::parse(&der[..cut]).is_err());
         }
+        assert!(Csr::parse(&[&der[..], &[0]].concat()).is_err(), "nothing comes after it");
         let mut changed = der.clone();
         let last = changed.len() - 1;
         changed[last] ^= 1;
         assert!(Csr::parse(&changed).is_err());
+    }
+    #[test]
+    fn names_of_every_kind_are_seen() {
+        let mail = rcgen::SanType::Rfc822Name("root@example.com".try_into().unwrap());
+        let uri = rcgen::SanType::URI("urn:nodeboot:machine:mc_01".try_into().unwrap());
+        let dns = rcgen::SanType::DnsName("kubernetes".try_into().unwrap());
+        let address = rcgen::SanType::IpAddress([10, 0, 0, 1].into());
+        for (name, other) in [(mail, 1), (uri, 1), (dns, 0), (address, 0)] {
+            let mut params = rcgen::CertificateParams::default();
+            params.subject_alt_names = vec![name];
+            let key = rcgen::KeyPair::generate().unwrap();
+            let csr = Csr::parse(params.serialize_request(&key).unwrap().der()).unwrap();
+            assert_eq!((csr.other_names, csr.has_no_names()), (other, false));
+        }
     }
 }

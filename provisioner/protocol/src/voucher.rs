@@ -261,3 +261,77 @@ fn check_epoch(stored: Option<Stored>, epoch: u32, pin: &Cert) -> Result<(), Ref
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anchors::tests::{Owner, T};
+    use crate::clock::YEAR;
+    use crate::crypto::{Alg, SoftKey};
+    use crate::issue::{Role, issue};
+
+    /// A site of this owner whose CA ends with `until`, and the chain that its provisioner shows at `now`.
+    fn site(owner: &Owner, until: Time, now: Time) -> (Cert, Vec<Vec<u8>>) {
+        let key = || SoftKey::generate(Alg::Es256).unwrap().0;
+        let (ca_key, issuing_key, leaf_key) = (key(), key(), key());
+        let certify = |role, spki: &[u8], ca: &Cert, by: &SoftKey, until| {
+            // Whoever has the key of a CA makes what its certificate does not allow.
+            let ca = Cert { not_after: until, ..ca.clone() };
+            Cert::parse(&issue(&role, spki, &ca, by, now).unwrap()).unwrap()
+        };
+        let role = Role::SiteCa { site: "s", generation: 1 };
+        let ca = certify(role, ca_key.spki(), &owner.a.0, &owner.a.1, until);
+        let role = Role::IssuingCa { site: "s", generation: 1, number: 1 };
+        let issuing = certify(role, issuing_key.spki(), &ca, &ca_key, until.plus(9 * YEAR));
+        let role = Role::Leaf { site: "s", number: 1 };
+        let leaf = certify(role, leaf_key.spki(), &issuing, &issuing_key, until.plus(9 * YEAR));
+        (ca, vec![leaf.der, issuing.der])
+    }
+
+    fn checked(
+        owner: &Owner,
+        pin: &Cert,
+        chain: &[Vec<u8>],
+        grant: (Time, Time),
+    ) -> Result<Accepted, String> {
+        let machine = Id::Key(Digest::of(b"machine"));
+        let (created_on, expires_on) = grant;
+        let grant = Grant { machine: &machine, epoch: 1, site: "s", pin, created_on, expires_on };
+        let voucher = make(&grant, &owner.signer.0, &owner.signer.1).unwrap();
+        let (trust, ids) = (owner.trust(), [machine.clone()]);
+        let setting = Setting { trust: &trust, ids: &ids, chain, floor: T, rtc: None, stored: None };
+        check(voucher.as_bytes(), &setting).map_err(|refused| refused.id())
+    }
+
+    #[test]
+    fn r10b_a_pinned_ca_that_has_expired_pins_nothing() {
+        let owner = Owner::new();
+        let session = |floor| {
+            let (pin, chain) = site(&owner, T.plus(YEAR), T.plus(YEAR - 9));
+            let trust = owner.trust();
+            let setting = Setting { trust: &trust, ids: &[], chain: &chain, floor, rtc: None, stored: None };
+            check_session(&setting, &pin).map_err(|refused| refused.id())
+        };
+        assert_eq!(session(T.plus(YEAR - 1)), Ok(()));
+        assert_eq!(session(T.plus(YEAR)), Err("R10b".to_owned()));
+    }
+
+    #[test]
+    fn r11d_a_voucher_ends_with_the_ca_that_it_pins() {
+        let owner = Owner::new();
+        let (pin, chain) = site(&owner, T.plus(YEAR), T);
+        let longer = Cert { not_after: T.plus(9 * YEAR), ..pin.clone() };
+        let verdict = |pin| checked(&owner, pin, &chain, (T, T.plus(2 * YEAR))).map(drop);
+        assert_eq!(verdict(&pin), Ok(()), "cut where it is made");
+        assert_eq!(verdict(&longer), Err("R11d".to_owned()));
+    }
+
+    #[test]
+    fn no_voucher_says_that_it_is_later_than_its_signer_lives() {
+        let owner = Owner::new();
+        let (pin, chain) = site(&owner, T.plus(9 * YEAR), T);
+        let floor = |created_on| checked(&owner, &pin, &chain, (created_on, T.plus(YEAR))).unwrap().floor;
+        assert_eq!(floor(T.plus(YEAR)), T.plus(YEAR));
+        assert_eq!(floor(T.plus(500 * YEAR)), owner.signer.0.not_after);
+    }
+}

@@ -6,16 +6,17 @@ use crate::issue::{Role, issue, self_signed};
 use crate::json;
 use crate::jws::sign;
 
-const T: Time = Time(1_800_000_000);
+pub(crate) const T: Time = Time(1_800_000_000);
 
-struct Owner {
-    a: (Cert, SoftKey),
-    b: (Cert, SoftKey),
-    signer: (Cert, SoftKey),
+/// An owner with a signer under anchor A.
+pub(crate) struct Owner {
+    pub a: (Cert, SoftKey),
+    pub b: (Cert, SoftKey),
+    pub signer: (Cert, SoftKey),
 }
 
 impl Owner {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = || SoftKey::generate(Alg::Es256).unwrap().0;
         let anchor = |name| {
             let key = key();
@@ -35,7 +36,7 @@ impl Owner {
         sign(&json::to_vec(&doc), typ::ANCHORS, &by.0.der, &by.1).unwrap()
     }
 
-    fn trust(&self) -> Trust {
+    pub fn trust(&self) -> Trust {
         Trust::from_image(&self.anchors(1, &[], &self.a)).unwrap()
     }
 }

@@ -4,6 +4,7 @@ use protocol::messages::Message;
 use protocol::refusal::Refusal;
 use tests::pledge::{Answer, Pledge};
 
+use crate::forge::Desk;
 use crate::{Served, is};
 
 fn time(pledge: &Pledge, served: &Served) -> Answer {
@@ -83,4 +84,32 @@ fn a_certificate_of_ours_admits_nobody_where_no_store_was_lost_or_hq_ended_it() 
     served.start();
     let answer = time(&member, &served);
     is(&answer, Refusal::NotProven);
+}
+
+#[test]
+fn a_lost_store_is_made_again_also_where_the_last_bundle_only_told_of_changes() {
+    let pledge = Pledge::new().unwrap();
+    let mut served = Served::with(&[&pledge]);
+    let (desk, mut last) = (Desk::of(&served.hq), vec![]);
+    for base in [1, 2] {
+        let mut next = desk.next();
+        (next.index.seq, next.index.base) = (base + 1, Some(base));
+        next.index.sections.retain(|section| section.name == "slots");
+        next.sections.retain(|name, _| name == "slots");
+        last = next.file(&desk, &desk.signer());
+        served.apply("changes.nbb", &last).unwrap();
+    }
+    served.kill();
+    served.lose("store.redb");
+    served.start();
+    assert_eq!(served.seq(), 3);
+    assert!(served.site(&["machines", "--all"]).unwrap().contains("WIRE000"));
+    // Without the last of them nobody knows what it changed.
+    served.kill();
+    served.lose("store.redb");
+    served.lose(&format!("bundles/{:020}.nbb", 3));
+    served.start();
+    is(&pledge.connect(served.address).unwrap().voucher().unwrap(), Refusal::BundleBehind);
+    served.apply("changes.nbb", &last).unwrap();
+    assert_eq!(pledge.connect(served.address).unwrap().voucher().unwrap().status, 200);
 }

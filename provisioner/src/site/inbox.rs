@@ -45,13 +45,24 @@ impl Site {
         Ok(format!("the machine that shows {code} is approved for {}", approval.slot))
     }
 
-    /// Puts a bundle in force, or says why not: R45.
+    /// Puts a bundle in force, or says why not: R45. A store that was lost takes its last one again, and none before it.
     pub async fn accept_bundle(&self, file: &[u8]) -> Result<u64, Refused> {
+        let lost = self.rebuild() == Some(Stage::Bundle);
+        let least = if lost { self.last_bundle().map_err(broken)? } else { 0 };
+        self.put_in_force(file, least).await
+    }
+
+    /// The same; what is complete in itself has at least this number.
+    pub(super) async fn put_in_force(&self, file: &[u8], least: u64) -> Result<u64, Refused> {
         let opened = bundle::open(file, self.name(), &self.keys.identity.grant.bundle_key.0)?;
         let (trust, floor) = self.trust();
-        let seq = self.highest_bundle().map_err(broken)?;
+        let (seq, last) = (self.word().seq, self.last_bundle().map_err(broken)?);
         let setting = Setting { trust: &trust, site: self.name(), seq, floor, rtc: Some(self.now()) };
         let checked = bundle::check(&opened, &setting)?;
+        if checked.index.base.is_none() && checked.index.seq < least {
+            let detail = format!("number {} is not above {}", checked.index.seq, least - 1);
+            return Err(Refused::new(Refusal::BundleRefused, 'd', detail));
+        }
         let held = self.held()?;
         let read = Read::of(checked.index, opened, &|digest| held.get(digest).cloned())?;
         let mut newer = trust;
@@ -63,12 +74,15 @@ impl Site {
         }
         let (seq, full, now) = (read.index.seq, read.index.base.is_none(), self.now());
         self.keep_bundle(seq, file).map_err(broken)?;
-        self.set_trust(newer, floor.max(checked.floor), seq).map_err(broken)?;
+        self.set_trust(newer, floor.max(checked.floor), seq.max(last)).map_err(broken)?;
         let mine = read.index.reports.get(&self.keys.issuing.key_hash).copied();
         self.store
             .write(move |tx| {
                 read.save(tx)?;
-                rebuild::has_bundle(tx, mine, now)?;
+                // Changes of a bundle that was kept make a lost store whole once they are all there.
+                if seq >= last {
+                    rebuild::has_bundle(tx, mine, now)?;
+                }
                 mine.map_or(Ok(()), |seq| Site::acknowledge(tx, seq))?;
                 voice::hand_over(tx)
             })
@@ -85,14 +99,11 @@ impl Site {
         Ok(seq)
     }
 
-    /// The number that the next bundle must exceed. A store that was lost takes the last one again, and none before it.
-    fn highest_bundle(&self) -> Result<u64> {
-        if self.rebuild() != Some(Stage::Bundle) {
-            return Ok(self.word().seq);
-        }
+    /// The highest bundle that was ever in force here: known even where the store is lost.
+    fn last_bundle(&self) -> Result<u64> {
         let kept: super::keys::KeptTrust =
             serde_json::from_slice(&std::fs::read(self.dir.join("trust.json"))?)?;
-        Ok(kept.bundle.saturating_sub(1))
+        Ok(kept.bundle)
     }
 
     fn held(&self) -> Result<std::collections::BTreeMap<protocol::bytes::Digest, Vec<u8>>, Refused> {

@@ -162,7 +162,7 @@ impl Site {
         for path in self.kept_bundles() {
             let read = std::fs::read(&path).map_err(|error| error.to_string());
             let taken = match read {
-                Ok(file) => self.accept_bundle(&file).await.map_err(|refused| refused.to_string()),
+                Ok(file) => self.put_in_force(&file, 0).await.map_err(|refused| refused.to_string()),
                 Err(error) => Err(error),
             };
             if let Err(why) = taken {

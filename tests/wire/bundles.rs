@@ -3,12 +3,19 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
+use protocol::anchors::{AnchorsDoc, RevokedSite};
 use protocol::bundle::{EXPANDED_LIMIT, FILE_LIMIT, MAGIC};
+use protocol::bytes::Digest;
+use protocol::clock::{DAY, Time};
+use protocol::messages::{Clock, Message, StatusAnswer, StatusRequest};
 use protocol::refusal::Refusal;
+use protocol::{json, jws};
+use provisioner::site::system_clock;
+use tests::pledge::Pledge;
 use tests::stage::{DEADLINE, Hq};
 
-use crate::forge::{Desk, damaged};
-use crate::{Served, fails};
+use crate::forge::{Desk, damaged, payload};
+use crate::{Served, fails, is};
 
 /// The file is refused for this reason, and the same bundle as before is in force.
 fn refused(served: &Served, file: &[u8], id: &str, detail: &str) {
@@ -173,4 +180,69 @@ fn verdicts_and_reports_do_not_fill_the_disk() {
     }
     crate::until("only the newest are kept", || files("inbox/refused") == 64 && files("outbox") == 32);
     assert!(served.path().join("outbox/ship-7-40.jws").exists());
+}
+
+/// A machine of the site, and M11 of it when it holds these numbers of bundle, anchors and withdrawals.
+fn told(served: &Served, pledge: &Pledge, [bundle, anchors, revoked]: [u64; 3]) -> StatusAnswer {
+    let asked = StatusRequest { bundle, anchors, revoked, ..StatusRequest::default() };
+    let answer = pledge.connect(served.address).unwrap().status(&asked).unwrap();
+    assert_eq!(answer.status, 200);
+    json::parse(&answer.body).unwrap()
+}
+
+#[test]
+fn what_headquarters_takes_back_or_allows_reaches_machines_by_the_bundle_and_once() {
+    let pledge = Pledge::new().unwrap();
+    let mut served = Served::with(&[&pledge]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    let news = |answer: &StatusAnswer| [&answer.index, &answer.anchors, &answer.revoked].map(Option::is_some);
+    assert_eq!(news(&told(&served, &pledge, [0, 0, 0])), [true; 3]);
+    assert_eq!(news(&told(&served, &pledge, [1, 1, 1])), [false; 3], "a slow link carries nothing twice");
+    let desk = Desk::of(&served.hq);
+    let mut anchors: AnchorsDoc = payload(&desk.0.anchors().unwrap());
+    anchors.seq = 2;
+    let (a, key) = (desk.0.certificate("voucher-anchor-a").unwrap(), desk.0.key("voucher-anchor-a").unwrap());
+    let anchors = jws::sign(&json::to_vec(&anchors), jws::typ::ANCHORS, &a.der, &*key).unwrap();
+    std::fs::write(served.hq.dir().join("anchors.jws"), &anchors).unwrap();
+    let site = RevokedSite { name: "ship-9 g1".to_owned(), spki: Digest::of(b"its CA") };
+    desk.0.publish_revoked(&[site], system_clock()).unwrap();
+    served.deliver();
+    // Also after a start: what HQ said is on disk.
+    for _ in 0..2 {
+        let answer = told(&served, &pledge, [1, 1, 1]);
+        assert_eq!(answer.anchors.as_ref(), Some(&anchors));
+        assert_eq!(answer.revoked, desk.0.revoked().ok());
+        assert_eq!(news(&told(&served, &pledge, [2, 2, 2])), [false; 3]);
+        served.kill();
+        served.start();
+    }
+}
+
+#[test]
+fn a_machine_that_is_in_the_list_of_the_revoked_is_locked_out_whatever_its_registration_says() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let desk = Desk::of(&served.hq);
+    let mut next = desk.next();
+    let id = &desk.0.records().unwrap()[0].id;
+    next.set("revocations", json::to_vec(&serde_json::json!({ "revoked": [id] })));
+    served.apply("revoked.nbb", &next.file(&desk, &desk.signer())).unwrap();
+    is(&pledge.connect(served.address).unwrap().attest().unwrap(), Refusal::Revoked);
+}
+
+#[test]
+fn a_site_without_a_clock_lives_no_earlier_than_its_last_bundle() {
+    let pledge = Pledge::new().unwrap();
+    let mut served = Served::with(&[&pledge]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    let desk = Desk::of(&served.hq);
+    let mut next = desk.next();
+    next.index.created_on = system_clock().plus(DAY);
+    served.apply("tomorrow.nbb", &next.file(&desk, &desk.signer())).unwrap();
+    served.kill();
+    served.start_at(Time(60));
+    let mut session = pledge.connect(served.address).unwrap();
+    let answer = session.send(Message::Time, "", "application/json", b"").unwrap();
+    let clock: Clock = json::parse(&answer.body).unwrap();
+    assert_eq!((clock.now, clock.uncertain), (next.index.created_on, true));
 }

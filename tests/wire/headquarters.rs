@@ -11,7 +11,7 @@ use protocol::id::Id;
 use protocol::issue::{self, Role};
 use protocol::record::{Sites, Status};
 use protocol::refusal::Refusal;
-use protocol::report::{self, Approved, Join, Report};
+use protocol::report::{self, Approved, Burned, Join, Report};
 use provisioner::site::keys::{self, Keys};
 use provisioner::site::system_clock;
 use rcgen::ExtendedKeyUsagePurpose;
@@ -329,4 +329,101 @@ fn r47a_a_provisioner_whose_ca_was_withdrawn_is_not_heard_any_more() {
     let pin = voucher["ietf-voucher:voucher"]["pinned-domain-cert"].as_str().unwrap();
     let pin = protocol::cert::Cert::parse(&protocol::bytes::from_b64(pin).unwrap()).unwrap();
     assert_eq!(pin.common_name, "ship-7 g2", "machines are told of the next generation");
+}
+
+#[test]
+fn what_headquarters_has_heard_is_not_told_again_and_what_happened_since_is() {
+    let (early, late) = (Pledge::new().unwrap(), Pledge::new().unwrap());
+    let served = Served::with(&[&early, &late]);
+    let told = |pledge: &Pledge, said: &str| said.contains(&pledge.device.key_hash().to_string());
+    early.connect(served.address).unwrap().admission().unwrap();
+    let report = served.report();
+    late.connect(served.address).unwrap().admission().unwrap();
+    let said = served.hq.run(&["ingest", &report]).unwrap();
+    assert!(told(&early, &said) && !told(&late, &said), "{said}");
+    // The bundle says which report it has; until then a report may have been lost, and holds everything.
+    served.deliver();
+    let said = served.ingest();
+    assert!(!told(&early, &said) && told(&late, &said), "{said}");
+    served.deliver();
+    assert!(!told(&late, &served.ingest()));
+}
+
+#[test]
+fn a_machine_that_was_lost_gets_no_voucher_from_headquarters() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let desk = Desk::of(&served.hq);
+    assert!(!desk.next().sections["vouchers"].is_empty());
+    served.hq.run(&["machines", "revoke", "WIRE000", "--lost"]).unwrap();
+    assert!(desk.next().sections["vouchers"].is_empty());
+}
+
+/// A report by which a site says that it used HQ's approval for `node-1` by telephone, for a machine with these ids.
+fn approved_by_voice(served: &Served, ids: Vec<Id>) -> String {
+    let file = served.hq.path("approval.jws").display().to_string();
+    served.hq.run(&["approve", SITE, "node-1", CODE, "-o", &file]).unwrap();
+    let sas = B64u(Code::parse(CODE).unwrap().0.to_vec());
+    let (machine, slot, by) = ("claim-x".to_owned(), "node-1".to_owned(), "voice".to_owned());
+    let keys = stolen_keys(served);
+    let approvals = vec![Approved { machine, slot, ids, by, sas }];
+    let report = Report { approvals, ..report_of(&keys, 1, SITE) };
+    ingest(&served.hq, &signed_report(&keys, &report)).unwrap()
+}
+
+#[test]
+fn r40d_headquarters_registers_no_control_plane_machine_that_a_site_let_in_by_voice() {
+    let served = Served::with(&[]);
+    served.hq.edit("sites/ship-7/slots.yaml", "slots:\n- name: node-1\n  role: control-plane\n").unwrap();
+    let said = approved_by_voice(&served, vec![Id::Ek(Digest::of(b"a TPM"))]);
+    assert!(said.contains("ALARM not-control-plane"), "{said}");
+    assert_eq!(served.hq.run(&["machines", "list"]).unwrap(), "");
+}
+
+#[test]
+fn a_machine_with_a_tpm_is_registered_by_that_and_not_by_a_key_that_the_next_installation_lacks() {
+    let served = Served::with(&[]);
+    served.hq.edit("sites/ship-7/slots.yaml", "slots:\n- name: node-1\n").unwrap();
+    let ek = Digest::of(b"a TPM");
+    let said = approved_by_voice(&served, vec![Id::Ek(ek), Id::Key(Digest::of(b"its node key"))]);
+    assert!(said.contains("registered mc_"), "{said}");
+    let auth = Desk::of(&served.hq).0.records().unwrap().remove(0).auth;
+    assert_eq!(auth.iter().map(protocol::record::Auth::id).collect::<Vec<_>>(), [Id::Ek(ek)]);
+}
+
+#[test]
+fn a_key_that_two_machines_have_used_alarms_headquarters() {
+    let served = Served::with(&[]);
+    let keys = stolen_keys(&served);
+    let used = |seq, by: &[u8]| {
+        let bound = vec![Burned { key: Digest::of(b"a key"), s: Digest::of(by) }];
+        ingest(&served.hq, &signed_report(&keys, &Report { bound, ..report_of(&keys, seq, SITE) })).unwrap()
+    };
+    assert!(!used(1, b"one").contains("ALARM"));
+    assert!(!used(2, b"one").contains("ALARM"), "the same once more");
+    assert!(used(3, b"two").contains("ALARM duplicate"));
+}
+
+#[test]
+fn a_provisioner_takes_no_certificate_of_another_site_and_keeps_its_number_when_certified_again() {
+    let served = Served::with(&[]);
+    served.hq.run(&["site", "add", "ship-9"]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, owner) = (folder.path().display().to_string(), served.hq.owner_file().display().to_string());
+    let said = served.elsewhere(&["init", "--dir", &dir, "--site", SITE, "--owner", &owner]).unwrap();
+    let request = folder.path().join(keys::REQUEST).display().to_string();
+    let reply = served.hq.path("reply-2.json").display().to_string();
+    let certify = |site| {
+        let code = code_in(&said).unwrap();
+        served.hq.run(&["site", "certify", site, &request, "--code", &code, "-o", &reply]).unwrap();
+        served.elsewhere(&["init", "--dir", &dir, "--reply", &reply])
+    };
+    let refused = certify("ship-9").unwrap_err().to_string();
+    assert!(refused.contains("for another site"), "{refused}");
+    // The first reply was lost on the way.
+    let code = code_in(&said).unwrap();
+    served.hq.run(&["site", "certify", SITE, &request, "--code", &code, "-o", &reply]).unwrap();
+    certify(SITE).unwrap();
+    assert_eq!(Keys::load(folder.path(), system_clock()).unwrap().identity.number, 2);
+    assert!(!folder.path().join("seal.key").exists(), "nobody opens the reply once more");
 }

@@ -7,6 +7,7 @@ mod browse; // the announcement on the LAN, seen by others' programs
 mod bundles; // files that are not put in force
 mod certificates; // requests that are not signed
 mod claims; // codes that are not given or not believed
+mod desk; // the provisioner's own folder
 mod est; // a client that nobody here wrote
 mod forge; // documents as a mistake or an attacker makes them
 mod headquarters; // what headquarters does not believe

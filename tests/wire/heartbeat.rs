@@ -37,13 +37,15 @@ impl Heart<'_> {
         assert_eq!(self.dropped(), before + 1);
     }
 
-    fn answers(&self, counter: u64) {
+    /// What a good beat with this counter is answered: the flags.
+    fn answers(&self, counter: u64) -> u8 {
         self.send(&heartbeat::beat(&self.key, &self.s, counter, State::Ready));
         let mut answer = [0; 64];
         let length = self.socket.recv(&mut answer).unwrap();
         let answer = Datagram::read_answer(&answer[..length]).unwrap();
         assert!(answer.made_by(&self.key));
         assert_eq!(answer.counter, counter);
+        answer.byte
     }
 }
 
@@ -57,7 +59,7 @@ fn r44_a_heartbeat_with_a_wrong_code_an_old_counter_or_of_nobody_is_dropped_and_
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let heart = Heart { served: &served, socket, key: session.beat_key, s: session.binding.s };
-    heart.answers(1);
+    assert_eq!(heart.answers(1), 0);
     let beat = |counter| heartbeat::beat(&heart.key, &heart.s, counter, State::Ready);
     let mut forged = beat(2);
     forged[20] = State::GoingDown as u8;
@@ -73,4 +75,29 @@ fn r44_a_heartbeat_with_a_wrong_code_an_old_counter_or_of_nobody_is_dropped_and_
     let old = beat(7);
     let heart = Heart { key: session.beat_key, ..heart };
     heart.drops(&old, 1);
+}
+
+#[test]
+fn a_machine_is_called_when_there_is_news_and_until_it_has_asked() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let asks = || {
+        let mut session = pledge.connect(served.address).unwrap();
+        assert_eq!(session.status(&StatusRequest::default()).unwrap().status, 200);
+        let socket = socket.try_clone().unwrap();
+        Heart { served: &served, socket, key: session.beat_key, s: session.binding.s }
+    };
+    let heart = asks();
+    assert_eq!(heart.answers(1), 0);
+    served.deliver();
+    assert_eq!(heart.answers(2), heartbeat::FLAG_STATUS_NOW, "headquarters has said something");
+    let heart = asks();
+    assert_eq!(heart.answers(1), 0);
+    served.site(&["retire", "WIRE000"]).unwrap();
+    assert_eq!(heart.answers(2), heartbeat::FLAG_STATUS_NOW, "a person has said something");
+    served.site(&["retire", "WIRE000", "--undo"]).unwrap();
+    assert_eq!(asks().answers(1), 0);
 }

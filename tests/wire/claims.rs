@@ -141,6 +141,20 @@ fn r42c_a_claim_that_is_unknown_another_machines_or_over_is_refused() {
 }
 
 #[test]
+fn a_machine_that_is_registered_meanwhile_shows_no_code_any_more() {
+    let pledge = Pledge::new().unwrap();
+    let served = site_with_window();
+    let mut session = pledge.connect(served.address).unwrap();
+    assert_eq!(session.attest().unwrap().status, 200);
+    session.claim().unwrap();
+    served.hq.import(&format!("dev-key,site,roles\n{},ship-7,worker\n", pledge.id())).unwrap();
+    served.deliver();
+    assert!(!served.site(&["claims"]).unwrap().contains("No machine shows a code."));
+    session.admission().unwrap();
+    assert!(served.site(&["claims"]).unwrap().contains("No machine shows a code."));
+}
+
+#[test]
 fn what_a_machine_calls_itself_stands_in_nobodys_way_and_draws_on_no_terminal() {
     let pledge = Pledge::new().unwrap();
     let served = Served::with(&[&pledge]);

@@ -1,10 +1,15 @@
 //! A machine that nobody registered, approved by telephone: from its first request until HQ's own registration.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use protocol::bytes::B64u;
+use protocol::clock::{DAY, Time};
 use protocol::crypto::{Alg, SoftKey};
 use protocol::issue;
 use protocol::messages::{KubeletRequest, Message, Outcome, StatusAnswer, StatusRequest};
 use protocol::refusal::Refusal;
+use provisioner::site::store::{META, Store};
+use provisioner::site::{Site, rebuild, system_clock};
 use tests::pledge::{Answer, Pledge, Session};
 
 use crate::Served;
@@ -175,6 +180,8 @@ fn r40d_no_voice_makes_a_control_plane_machine() {
     served.deliver();
     let mut session = pledge.connect(served.address).unwrap();
     is(&get(&mut session, Message::Config), Refusal::NotControlPlane);
+    let (csr, _) = crate::certificates::kubelet(&pledge, "node-1");
+    is(&session.kubelet(csr).unwrap(), Refusal::NotControlPlane);
 }
 
 #[test]
@@ -234,4 +241,57 @@ fn a_machine_approved_by_voice_that_hq_does_not_register_is_a_stranger_again() {
     registered.flatten().for_each(|entry| std::fs::remove_file(entry.path()).unwrap());
     served.deliver();
     is(&get(&mut session, Message::Time), Refusal::NotProven);
+}
+
+#[test]
+fn r46d_a_machine_that_headquarters_registered_meanwhile_needs_no_voice() {
+    let served = Served::by_phone(SLOTS);
+    let pledge = Pledge::new().unwrap();
+    let (mut session, code) = shows_a_code(&served, &pledge);
+    let answer = served.hq.answer("node-1", &code).unwrap();
+    served.hq.import(&format!("dev-key,site,roles\n{},ship-7,worker\n", pledge.id())).unwrap();
+    served.deliver();
+    let said = approve(&served, "node-1", &answer).unwrap_err();
+    assert!(said.contains("registered meanwhile"), "{said}");
+    assert_eq!(holder(&served, "node-1"), "");
+    session.admission().unwrap();
+    assert!(holder(&served, "node-1").starts_with("mc_"));
+}
+
+/// A clock that stands where it is put.
+static CLOCK: AtomicI64 = AtomicI64::new(0);
+
+fn clock() -> Time {
+    Time(CLOCK.load(Ordering::Relaxed))
+}
+
+#[test]
+fn r43c_wrong_codes_are_forgiven_after_a_day() {
+    let mut served = Served::by_phone(SLOTS);
+    served.kill();
+    CLOCK.store(system_clock().0, Ordering::Relaxed);
+    let site = Site::open(&served.path(), clock).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let wrong = || runtime.block_on(site.approve_by_voice("node-1", "WT0T-BSPH-K")).unwrap_err().id();
+    for _ in 0..20 {
+        assert_eq!(wrong(), "R43b");
+    }
+    assert_eq!(wrong(), "R43c");
+    CLOCK.fetch_add(DAY - 1, Ordering::Relaxed);
+    assert_eq!(wrong(), "R43c");
+    CLOCK.fetch_add(1, Ordering::Relaxed);
+    assert_eq!(wrong(), "R43b");
+}
+
+#[test]
+fn nobody_is_approved_by_voice_while_it_is_not_known_who_holds_which_slot() {
+    let mut served = Served::by_phone(SLOTS);
+    served.kill();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let store = Store::open(&served.path().join("store.redb")).unwrap();
+    runtime.block_on(store.write(|tx| tx.put(META, rebuild::STAGE, &rebuild::Stage::Nodes))).unwrap();
+    drop(store);
+    let site = Site::open(&served.path(), system_clock).unwrap();
+    let refused = runtime.block_on(site.approve_by_voice("node-1", "WT0T-BSPH-K")).unwrap_err();
+    assert!(refused.to_string().contains("Nodes have to be seen"), "{refused}");
 }

@@ -20,6 +20,7 @@ mod off; // a site that was off for years
 mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses
+mod slots; // who gets which place
 mod voice; // a machine that a person approves by telephone
 
 use std::io::{Read as _, Write as _};

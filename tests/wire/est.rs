@@ -10,6 +10,7 @@ use protocol::messages::{Message, SNI};
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Stream};
+use tests::pledge::Pledge;
 use tests::stage::run;
 
 use crate::{Served, free_address};
@@ -109,4 +110,17 @@ fn no_session_of_an_est_client_is_resumed() {
             assert_ne!(ask(est, &config), HandshakeKind::Resumed, "{version:?}");
         }
     }
+}
+
+#[test]
+fn a_certificate_of_a_machine_gets_nothing_from_the_listener_for_others() {
+    let (est, mut pledge) = (free_address(), Pledge::new().unwrap());
+    let served = Served::with_options(&[&pledge], &["--est", &est.to_string()]);
+    let mut session = pledge.connect(served.address).unwrap();
+    session.admission().unwrap();
+    let certificate = session.enroll().unwrap().body;
+    drop(session);
+    assert_eq!(pledge.connect(est).unwrap().enroll().unwrap().status, 401);
+    pledge.wear(&certificate).unwrap();
+    assert_eq!(pledge.connect(est).unwrap().enroll().unwrap().status, 401);
 }

@@ -7,7 +7,7 @@ use protocol::attest::Request;
 use protocol::bytes::{B64u, b64};
 use protocol::crypto::{Alg, Signer as _, SoftKey};
 use protocol::id::Id;
-use protocol::messages::{Message, VOUCHER_TYPE};
+use protocol::messages::{Message, Outcome, VOUCHER_TYPE};
 use protocol::refusal::Refusal;
 use protocol::{est, issue};
 use tests::pledge::Pledge;
@@ -27,6 +27,7 @@ fn r30_a_registered_machine_is_admitted_and_a_copy_of_its_disk_is_not() {
     assert_eq!(session.voucher().unwrap().status, 200, "a voucher is no secret");
     is(&session.attest().unwrap(), Refusal::Duplicate);
     is(&session.enroll().unwrap(), Refusal::NotProven);
+    assert_eq!(served.count("nodeboot_alarms_total", Refusal::Duplicate.code()), 1);
     pledge.connect(served.address).unwrap().admission().unwrap();
 }
 
@@ -78,6 +79,7 @@ fn r20_a_request_made_for_another_provisioner_is_refused() {
     let mut session = pledge.connect(served.address).unwrap();
     session.leaf = vec![0x30, 0];
     is(&session.voucher().unwrap(), Refusal::OtherProvisioner);
+    assert!(session.voucher().is_err(), "and the connection is over");
 }
 
 #[test]
@@ -219,4 +221,21 @@ fn a_provisioner_believes_its_own_owner_and_nobody_else() {
     let said = reply(&other).unwrap_err().to_string();
     assert!(said.contains("comes from another owner"), "{said}");
     reply(&served.hq).unwrap();
+}
+
+#[test]
+fn a_machine_whose_join_failed_is_told_to_people() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    let mut session = pledge.connect(served.address).unwrap();
+    session.admission().unwrap();
+    let alarms = || served.count("nodeboot_alarms_total", "join-failed");
+    let mut says = |status, reason: Option<&str>| {
+        let outcome = Outcome { version: 1, status, reason: reason.map(str::to_owned) };
+        assert_eq!(session.json(Message::EnrollStatus, &outcome).unwrap().status, 200);
+    };
+    says(true, None);
+    assert_eq!(alarms(), 0);
+    says(false, Some("no-disk"));
+    assert_eq!(alarms(), 1);
 }

@@ -77,7 +77,7 @@ fn build_static(program: &str) -> Result<PathBuf> {
         "--bin",
         program,
     ]);
-    cargo.env("CC_x86_64_unknown_linux_musl", "gcc").current_dir(root());
+    cargo.current_dir(root());
     ensure!(cargo.status()?.success(), "the static build of {program} failed");
     Ok(root().join("target").join(TARGET).join("machine").join(program))
 }

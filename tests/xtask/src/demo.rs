@@ -56,6 +56,7 @@ spec:
 
 /// Runs the story; with `keep` the site stays until Enter is pressed.
 pub fn demo(keep: bool) -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "the demo needs root: it makes network namespaces");
     need::need()?;
     ensure!(
         harness::missing_for_cluster().is_none(),
@@ -85,6 +86,7 @@ pub fn demo(keep: bool) -> Result<()> {
     std::fs::rename(&hq_away, site.hq.dir())?;
     story.say("HQ can be reached again, by telephone.");
     unknown(&mut story, &site, &mut strange)?;
+    story.steps.push(("everything".to_owned(), story.start.elapsed()));
     println!("{}", story.table());
     println!("{}", site.plane.kubectl(&["get", "nodes", "-o", "wide"])?);
     println!("{}", site.provisioner.run(&["machines"])?);
@@ -203,7 +205,9 @@ fn theft(story: &mut Story, site: &Site, thief: &mut Spare) -> Result<()> {
     story.step("thief: refused", || thief.says("Right label, wrong hardware. Call HQ."))?;
     print!("{}", indent(&thief.log()));
     ensure!(site.ready_node("node-1")? == before, "machine 1 was touched");
-    story.say(&format!("It is refused, and machine 1 is still {before}, Ready."));
+    story.say(&format!(
+        "It is refused, HQ will hear of it in the site's report, and machine 1 is still {before}, Ready."
+    ));
     Ok(())
 }
 

@@ -62,6 +62,10 @@ fn tiers() -> Vec<Tier> {
 
 /// Runs the tiers whose name contains `only`, or all.
 pub fn test(only: Option<&str>) -> Result<()> {
+    let names: Vec<_> = tiers().iter().map(|tier| tier.name).collect();
+    if let Some(only) = only.filter(|only| !names.iter().any(|name| name.contains(only))) {
+        bail!("no tier is called {only}: there are {}", names.join(", "));
+    }
     need::need()?;
     let logs = Path::new("target/tiers");
     std::fs::create_dir_all(logs).context("creating target/tiers for the logs")?;

@@ -7,6 +7,7 @@ use protocol::bytes::{B64u, pem};
 use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::crypto::{Alg, Signer as _, SoftKey};
+use protocol::csr::Csr;
 use protocol::json;
 use protocol::messages::{Config, KubeletChain, KubeletRequest, Message};
 use protocol::refusal::{Refusal, Refused};
@@ -30,20 +31,7 @@ pub fn obtain(
 ) -> Result<Step<Time>> {
     let key = pending(state)?;
     let subject = format!("system:node:{}", config.node);
-    let csr = match state.bytes("kubelet.csr")? {
-        Some(csr)
-            if protocol::csr::Csr::parse(&csr).is_ok_and(|csr| {
-                csr.key_hash == key.0.key_hash() && csr.common_names == [subject.clone()]
-            }) =>
-        {
-            csr
-        }
-        _ => {
-            let csr = protocol::issue::request(&subject, Some("system:nodes"), &key.0)?;
-            state.save_bytes("kubelet.csr", &csr)?;
-            csr
-        }
-    };
+    let csr = csr(state, &key.0, &subject)?;
     let request = KubeletRequest { csr: B64u(csr), kubelet: version.to_owned() };
     let chain: KubeletChain = match site.talk().json(Message::Kubelet, "", &request)?.meaning() {
         Meaning::Good(body) => json::parse(&body)?,
@@ -68,6 +56,17 @@ pub fn obtain(
     state.remove("kubelet.csr")?;
     state.remove("kubelet.key")?;
     Ok(Step::Done(cert.not_after))
+}
+
+/// The request for `key`: the one that was made before, if there is one.
+fn csr(state: &State, key: &SoftKey, subject: &str) -> Result<Vec<u8>> {
+    let fits = |csr: &Csr| csr.key_hash == key.key_hash() && csr.common_names == [subject.to_owned()];
+    if let Some(csr) = state.bytes("kubelet.csr")?.filter(|der| Csr::parse(der).is_ok_and(|csr| fits(&csr))) {
+        return Ok(csr);
+    }
+    let csr = protocol::issue::request(subject, Some("system:nodes"), key)?;
+    state.save_bytes("kubelet.csr", &csr)?;
+    Ok(csr)
 }
 
 fn pending(state: &State) -> Result<(SoftKey, Zeroizing<Vec<u8>>)> {

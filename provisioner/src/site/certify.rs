@@ -164,16 +164,21 @@ impl Site {
         if let Some(refused) = self.wrong_version(bound) {
             return Err(refused);
         }
-        let chain = match cluster.sign_kubelet(&node, &csr.der).await {
-            Ok(chain) => chain,
-            Err(ClusterError::Unsafe { remedy }) => {
-                return Err(Refused::new(Refusal::ClusterUnsafe, 'a', remedy));
+        match cluster.sign_kubelet(&node, &csr.der).await {
+            Ok(chain) => {
+                self.issued(bound, &chain).await?;
+                Ok(Answer::Now(chain))
             }
+            Err(ClusterError::Unsafe { remedy }) => Err(Refused::new(Refusal::ClusterUnsafe, 'a', remedy)),
             Err(error) => {
                 tracing::warn!(machine = bound.machine.id, node, %error, "no kubelet certificate yet");
-                return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
+                Ok(Answer::Wait(Wait::ClusterAway, RETRY))
             }
-        };
+        }
+    }
+
+    /// Saves that the kubelet's certificate was issued, before the machine gets it.
+    async fn issued(&self, bound: &Bound, chain: &[Vec<u8>]) -> Result<(), Refused> {
         let until =
             chain.first().and_then(|der| protocol::cert::Cert::parse(der).ok()).map(|cert| cert.not_after);
         let (id, sight) = (bound.machine.id.clone(), self.sight());
@@ -184,8 +189,7 @@ impl Site {
             slots::place(tx, &mut machine, &sight)?;
             tx.put(MACHINES, &id, &machine)
         });
-        saved.await.map_err(broken)?;
-        Ok(Answer::Now(chain))
+        saved.await.map_err(broken)
     }
 
     /// Saves what is asked for before the cluster is: a name and a key are used from here on, whatever comes after.

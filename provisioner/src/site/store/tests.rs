@@ -1,0 +1,31 @@
+//! What was acknowledged is there, and a store of a newer program is left alone.
+
+use super::*;
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let store = Store::open(&path).unwrap();
+    store.write(|tx| tx.put(MACHINES, "mc_1", &"one")).await.unwrap();
+    let changes = (0..200).map(|n| store.write(move |tx| tx.put(MACHINES, &format!("m{n}"), &n)));
+    for change in futures_util::future::join_all(changes).await {
+        change.unwrap();
+    }
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    let look = store.look().unwrap();
+    assert_eq!(look.get::<String>(MACHINES, "mc_1").unwrap().unwrap(), "one");
+    assert_eq!(look.all(MACHINES, "m").unwrap().len(), 201);
+}
+
+#[tokio::test]
+async fn an_older_program_refuses_a_newer_store_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let store = Store::open(&path).unwrap();
+    store.write(|tx| tx.put(META, "schema", &(SCHEMA + 1))).await.unwrap();
+    drop(store);
+    let error = Store::open(&path).err().unwrap().to_string();
+    assert!(error.contains("run the newer program"), "{error}");
+}

@@ -125,6 +125,35 @@ fn r25_a_known_label_on_other_hardware_is_refused_and_told_to_hq() {
 }
 
 #[test]
+fn a_thief_is_seen_at_the_site_by_all_names_that_it_goes_by() {
+    let pledge = Pledge::new().unwrap();
+    let served = Served::with(&[&pledge]);
+    pledge.connect(served.address).unwrap().admission().unwrap();
+    let thief = Pledge::new().unwrap();
+    let mut session = thief.connect(served.address).unwrap();
+    let request = session.pvr(vec![thief.id(), Id::Serial("WIRE000".into())]).unwrap();
+    is(
+        &session.send(Message::RequestVoucher, "", VOUCHER_TYPE, request.as_bytes()).unwrap(),
+        Refusal::AuthMismatch,
+    );
+    let key = thief.node.key_hash().to_string();
+    let row = |site: &Served| {
+        let rows = site.site(&["machines"]).unwrap();
+        rows.lines().find(|line| line.starts_with(&format!("key:{}", &key[..12]))).map(str::to_owned)
+    };
+    let seen = row(&served).unwrap();
+    assert!(seen.contains("Quarantined") && seen.ends_with("auth-mismatch"), "{seen}");
+    let real = served.site(&["explain", "WIRE000"]).unwrap();
+    let told = "s ago, from 127.0.0.1, and was refused (auth-mismatch)";
+    assert!(real.contains("another machine showed this label") && real.contains(told), "{real}");
+    // As the log prints it.
+    let it = served.site(&["explain", &key]).unwrap();
+    assert!(it.contains("Right label, wrong hardware") && it.contains("poses as"), "{it}");
+    let said = served.site(&["approve", "--machine", &key]).unwrap_err().to_string();
+    assert!(said.contains("is no machine of this site"), "{said}");
+}
+
+#[test]
 fn r29_a_wrong_proof_and_one_of_another_connection_are_refused() {
     let pledge = Pledge::new().unwrap();
     let served = Served::with(&[&pledge]);

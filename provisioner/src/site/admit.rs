@@ -18,7 +18,7 @@ use super::rebuild::Stage;
 use super::slots::Sight;
 use super::store::{BURNED, Change, IDS, KEYS, LABELS, Look, MACHINES, RECORDS, StoreError, VOUCHERS};
 use super::word::{Word, labels};
-use super::{Answer, KeyEntry, Peer, Site, broken, plain, report, slots};
+use super::{Answer, KeyEntry, Peer, Site, broken, plain, posers, report, slots};
 
 /// Seconds after which a machine asks again.
 pub const RETRY: u32 = 5;
@@ -104,7 +104,7 @@ impl Site {
         let found = find(&self.store.look().map_err(broken)?, &ids, &pvr.claims.hw).map_err(broken)?;
         let record = match found {
             Found::ById(record) => record,
-            Found::ByLabel(record) => return self.only_a_label(peer, &record).await,
+            Found::ByLabel(record) => return self.only_a_label(peer, &record, &pvr.claims.hw).await,
             Found::Not => return self.unknown(peer),
         };
         check_standing(&record, self.name(), self.now())?;
@@ -136,10 +136,11 @@ impl Site {
     }
 
     /// A label fits, the hardware does not: R25. A registration of mere labels takes the human path.
-    async fn only_a_label(&self, peer: &Peer, record: &Record) -> Result<Answer<Given>, Refused> {
+    async fn only_a_label(&self, peer: &Peer, record: &Record, hw: &Facts) -> Result<Answer<Given>, Refused> {
         if record.auth.is_empty() {
             return self.unknown(peer);
         }
+        self.note_poser(peer, Refusal::AuthMismatch, &record.id, hw);
         self.alarm(Refusal::AuthMismatch.code(), &record.id).await;
         Err(Refused::new(Refusal::AuthMismatch, ' ', format!("the label of {}", record.id)))
     }
@@ -190,6 +191,7 @@ impl Site {
             None | Some(Stage::Machines) => {}
         }
         let current = self.check_current();
+        let said = hw.clone().unwrap_or_default();
         let entry = Entry { s: peer.s, kind: kind.to_owned(), proven: proven.clone(), hw, sight, current };
         let bound = self.store.write(move |tx| entry.bind(tx)).await.map_err(broken)?;
         let ids = vec![proven.clone(), Id::Key(peer.s)];
@@ -197,11 +199,14 @@ impl Site {
             Ok(machine) => {
                 if machine.is_some() {
                     self.forget_claims(&peer.s);
+                    self.memory().posers.forget(&peer.s);
                 }
                 Ok(Proven { ids, machine })
             }
             Err(refused) => {
-                if matches!(refused.refusal, Refusal::Duplicate | Refusal::MemberAlive) {
+                if posers::poses(refused.refusal).is_some() {
+                    let of = self.store.look().and_then(|look| look.get::<String>(IDS, &proven.to_string()));
+                    self.note_poser(peer, refused.refusal, &of.ok().flatten().unwrap_or_default(), &said);
                     self.alarm(refused.refusal.code(), &proven.to_string()).await;
                 }
                 Err(refused)

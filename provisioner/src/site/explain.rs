@@ -1,6 +1,7 @@
 //! Where a machine stands, why, since when, what happens next and by when: in plain words.
 
 mod find; // which machine a person means
+mod prospects; // what a machine that never spoke will meet
 mod words; // the sentences
 
 use anyhow::{Context, Result};
@@ -8,12 +9,15 @@ use protocol::record::Record;
 use serde::{Deserialize, Serialize};
 
 pub use self::find::{Known, find_machine};
+use self::prospects::prospect;
 pub use self::words::span;
-use self::words::{claim_row, of_claim, of_machine, of_record, row, unseen_row};
+use self::words::{
+    claim_row, of_claim, of_machine, of_poser, of_record, of_slot, posed_as, poser_row, row, unseen_row,
+};
 use super::machine::Machine;
 use super::rebuild::Stage;
 use super::store::{HOLDERS, Look, MACHINES, RECORDS};
-use super::{Bound, Site, admit};
+use super::{Bound, Site};
 
 /// One machine in a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +90,7 @@ pub struct Explained {
 /// Every machine, for a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
-    /// The machines.
+    /// The machines, and keys that were refused of late because what they showed is another machine's.
     pub machines: Vec<Row>,
     /// How many more are registered and never spoke here.
     pub unseen: usize,
@@ -100,18 +104,19 @@ pub fn reason(site: &Site, machine: &Machine) -> Result<decide::Reason> {
 
 /// Every machine that spoke here; with `all`, those too that HQ registered and that never did.
 pub fn machines(site: &Site, all: bool) -> Result<Listed> {
-    let look = site.store.look()?;
+    let (look, sight) = (site.store.look()?, site.sight());
     let mut listed = Listed::default();
     for machine in site.machines()? {
         let record = look.get(RECORDS, &machine.id)?;
         listed.machines.push(row(&machine, record.as_ref(), reason(site, &machine)?, site.now()));
     }
+    listed.machines.extend(site.posers().iter().map(|poser| poser_row(poser, site.now())));
     for (id, record) in look.list::<Record>(RECORDS)? {
         if look.bytes(MACHINES, &id)?.is_some() {
             continue;
         }
         if all {
-            listed.machines.push(unseen_row(&record));
+            listed.machines.push(unseen_row(&record, prospect(&sight, &look, &record)?.reason));
         } else {
             listed.unseen += 1;
         }
@@ -151,16 +156,39 @@ pub fn explain(site: &Site, wanted: &str) -> Result<Explained> {
             let mut it = of_machine(&machine, record.as_ref(), reason(site, &machine)?, now);
             let profile = site.word().profiles.of(&machine.hw).map(|(_, why)| why);
             it.facts.extend(profile.map(|why| ("profile".to_owned(), why)));
+            it.facts.extend(posing(site, &machine.id, machine.s.is_some()));
             it.facts.extend(record.filter(Record::by_voice).map(|_| words::by_voice()));
             it.facts.extend(health(site).into_iter().map(|wrong| ("this site".to_owned(), wrong)));
             Ok(it)
         }
         Known::Registered(record) => {
-            let standing = admit::check_standing(&record, site.name(), now);
-            Ok(of_record(&record, standing.err().as_ref()))
+            let mut it = of_record(&record, prospect(&site.sight(), &site.store.look()?, &record)?);
+            it.facts.extend(posing(site, &record.id, false));
+            Ok(it)
         }
         Known::Claim(claim) => Ok(of_claim(&claim, now)),
+        Known::Poser(poser) => Ok(of_poser(&poser, now)),
+        Known::Free(name) => free(site, &name),
     }
+}
+
+/// Who was refused of late in the name of a registration.
+fn posing(site: &Site, id: &str, known: bool) -> Vec<(String, String)> {
+    let (posers, now) = (site.posers(), site.now());
+    posers
+        .iter()
+        .rev()
+        .filter(|poser| poser.of == id)
+        .map(|poser| posed_as(poser, known, now))
+        .take(3)
+        .collect()
+}
+
+fn free(site: &Site, name: &str) -> Result<Explained> {
+    let (look, word) = (site.store.look()?, site.word());
+    let kept_for = super::slots::reserved(&look, &word, name, "")?;
+    let record: Option<Record> = kept_for.map(|id| look.get(RECORDS, &id)).transpose()?.flatten();
+    Ok(of_slot(word.slots.get(name).context("HQ's plan has no such slot any more")?, record.as_ref()))
 }
 
 /// What is wrong with the provisioner itself; empty when all is well.

@@ -14,6 +14,7 @@ pub mod keys; // who the provisioner is
 pub mod machine; // what is known of one machine
 pub mod metrics; // what is counted
 pub mod plain; // text that comes from outside
+pub mod posers; // who was refused as somebody else
 pub mod rebuild; // a store that was lost
 pub mod report; // what HQ is told
 pub mod serve; // everything that runs beside each other
@@ -103,6 +104,7 @@ pub(crate) struct Memory {
     pub wrong_codes: Vec<Time>,
     pub beats: HashMap<[u8; 8], status::Beats>,
     pub alarms: alarm::Alarms,
+    pub posers: posers::Posers,
     pub view: Option<Arc<View>>,
     pub blind_why: String,
     pub unsafe_why: Option<String>,

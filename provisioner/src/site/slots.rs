@@ -118,7 +118,12 @@ pub(crate) fn hold(tx: &Change<'_>, machine: &mut Machine, slot: String) -> Resu
 }
 
 /// The other machine that a slot is kept for: HQ's registration names it, and nobody here has taken it out.
-fn reserved(look: &impl Look, word: &Word, slot: &str, machine: &str) -> Result<Option<String>, StoreError> {
+pub(super) fn reserved(
+    look: &impl Look,
+    word: &Word,
+    slot: &str,
+    machine: &str,
+) -> Result<Option<String>, StoreError> {
     let Some(other) = word.reserved.get(slot).filter(|other| *other != machine) else { return Ok(None) };
     let known: Option<Machine> = look.get(MACHINES, other)?;
     let out = known.is_some_and(|known| known.check_said().is_err());

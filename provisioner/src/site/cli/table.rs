@@ -36,6 +36,12 @@ fn ago(row: &Row) -> String {
     if row.since.is_empty() { "-".to_owned() } else { span(row.seconds) }
 }
 
+/// A key by its beginning, which `explain` takes too.
+fn short(machine: &str) -> String {
+    let length = if machine.starts_with("key:") { "key:".len() + 12 } else { usize::MAX };
+    machine.chars().take(length).collect()
+}
+
 /// The machines.
 pub fn machines(listed: &Listed) -> String {
     let unseen = match listed.unseen {
@@ -48,8 +54,15 @@ pub fn machines(listed: &Listed) -> String {
     }
     let head = ["MACHINE", "SERIAL", "LIFE", "SLOT", "NODE", "SINCE", "WHY"];
     let line = |row: &Row| {
-        let cells =
-            [&row.machine, &row.serial, &life(&row.life), &row.slot, &row.node, &ago(row), &row.reason];
+        let cells = [
+            &short(&row.machine),
+            &row.serial,
+            &life(&row.life),
+            &row.slot,
+            &row.node,
+            &ago(row),
+            &row.reason,
+        ];
         cells.map(|cell| or_dash(cell)).to_vec()
     };
     table(&head, listed.machines.iter().map(line)) + &unseen
@@ -77,8 +90,7 @@ pub fn claims(claims: &[ClaimRow]) -> String {
             "" => "read its code to HQ".to_owned(),
             slot => format!("approved by HQ for {slot}: waits for the bundle"),
         };
-        let key: String = row.machine.chars().take("key:".len() + 12).collect();
-        vec![key, or_dash(&row.serial), or_dash(&row.model), span(row.seconds), state]
+        vec![short(&row.machine), or_dash(&row.serial), or_dash(&row.model), span(row.seconds), state]
     };
     table(&["MACHINE", "SERIAL", "MODEL", "SINCE", "STATE"], claims.iter().map(line))
 }

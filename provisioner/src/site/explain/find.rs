@@ -1,11 +1,13 @@
 //! Which machine a person means.
 
 use anyhow::{Context, Result, bail};
+use protocol::bytes::Digest;
 use protocol::record::Record;
 
 use crate::site::Site;
 use crate::site::claims::Claim;
 use crate::site::machine::Machine;
+use crate::site::posers::Poser;
 use crate::site::store::{Look, MACHINES, RECORDS};
 
 /// The shortest beginning of a name that counts as one.
@@ -20,6 +22,10 @@ pub enum Known {
     Registered(Box<Record>),
     /// A machine that shows a code.
     Claim(Box<Claim>),
+    /// A key that was refused as somebody else.
+    Poser(Box<Poser>),
+    /// A slot that no machine holds.
+    Free(String),
 }
 
 /// What kind of name something goes by: the weightier come later. A machine chooses what it says of itself, and that
@@ -85,7 +91,12 @@ fn names_of_machine(machine: &Machine) -> Names {
 
 /// What a claim is called. Its key is proven, and costs nothing: a beginning of it is no more than a saying.
 fn names_of_claim(claim: &Claim) -> Names {
-    vec![(Kind::Said, format!("key:{}", claim.s)), (Kind::Said, claim.hw.dmi.serial.clone())]
+    names_of_key(&claim.s, &claim.hw.dmi.serial)
+}
+
+/// The log prints a key bare.
+fn names_of_key(s: &Digest, serial: &str) -> Names {
+    vec![(Kind::Said, format!("key:{s}")), (Kind::Said, s.to_string()), (Kind::Said, serial.to_owned())]
 }
 
 /// What a person means: by id, Node, slot, serial or MAC, or by a beginning that only one has.
@@ -94,6 +105,12 @@ pub fn find(site: &Site, wanted: &str) -> Result<Known> {
     for claim in site.claims() {
         let names = names_of_claim(&claim);
         consider(&mut fitting, wanted, names, Known::Claim(Box::new(claim)));
+    }
+    // Whoever was refused stands in nobody's way.
+    let posers = if fitting.is_empty() { site.posers() } else { Vec::new() };
+    for poser in posers {
+        let names = names_of_key(&poser.s, &poser.serial);
+        consider(&mut fitting, wanted, names, Known::Poser(Box::new(poser)));
     }
     decided(site, fitting, wanted)
 }
@@ -135,9 +152,7 @@ fn registered(site: &Site, wanted: &str) -> Result<Fitting> {
 fn decided(site: &Site, fitting: Fitting, wanted: &str) -> Result<Known> {
     let best = fitting.iter().map(|(fit, ..)| *fit).max().unwrap_or(Fit::No);
     if best < Fit::Whole(Kind::Place) && site.word().slots.get(wanted).is_some() {
-        bail!(
-            "{wanted} is a slot that no machine holds: a registered machine takes it when it is plugged in"
-        );
+        return Ok(Known::Free(wanted.to_owned()));
     }
     the_one(fitting, wanted, site.word().seq)
 }
@@ -168,7 +183,19 @@ pub fn find_machine(site: &Site, wanted: &str) -> Result<Machine> {
     let known = if fitting.is_empty() { find(site, wanted)? } else { decided(site, fitting, wanted)? };
     match known {
         Known::Machine(machine) => Ok(*machine),
-        Known::Registered(record) => bail!("{} is registered, and has not proved itself here yet", record.id),
+        Known::Registered(record) => bail!(
+            "{0} is registered and has not proved itself here yet, so there is nothing to say of it here: plug it in \
+             (`provisioner explain {0}` says what it will meet), or let HQ change its registration",
+            record.id
+        ),
+        Known::Free(slot) => {
+            bail!("{slot} is a slot that no machine holds: name a machine (`provisioner explain {slot}`)")
+        }
+        Known::Poser(poser) => bail!(
+            "{wanted} was refused ({}) and is no machine of this site: it is refused whenever it comes, until HQ \
+             registers its key",
+            poser.code.word()
+        ),
         Known::Claim(_) => bail!("{wanted} shows a code and is not registered yet: see `provisioner claims`"),
     }
 }

@@ -5,11 +5,16 @@ use decide::{Life, Offer};
 use protocol::bytes::Digest;
 use protocol::clock::Time;
 use protocol::id::Id;
+use protocol::record::Auth;
 
 use super::find::{Fit, Kind, Names, fit, the_one};
 use super::*;
+use crate::model::Slots;
 use crate::site::machine::KubeletState;
 use crate::site::machine::{Around, NodeView};
+use crate::site::slots::{Eyes, Sight};
+use crate::site::store::{self, Store};
+use crate::site::word::Word;
 
 const NOW: Time = Time(1_800_000_000);
 
@@ -98,13 +103,51 @@ fn a_wait_names_the_moment_it_ends_and_a_late_one_says_so() {
     assert!(late.ends_with("10 min ago, so somebody should look"), "{late}");
 }
 
+/// What a machine of this registration will meet at a site with the slot node-1, whose device key "used" counts as used.
+fn met(change: impl FnOnce(&mut Record)) -> Explained {
+    let dir = tempfile::tempdir().unwrap();
+    let used = Digest::of(b"used").to_string();
+    let store = Store::open_or_make(&dir.path().join("store.redb"), |tx| {
+        tx.put(store::HOLDERS, "node-2", &"mc_02")?;
+        tx.put(store::BURNED, &used, &crate::site::rebuild::NOBODY)
+    });
+    let slots: Slots = serde_json::from_str(r#"{"slots":[{"name":"node-1"},{"name":"node-2"}]}"#).unwrap();
+    let word = std::sync::Arc::new(Word { slots, ..Word::none("ship-7") });
+    let (site, eyes, alive) = ("ship-7".to_owned(), Eyes::NoCluster, std::sync::Arc::default());
+    let record = record(|record| {
+        record.auth = vec![Auth::DevKey { sha256: Digest::of(b"new") }];
+        change(record);
+    });
+    let sight = Sight { word, site, now: NOW, eyes, alive };
+    of_record(&record, prospect(&sight, &store.unwrap().look().unwrap(), &record).unwrap())
+}
+
+#[test]
+fn a_registered_machine_is_promised_no_more_than_it_will_meet() {
+    let by_role = |record: &mut Record| (record.slot, record.roles) = (None, vec!["control-plane".into()]);
+    let cases: [(Explained, &str, &str); 6] = [
+        (met(|record| record.auth.clear()), "unknown", "it will show a code"),
+        (met(|record| record.slot = Some("node-99".into())), "no-such-slot", "until a bundle brings node-99"),
+        (met(by_role), "no-such-slot", "until a bundle brings such a slot"),
+        (met(|record| record.slot = Some("node-2".into())), "slot-taken", "`provisioner retire mc_02`"),
+        (
+            met(|record| record.auth = vec![Auth::DevKey { sha256: Digest::of(b"used") }]),
+            "duplicate",
+            "until HQ registers it with a new key",
+        ),
+        (met(|record| record.policy.auto = false), "pending-human", "`provisioner approve --machine mc_01`"),
+    ];
+    for (it, reason, next) in cases {
+        assert_eq!(it.row.reason, reason);
+        assert!(it.next.contains(next) && !it.next.contains("by itself"), "{it:?}");
+    }
+}
+
 #[test]
 fn a_registration_that_never_spoke_says_so_and_a_locked_one_says_why() {
-    let fresh = of_record(&record(|_| {}), None);
+    let fresh = met(|_| {});
     assert_eq!((fresh.row.life.as_str(), fresh.row.reason.as_str()), ("registered", "not-seen"));
-    let lost = record(|record| record.status = protocol::record::Status::Lost);
-    let refused = admit::check_standing(&lost, "ship-7", NOW).unwrap_err();
-    let locked = of_record(&lost, Some(&refused));
+    let locked = met(|record| record.status = protocol::record::Status::Lost);
     assert_eq!((locked.row.reason.as_str(), locked.person.as_str()), ("lost", "HQ has locked this machine."));
 }
 

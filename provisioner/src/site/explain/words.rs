@@ -2,12 +2,15 @@
 
 use protocol::clock::Time;
 use protocol::record::Record;
-use protocol::refusal::{Refused, Wait};
+use protocol::refusal::Wait;
 
+use super::prospects::Prospect;
 use super::{ClaimRow, Explained, Row};
+use crate::model::Slot;
 use crate::site::claims::Claim;
 use crate::site::machine::{KubeletState, Machine};
 use crate::site::plain;
+use crate::site::posers::Poser;
 
 /// The word for a machine that HQ registered and that never spoke here.
 const REGISTERED: &str = "registered";
@@ -26,12 +29,12 @@ pub(super) fn row(machine: &Machine, record: Option<&Record>, reason: decide::Re
     }
 }
 
-pub(super) fn unseen_row(record: &Record) -> Row {
+pub(super) fn unseen_row(record: &Record, reason: &str) -> Row {
     Row {
         machine: record.id.clone(),
         serial: record.hints.product_serial.clone().unwrap_or_default(),
         life: REGISTERED.to_owned(),
-        reason: "not-seen".to_owned(),
+        reason: reason.to_owned(),
         slot: record.slot.clone().unwrap_or_default(),
         ..Row::default()
     }
@@ -44,6 +47,79 @@ pub(super) fn claim_row(claim: &Claim, now: Time) -> ClaimRow {
         model: plain::word(format!("{} {}", claim.hw.dmi.vendor, claim.hw.dmi.product).trim()),
         slot: claim.approved.clone().unwrap_or_default(),
         seconds: now.since(claim.since),
+    }
+}
+
+pub(super) fn poser_row(poser: &Poser, now: Time) -> Row {
+    Row {
+        machine: format!("key:{}", poser.s),
+        serial: poser.serial.clone(),
+        life: decide::Life::Quarantined.word().to_owned(),
+        reason: poser.code.word().to_owned(),
+        since: poser.first.to_string(),
+        seconds: now.since(poser.first),
+        ..Row::default()
+    }
+}
+
+/// What a machine's explanation says of a key that was refused in its name. `other`: the machine itself is known here
+/// by another key.
+pub(super) fn posed_as(poser: &Poser, other: bool, now: Time) -> (String, String) {
+    let who = if other { "another machine" } else { "a machine" };
+    let what = match poser.code {
+        decide::Code::AuthMismatch => "label",
+        _ => "device key",
+    };
+    let (ago, from, why) = (span(now.since(poser.last)), poser.source, poser.code.word());
+    let text = format!("{who} showed this {what} {ago} ago, from {from}, and was refused ({why})");
+    ("somebody else".to_owned(), text)
+}
+
+pub(super) fn of_poser(poser: &Poser, now: Time) -> Explained {
+    let reason = decide::Reason::of(poser.code, decide::Life::Quarantined);
+    let facts = [
+        ("poses as", poser.of.clone()),
+        ("from", poser.source.to_string()),
+        ("last refused", format!("{} ago", span(now.since(poser.last)))),
+        ("says it is", poser.model.clone()),
+    ];
+    Explained {
+        row: poser_row(poser, now),
+        person: poser.code.person().to_owned(),
+        engineer: poser.code.engineer().to_owned(),
+        next: poser.code.next().to_owned(),
+        deadline: deadline(reason, poser.first, now),
+        facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+    }
+}
+
+/// A slot that no machine holds, and the registration that it is kept for.
+pub(super) fn of_slot(slot: &Slot, kept_for: Option<&Record>) -> Explained {
+    let (engineer, next) = match kept_for {
+        Some(record) => (
+            format!("It is kept for {}, whose registration names it.", record.id),
+            format!("{0} takes it when it is plugged in: see `provisioner explain {0}`.", record.id),
+        ),
+        None => (
+            "No registration names it, or the machine that one names was taken out.".to_owned(),
+            format!("The next registered {} takes it that proves itself or stands by.", slot.role.word()),
+        ),
+    };
+    let row = Row {
+        machine: slot.name.clone(),
+        life: "free".to_owned(),
+        reason: "free".to_owned(),
+        slot: slot.name.clone(),
+        ..Row::default()
+    };
+    let serial = kept_for.and_then(|record| record.hints.product_serial.clone()).unwrap_or_default();
+    Explained {
+        row,
+        person: "No machine holds this slot.".to_owned(),
+        engineer,
+        next,
+        deadline: "until a machine takes it".to_owned(),
+        facts: vec![("its serial".to_owned(), plain::word(&serial))],
     }
 }
 
@@ -110,30 +186,15 @@ pub(super) fn by_voice() -> (String, String) {
     ("approved".to_owned(), text.to_owned())
 }
 
-pub(super) fn of_record(record: &Record, refused: Option<&Refused>) -> Explained {
-    let mut row = unseen_row(record);
+pub(super) fn of_record(record: &Record, prospect: Prospect) -> Explained {
     let ids: Vec<_> = record.auth.iter().map(|auth| auth.id().to_string()).collect();
-    let facts = vec![("expects".to_owned(), ids.join(" "))];
-    if let Some(refused) = refused {
-        refused.refusal.code().clone_into(&mut row.reason);
-        return Explained {
-            row,
-            person: refused.refusal.sentence().to_owned(),
-            engineer: refused.detail.clone(),
-            next: "It is refused when it speaks.".to_owned(),
-            deadline: "until HQ changes its registration and a bundle brings that".to_owned(),
-            facts,
-        };
-    }
     Explained {
-        row,
-        person: "HQ registered this machine; it has not spoken to this site yet.".to_owned(),
-        engineer: "It has not proved itself here (M4): not plugged in, not powered, on another network, \
-                   or refused; the log of `serve` names every refusal."
-            .to_owned(),
-        next: "It is admitted by itself when it is plugged in.".to_owned(),
-        deadline: "until it is plugged in".to_owned(),
-        facts,
+        row: unseen_row(record, prospect.reason),
+        person: prospect.person.to_owned(),
+        engineer: prospect.engineer,
+        next: prospect.next,
+        deadline: prospect.deadline,
+        facts: vec![("expects".to_owned(), ids.join(" "))],
     }
 }
 

@@ -81,8 +81,8 @@ table! {
         "A claim is open: the approval of its code, and then its record, come from HQ by bundle or by voice.",
         "It goes on when the approval is there; the code is renewed when it runs out.";
     Refused = "refused", Until("a person takes the no back"),
-        "Somebody decided that this machine shall not join.",
-        "A person at the site, or HQ, said no; the audit line in the log names who.",
+        "A person at this site has said no to this machine.",
+        "Nothing is given to it until that is taken back; the audit line in the log names who said so.",
         "Nothing, until the no is taken back: `provisioner retire MACHINE --undo`.";
     AuthMismatch = "auth-mismatch", Until("HQ corrects the record"),
         "Right label, wrong hardware. Call HQ.",
@@ -167,7 +167,8 @@ table! {
     Missing = "missing", Patience,
         "The machine does not answer; please check power and network.",
         "Neither a Ready Node nor a heartbeat is seen.",
-        "It is a member again when it comes back; it keeps its slot.";
+        "It is a member again when it comes back, and keeps its slot; at the deadline an alarm says so. If it is dead, \
+         `provisioner retire MACHINE` frees its place for a spare.";
     MostGone = "most-gone", Patience,
         "Most of the site is out of reach; nothing is changed.",
         "More than half of the members are missing at once: more likely a switch than so many machines.",

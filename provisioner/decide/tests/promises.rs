@@ -388,7 +388,7 @@ fn a_reason_that_the_wire_knows_is_spelled_and_said_like_there() {
         assert_eq!(said.unwrap_or(code.person()), code.person(), "{}", code.word());
     }
     assert!(Wait::ALL.iter().all(|wait| Code::ALL.iter().any(|code| code.word() == wait.code())));
-    assert_eq!(shared, 16);
+    assert_eq!(shared, 18);
 }
 
 #[test]

@@ -94,6 +94,16 @@ fn each_life_has_the_reason_that_the_rest_of_the_system_gives() {
 }
 
 #[test]
+fn of_a_machine_that_may_be_dead_it_says_how_a_spare_takes_its_place() {
+    let missing = machine(Life::Missing);
+    let record = record(|_| {});
+    let reason = decide::Reason::of(decide::Code::Missing, Life::Missing);
+    let next = of_machine(&missing, Some(&record), reason, NOW).next;
+    let typed = format!("`provisioner retire {}` frees its place for a spare", missing.node().unwrap());
+    assert!(next.contains(&typed), "{next}");
+}
+
+#[test]
 fn a_wait_names_the_moment_it_ends_and_a_late_one_says_so() {
     let mut waits = machine(Life::Assigned);
     let by = NOW.plus(-90).plus(30 * 60);

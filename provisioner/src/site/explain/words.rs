@@ -133,7 +133,8 @@ pub(super) fn of_machine(
         row: row(machine, record, reason, now),
         person: reason.code.person().to_owned(),
         engineer: reason.code.engineer().to_owned(),
-        next: reason.code.next().to_owned(),
+        // What is to be typed is typed as it stands.
+        next: reason.code.next().replace("MACHINE", &machine.node().unwrap_or_else(|| machine.id.clone())),
         deadline: deadline(reason, machine.since, now),
         facts: facts(machine, now),
     }

@@ -174,6 +174,20 @@ impl Slots {
         self.slots.iter().find(|slot| slot.name == name)
     }
 
+    /// The slot called `name` of `site`; where there is none, what to do.
+    pub fn named(&self, site: &str, name: &str) -> Result<&Slot, String> {
+        let names: Vec<_> = self.slots.iter().map(|slot| slot.name.as_str()).collect();
+        self.get(name).ok_or_else(|| {
+            let file = format!("sites/{site}/slots.yaml");
+            match names.as_slice() {
+                [] => format!("{site} has no slots yet: write {name} into {file}"),
+                names => {
+                    format!("{site} has no slot {name}; {file} names {}", names.join(", "))
+                }
+            }
+        })
+    }
+
     /// The range of Pod addresses of the slot called `name`: its own, or the n-th /24 of the cluster's /16.
     pub fn pod_cidr(&self, name: &str, plan: &ClusterPlan) -> Option<String> {
         let place = self.slots.iter().position(|slot| slot.name == name)?;

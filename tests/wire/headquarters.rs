@@ -221,7 +221,8 @@ fn r49_a_table_with_a_bad_row_is_refused_as_a_whole_and_every_bad_cell_is_named(
         &format!("{head}{good}A2,abc,ship-7,worker\n"),
         &["line 3, column dev-key", "is no SHA-256: 43 symbols"],
     );
-    assert_eq!(served.hq.run(&["machines", "list"]).unwrap(), "", "all rows or none");
+    let listed = served.hq.run(&["machines", "list"]).unwrap();
+    assert_eq!(listed, "No machine is registered.\n", "all rows or none");
     served.hq.import(&format!("{head}{good}")).unwrap();
     not_imported(&served.hq, &format!("{head}a1,{other},ship-7,worker\n"), &["serial a1 is registered"]);
 }

@@ -21,6 +21,18 @@ pub enum Status {
     Rma,
 }
 
+impl Status {
+    /// Its word, as registrations spell it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Lost => "lost",
+            Self::Revoked => "revoked",
+            Self::Rma => "rma",
+        }
+    }
+}
+
 /// The site a machine belongs to, or the pool of sites it may join first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -1,6 +1,6 @@
 //! Registrations as files: one machine, one file, one line in a pull request.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use protocol::record::{Record, Status};
 
 use super::{Hq, read, write};
@@ -38,6 +38,12 @@ impl Hq {
     /// Ends a registration.
     pub fn revoke(&self, wanted: &str, status: Status) -> Result<Record> {
         let mut record = self.find_record(wanted)?;
+        ensure!(
+            record.status != Status::Revoked || status == Status::Revoked,
+            "{} is revoked, and that is for ever: it cannot become {}",
+            record.id,
+            status.word()
+        );
         record.status = status;
         self.save_record(&record)?;
         Ok(record)

@@ -61,15 +61,6 @@ impl Hq {
         Err(Refused::new(Refusal::ReportRefused, 'a', "no provisioner of ours has this key").into())
     }
 
-    /// Every site.
-    pub fn site_names(&self) -> Result<Vec<String>> {
-        let entries = std::fs::read_dir(self.dir.join("sites")).into_iter().flatten().flatten();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
-        Ok(names)
-    }
-
     fn apply(&self, site: &str, report: &Report, new_id: &mut dyn FnMut() -> String) -> Result<Vec<String>> {
         let mut said = vec![format!("report {} of {site}, made {}", report.seq, report.created_on)];
         for approved in &report.approvals {
@@ -163,8 +154,7 @@ impl Hq {
 
     /// R40d, at HQ too.
     fn is_control_plane(&self, site: &str, slot: &str) -> Result<bool> {
-        let slots: crate::model::Slots = read(&self.dir.join("sites").join(site).join("slots.yaml"))?;
-        Ok(slots.get(slot).is_some_and(|slot| slot.role == crate::model::Role::ControlPlane))
+        Ok(self.slots(site)?.get(slot).is_some_and(|slot| slot.role == crate::model::Role::ControlPlane))
     }
 
     /// The approval that a site has used: given here for this slot and code, and not used by another machine. A stolen

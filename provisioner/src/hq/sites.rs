@@ -16,6 +16,7 @@ use protocol::tpm::{Ek, Public, make_credential};
 use serde::{Deserialize, Serialize};
 
 use super::{Hq, read, write, write_text};
+use crate::model::Slots;
 
 /// `sites/<site>/ca.yaml`.
 #[derive(Clone, Serialize, Deserialize)]
@@ -48,8 +49,31 @@ impl Hq {
 
     /// The CA of a site.
     pub fn site_ca(&self, site: &str) -> Result<SiteCa> {
+        self.check_site(site)?;
         read(&self.site_ca_path(site))
-            .with_context(|| format!("there is no site {site}: `provisioner hq site add {site}`"))
+    }
+
+    /// Whether there is such a site; if not, which ones there are.
+    pub fn check_site(&self, site: &str) -> Result<()> {
+        let names = self.site_names()?;
+        ensure!(names.iter().any(|name| name == site), unknown_site(site, names.iter().map(String::as_str)));
+        Ok(())
+    }
+
+    /// Every site.
+    pub fn site_names(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(self.dir.join("sites")).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries
+            .filter(|entry| entry.path().join("ca.yaml").exists())
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The slots of a site, as `slots.yaml` names them.
+    pub fn slots(&self, site: &str) -> Result<Slots> {
+        read(&self.dir.join("sites").join(site).join("slots.yaml"))
     }
 
     /// Saves it.
@@ -174,6 +198,16 @@ impl Hq {
             }
         }
         Ok(next.generation)
+    }
+}
+
+/// What is said of a site that is not there: the ones that are.
+pub(super) fn unknown_site<'a>(site: &str, sites: impl Iterator<Item = &'a str>) -> String {
+    let there: Vec<_> = sites.collect();
+    match there.as_slice() {
+        [] => format!("there is no site {site}, nor any other: `provisioner hq site add {site}`"),
+        [one] => format!("there is no site {site}; there is {one}"),
+        several => format!("there is no site {site}; there are {}", several.join(", ")),
     }
 }
 

@@ -1,23 +1,7 @@
 //! What a person reads on a terminal: aligned tables and plain sentences.
 
 use crate::site::explain::{ClaimRow, Explained, Listed, Row, SlotRow, span};
-use crate::site::plain;
-
-/// Columns as wide as their widest cell, two spaces between them. No cell can do more than be read.
-fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut lines = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
-    lines.extend(rows.into_iter().map(|row| row.iter().map(|cell| plain::shown(cell)).collect()));
-    let width =
-        |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.chars().count()).max();
-    let widths: Vec<_> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
+use crate::site::plain::{self, table};
 
 /// A dash where there is nothing.
 fn or_dash(text: &str) -> String {

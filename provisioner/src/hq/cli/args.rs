@@ -1,0 +1,143 @@
+//! What may be typed: the commands of headquarters and their arguments.
+
+use std::path::PathBuf;
+
+/// What headquarters does.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Headquarters' folder, under Git.
+    #[arg(long, default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// Private keys, apart from that folder.
+    #[arg(long, default_value = "node-boot-keys", env = "NODEBOOT_KEYS")]
+    pub(super) keys: PathBuf,
+    /// A file that holds the passphrase of the keys.
+    #[arg(long)]
+    pub(super) passphrase_file: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Make the owner: anchors, signer, approve key. Once, and offline.
+    Init {
+        /// The owner's name.
+        #[arg(long)]
+        name: String,
+        /// Let machines be admitted by voice alone: for sites that never have a link.
+        #[arg(long)]
+        allow_phone: bool,
+    },
+    /// Sites and their provisioners.
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// Registrations.
+    #[command(subcommand)]
+    Machines(MachinesCommand),
+    /// Say yes to the code on a machine's screen.
+    Approve {
+        /// The site.
+        site: String,
+        /// The slot that the machine gets.
+        slot: String,
+        /// The code that was read to you.
+        code: String,
+        /// Where to write the approval.
+        #[arg(short, long, default_value = "approval.jws")]
+        output: PathBuf,
+    },
+    /// What a site is sent.
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// Take in what a site has to say.
+    Ingest {
+        /// The report.
+        report: PathBuf,
+    },
+    /// Vouchers of anybody.
+    #[command(subcommand)]
+    Voucher(VoucherCommand),
+}
+
+#[derive(clap::Subcommand)]
+pub(super) enum SiteCommand {
+    /// Make a site.
+    Add {
+        /// Its name.
+        site: String,
+    },
+    /// Certify a provisioner.
+    Certify {
+        /// The site.
+        site: String,
+        /// Its request.
+        request: PathBuf,
+        /// The code that a person reads to you, where there is no TPM.
+        #[arg(long)]
+        code: Option<String>,
+        /// Where to write the reply.
+        #[arg(short, long, default_value = "reply.json")]
+        output: PathBuf,
+    },
+    /// Withdraw the site's CA.
+    Revoke {
+        /// The site.
+        site: String,
+    },
+}
+
+#[derive(clap::Subcommand)]
+pub(super) enum MachinesCommand {
+    /// Register every machine of a table, or none.
+    Import {
+        /// The table, CSV.
+        file: PathBuf,
+    },
+    /// List registrations.
+    List {
+        /// Only of this site.
+        #[arg(long)]
+        site: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a registration.
+    Revoke {
+        /// Its id or serial.
+        machine: String,
+        /// It is missing.
+        #[arg(long, conflicts_with = "rma")]
+        lost: bool,
+        /// It went back to its maker.
+        #[arg(long)]
+        rma: bool,
+    },
+}
+
+#[derive(clap::Subcommand)]
+pub(super) enum BundleCommand {
+    /// Build the next bundle of a site.
+    Build {
+        /// The site.
+        site: String,
+        /// Where to write it.
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+    },
+}
+
+#[derive(clap::Subcommand)]
+pub(super) enum VoucherCommand {
+    /// Show what a voucher says, and the certificates of who signed it.
+    Show {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Show it, and fail unless every signature is good.
+    Verify {
+        /// The file.
+        file: PathBuf,
+    },
+}

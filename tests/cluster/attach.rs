@@ -87,6 +87,26 @@ fn a_cluster_whose_signer_is_off_is_refused_in_words() {
 }
 
 #[test]
+fn a_cluster_in_which_somebody_else_approves_kubelets_is_refused_with_what_he_said() {
+    with_cluster("other", Options::default(), async |plane| {
+        let attach = Attach::with(&plane.file("super-admin.conf")).await.unwrap();
+        let approver = async {
+            loop {
+                let asked = plane.kubectl(&["get", "csr", "-o", "name"]).unwrap();
+                if let Some(name) = asked.lines().next() {
+                    return plane.kubectl(&["certificate", "approve", name]).unwrap();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let (plan, _) = tokio::join!(attach.plan("ship-7", 1), approver);
+        let remedy = plan.unwrap().remedies.join(" ");
+        assert!(remedy.contains("another approver answers kubelets"), "{remedy}");
+        assert_eq!(plane.kubectl(&["get", "csr", "-o", "name"]).unwrap(), "", "the probe was taken back");
+    });
+}
+
+#[test]
 fn a_revoked_node_cannot_write_while_another_can() {
     with_cluster("deny", Options::default(), async |plane| {
         let cluster = attached(plane).await;
@@ -114,6 +134,17 @@ fn a_revoked_node_cannot_write_while_another_can() {
             );
         denied.unwrap();
         annotate("node-2-bbbbbb").unwrap();
+        // What a kubelet may delete, its lease, it may not either.
+        let lease = "apiVersion: coordination.k8s.io/v1\nkind: Lease";
+        plane
+            .apply(&format!("{lease}\nmetadata: {{name: node-1-aaaaaa, namespace: kube-node-lease}}\n"))
+            .unwrap();
+        let user = ["--as", "system:node:node-1-aaaaaa", "--as-group", "system:nodes"];
+        let delete = ["delete", "lease", "-n", "kube-node-lease", "node-1-aaaaaa"];
+        let error = plane.kubectl(&[&delete[..], &user].concat()).unwrap_err().to_string();
+        assert!(error.contains("was revoked by HQ"), "{error}");
+        cluster.lift_expired(Time(4_000_000_000)).await.unwrap();
+        assert!(annotate("node-1-aaaaaa").is_err(), "its certificate is still good");
         cluster.lift_expired(Time(4_000_000_001)).await.unwrap();
         let policies = plane.kubectl(&["get", "validatingadmissionpolicies", "-o", "name"]).unwrap();
         assert_eq!(policies.trim(), "");

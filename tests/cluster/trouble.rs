@@ -107,6 +107,55 @@ fn r36_a_machine_that_was_retired_and_is_wanted_again_comes_back_under_a_new_nam
 }
 
 #[test]
+fn a_machine_that_is_installed_anew_is_another_node_and_its_former_one_writes_nothing_any_more() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut spare) = site_and_spare("anew");
+    spare.start().unwrap();
+    let first = site.ready_node("node-1").unwrap();
+    spare.stop().unwrap();
+    spare.machine.run("sh", &["-c", "rm -rf /var/lib/node-boot/* /var/lib/kubelet/*"]).unwrap();
+    spare.start().unwrap();
+    harness::wait::until("another Node in its place", DEADLINE, || match nodes(&site).as_slice() {
+        [one] if !one.ends_with(&first) => Ok(()),
+        other => Err(other.join(" ")),
+    })
+    .unwrap();
+    assert_ne!(site.ready_node("node-1").unwrap(), first);
+    let policies = site.plane.kubectl(&["get", "validatingadmissionpolicies", "-o", "name"]).unwrap();
+    assert!(policies.contains(&format!("/{first}.revoked.nodeboot.dev")), "{policies}");
+}
+
+#[test]
+fn r39a_a_cluster_in_which_nodes_may_approve_themselves_later_gets_no_new_machine_until_that_is_undone() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut spare) = site_and_spare("later");
+    let mut second = site.spare("later-2", 12, Hardware::nuc("TROUBLE0002")).unwrap();
+    let mut rows = Csv::default();
+    rows.add(&second.registration().unwrap(), &[("site", SITE), ("slot", "node-2")]);
+    site.hq.import(&rows.text()).unwrap();
+    site.deliver().unwrap();
+    spare.start().unwrap();
+    site.ready_node("node-1").unwrap();
+    let role = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
+    let bind = ["create", "clusterrolebinding", "rotation", "--clusterrole", role, "--group", "system:nodes"];
+    site.plane.kubectl(&bind).unwrap();
+    harness::wait::until("the provisioner to notice", DEADLINE, || {
+        let said = site.provisioner.run(&["explain", "TROUBLE0001"]).map_err(|error| error.to_string())?;
+        if said.contains("nodes may approve their own certificates") { Ok(()) } else { Err(said) }
+    })
+    .unwrap();
+    second.start().unwrap();
+    second.says("kubectl delete clusterrolebinding rotation").unwrap();
+    assert_eq!(nodes(&site).len(), 1);
+    site.plane.kubectl(&["delete", "clusterrolebinding", "rotation"]).unwrap();
+    site.ready_node("node-2").unwrap();
+}
+
+#[test]
 fn a_spare_that_waits_gets_the_slot_of_a_machine_that_was_retired_and_not_one_that_is_kept_for_another() {
     if let Some(missing) = harness::missing_for_cluster() {
         return harness::skip(&missing);

@@ -314,3 +314,61 @@ impl Again {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use protocol::clock::Time;
+
+    use super::*;
+    use crate::site::slots::Eyes;
+    use crate::site::store::Store;
+    use crate::site::word::{Word, save_record};
+
+    const S: Digest = Digest([7; 32]);
+
+    fn sight() -> Sight {
+        let mut word = Word::none("ship-7");
+        word.slots = serde_json::from_str(r#"{"slots":[{"name":"node-1"}]}"#).unwrap();
+        let (word, site, alive) = (Arc::new(word), "ship-7".to_owned(), Arc::default());
+        Sight { word, site, now: Time(1_800_000_000), eyes: Eyes::NoCluster, alive }
+    }
+
+    /// Whether a machine that shows a certificate for `mc_01` is known again after what `before` put into the store.
+    async fn enters(
+        expired: bool,
+        before: impl FnOnce(&Change<'_>) -> Result<(), StoreError> + Send + 'static,
+    ) -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.redb")).unwrap();
+        let node = node_name("node-1", &S);
+        let again =
+            Again { id: "mc_01".into(), s: S, expired, nodes: [node].into_iter().collect(), sight: sight() };
+        let entered = store.write(move |tx| {
+            let record = r#"{"id":"mc_01","epoch":1,"site":"ship-7","roles":["worker"]}"#;
+            save_record(tx, &serde_json::from_str(record).unwrap())?;
+            before(tx)?;
+            again.enter(tx)
+        });
+        entered.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_machine_is_known_again_by_its_certificate_or_by_its_node_where_that_has_expired() {
+        assert!(enters(false, |_| Ok(())).await);
+        assert!(!enters(true, |_| Ok(())).await, "nothing but its word says that it is still a member");
+        assert!(enters(true, |tx| tx.put(HOLDERS, "node-1", &"mc_01")).await);
+    }
+
+    #[tokio::test]
+    async fn a_key_whose_node_is_barred_or_that_was_replaced_is_not_known_again() {
+        let barred = |tx: &Change<'_>| recall(tx, &[], &[node_name("node-1", &S)]);
+        assert!(!enters(false, barred).await);
+        let replaced = |tx: &Change<'_>| {
+            let machine = Machine { s: Some(Digest([8; 32])), ..Machine::default() };
+            tx.put(MACHINES, "mc_01", &machine)
+        };
+        assert!(!enters(false, replaced).await);
+    }
+}

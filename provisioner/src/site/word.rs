@@ -258,3 +258,25 @@ impl Word {
         Ok(word)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::site::store::Store;
+
+    #[tokio::test]
+    async fn a_key_that_was_used_here_stays_bound_whatever_another_site_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.redb")).unwrap();
+        let [here, lost, fresh, s, other] = [1, 2, 3, 4, 5].map(|n| Digest([n; 32]));
+        let told = store.write(move |tx| {
+            tx.put(BURNED, &here.to_string(), &s)?;
+            tx.put(BURNED, &lost.to_string(), &NOBODY)?;
+            [here, lost, fresh].into_iter().try_for_each(|key| burn(tx, &Burned { key, s: other }))
+        });
+        told.await.unwrap();
+        let look = store.look().unwrap();
+        let bound = [here, lost, fresh].map(|key| look.get(BURNED, &key.to_string()).unwrap());
+        assert_eq!(bound, [Some(s), Some(other), Some(other)]);
+    }
+}

@@ -190,6 +190,8 @@ mod tests {
         let by = Digest::of(b"the machine that used it");
         let fill = store.write(move |tx| {
             ids.iter().try_for_each(|id| tx.put(IDS, &id.to_string(), &"mc_01"))?;
+            tx.put(META, "next/report", &5)?;
+            tx.put(META, "reported/4", &17)?;
             tx.put(BURNED, &used.to_string(), &by)
         });
         fill.await.unwrap();
@@ -197,6 +199,14 @@ mod tests {
         let look = store.look().unwrap();
         assert_eq!(look.get(BURNED, &used.to_string()).unwrap(), Some(by));
         assert_eq!(look.get(BURNED, &fresh.to_string()).unwrap(), Some(NOBODY));
+        assert_eq!(
+            look.get(META, rebuild::STAGE).unwrap(),
+            Some(rebuild::Stage::Nodes),
+            "who holds which slot"
+        );
+        // Headquarters may have heard reports of numbers that this store does not know, about other events.
+        assert!(look.get::<u64>(META, "next/report").unwrap() > Some(1_000_000));
+        assert_eq!(look.all(META, "reported/").unwrap(), []);
     }
 
     #[tokio::test]

@@ -193,6 +193,8 @@ mod tests {
         let key = keys.make("signer", Alg::Es256).unwrap();
         assert_eq!(keys.signer("signer", None).unwrap().spki(), key.spki());
         let path = dir.path().join("keys/signer.pem");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
         assert!(fs::read_to_string(&path).unwrap().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
         let mut openssl = Command::new("openssl");
         openssl
@@ -218,6 +220,11 @@ mod tests {
         let exec = ["openssl", "dgst", "-sha256", "-sign", &key].map(str::to_owned).to_vec();
         let signer = Exec::new("signer", &Hook { exec, public: public.clone() }).unwrap();
         assert!(protocol::crypto::verify(signer.spki(), b"m", &signer.sign(b"m").unwrap()));
+        let (other, _) = SoftKey::generate(Alg::Es256).unwrap();
+        let other = protocol::bytes::pem("PUBLIC KEY", other.spki());
+        let stranger = Hook { exec: signer.program.clone(), public: other };
+        let error = Exec::new("signer", &stranger).unwrap().sign(b"m").unwrap_err().to_string();
+        assert!(error.contains("its signature is not by the public key"), "{error}");
         let exec = ["true".to_owned()].to_vec();
         assert!(Exec::new("signer", &Hook { exec, public }).unwrap().sign(b"m").is_err());
     }

@@ -194,6 +194,15 @@ mod tests {
     }
 
     #[test]
+    fn a_template_that_takes_too_long_is_given_up() {
+        let mut templates = Templates::built_in();
+        let long = "{% for a in range(999) %}{% for b in range(999) %}x{% endfor %}{% endfor %}";
+        templates.set("kubeadm/kubelet.yaml", long);
+        let error = rendered(SLOTS, "n", &templates).unwrap_err().to_string();
+        assert!(error.contains("kubeadm/kubelet.yaml") && error.contains("fuel"), "{error}");
+    }
+
+    #[test]
     fn a_template_whose_output_is_no_kubelet_configuration_never_leaves() {
         let mut templates = Templates::built_in();
         templates.set(

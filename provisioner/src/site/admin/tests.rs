@@ -131,6 +131,27 @@ fn root_and_the_owner_may_do_everything_others_what_they_were_given() {
 }
 
 #[test]
+fn who_may_look_changes_nothing_and_sees_no_secret_and_who_may_approve_takes_no_copy() {
+    let look = [Ask::Machines { all: true }, Ask::Slots {}, Ask::Claims {}, Ask::Health {}];
+    assert!(look.iter().all(|ask| ask.needs() == Role::View));
+    let machine = || "mc_01".to_owned();
+    let approve = [
+        Ask::Window { minutes: 15 },
+        Ask::Approve { slot: "node-3".into(), code: "WT0T-BSPH-K".into() },
+        Ask::Say { machine: machine(), word: None },
+    ];
+    assert!(approve.iter().all(|ask| ask.needs() == Role::Approve));
+    let admin = [
+        Ask::Render { machine: machine() },
+        Ask::Backup {},
+        Ask::Apply { name: "site.nbb.part".into() },
+        Ask::Report {},
+        Ask::EstClient { name: "printer".into() },
+    ];
+    assert!(admin.iter().all(|ask| ask.needs() == Role::Admin));
+}
+
+#[test]
 fn a_damaged_roles_file_gives_nobody_a_role() {
     let dir = tempfile::tempdir().unwrap();
     for text in ["{", r#"{"users": {"1000": "king"}}"#, r#"{"1000": "admin"}"#] {

@@ -8,7 +8,8 @@ use protocol::clock::{Time, YEAR};
 use protocol::crypto::{Alg, Signer, SoftKey};
 use protocol::messages::{Clock, Message, StatusRequest};
 use protocol::{bytes, est, issue, json};
-use provisioner::site::system_clock;
+use provisioner::registrar::tls::Acceptors;
+use provisioner::site::{Site, system_clock};
 use tests::pledge::{Answer, Pledge};
 
 use crate::Served;
@@ -65,4 +66,22 @@ fn a_site_that_was_off_for_twice_the_life_of_its_certificates_goes_on() {
     pledge.wear(&answer.body).unwrap();
     let mut session = pledge.connect(served.address).unwrap();
     assert_eq!(session.status(&StatusRequest::default()).unwrap().status, 200);
+}
+
+#[test]
+fn a_site_that_is_never_off_renews_its_leaf_at_half_its_life_and_shows_it_at_once() {
+    let mut served = Served::with(&[]);
+    served.kill();
+    let site = Arc::new(Site::open(&served.path(), system_clock).unwrap());
+    let mut machines = Acceptors::strict(Arc::clone(&site)).unwrap();
+    let shown = |machines: &mut Acceptors| Arc::clone(machines.current().unwrap().config());
+    let (before, leaf) = (shown(&mut machines), site.keys.leaf().0);
+    let half = leaf.not_after.plus(-YEAR / 2);
+    assert!(!site.keys.renew_leaf(half).unwrap());
+    assert!(Arc::ptr_eq(&before, &shown(&mut machines)));
+    assert!(site.keys.renew_leaf(half.plus(1)).unwrap());
+    assert!(!Arc::ptr_eq(&before, &shown(&mut machines)), "the next connection gets the new one");
+    let renewed = site.keys.leaf().0;
+    assert!(renewed.not_after > leaf.not_after && renewed.key_hash != leaf.key_hash);
+    assert_eq!(stolen_keys(&served).leaf().0, renewed, "it is on disk");
 }

@@ -107,3 +107,35 @@ pub fn check(text: &[u8], s: &Digest, leaf: &[u8]) -> Result<Pvr, Refused> {
     }
     Ok(Pvr { id: request.serial_number, claims })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{Alg, SoftKey};
+
+    #[test]
+    fn r19b_a_nonce_has_16_to_32_bytes_and_a_machine_at_most_32_names() {
+        let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
+        let pledge = crate::issue::pledge(&key).unwrap();
+        let s = Digest::of(key.spki());
+        let verdict = |nonce: usize, names: usize| {
+            let id = Id::Key(s);
+            let (hw, floor, caps) = (Facts::default(), Time(0), vec![]);
+            let claims = Claims { ids: vec![id.clone(); names], hw, epoch: 0, bundle: 0, floor, caps };
+            let request = Body {
+                created_on: Time(0),
+                nonce: B64(vec![7; nonce]),
+                assertion: "proximity".to_owned(),
+                serial_number: id,
+                leaf: B64(b"leaf".to_vec()),
+                claims: B64u(json::to_vec(&claims)),
+            };
+            let text = jws::sign(&json::to_vec(&Wrapper { request }), typ::VOUCHER, &pledge, &key).unwrap();
+            check(text.as_bytes(), &s, b"leaf").map(drop).map_err(|refused| refused.id())
+        };
+        assert_eq!([verdict(16, 1), verdict(32, 32)], [Ok(()), Ok(())]);
+        for (nonce, names) in [(15, 1), (33, 1), (0, 1), (16, 33)] {
+            assert_eq!(verdict(nonce, names), Err("R19b".to_owned()), "{nonce} {names}");
+        }
+    }
+}

@@ -154,3 +154,54 @@ fn with_index(mut belief: Belief, trust: &Trust, text: &str) -> Belief {
     }
     belief
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::heartbeat::FLAG_STATUS_NOW;
+
+    use super::*;
+
+    const KEY: [u8; 32] = [7; 32];
+    const S: Digest = Digest([8; 32]);
+
+    /// A machine that has beaten once, and the provisioner's end.
+    fn beating() -> (Beats, UdpSocket) {
+        let (own, other) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        own.connect(other.local_addr().unwrap()).unwrap();
+        other.connect(own.local_addr().unwrap()).unwrap();
+        own.set_nonblocking(true).unwrap();
+        let mut beats =
+            Beats { socket: own, key: KEY, s: S, counter: 0, unanswered: 0, next: Instant::now() };
+        assert!(!beats.tick(true));
+        (beats, other)
+    }
+
+    #[test]
+    fn r44_only_the_answer_to_the_last_heartbeat_by_the_holder_of_the_key_counts() {
+        let (mut beats, site) = beating();
+        let answers = [
+            heartbeat::answer(&[9; 32], &S, 1, FLAG_STATUS_NOW),
+            heartbeat::answer(&KEY, &S, 0, FLAG_STATUS_NOW),
+            heartbeat::beat(&KEY, &S, 1, heartbeat::State::Ready),
+        ];
+        for answer in answers {
+            site.send(&answer).unwrap();
+            assert!(!beats.tick(true) && beats.unanswered == 1);
+        }
+        site.send(&heartbeat::answer(&KEY, &S, 1, 0)).unwrap();
+        assert!(!beats.tick(true) && beats.unanswered == 0);
+        site.send(&heartbeat::answer(&KEY, &S, 1, FLAG_STATUS_NOW)).unwrap();
+        assert!(beats.tick(true), "the provisioner wants to be asked");
+    }
+
+    #[test]
+    fn a_provisioner_that_answers_no_six_heartbeats_is_asked_by_m11() {
+        let (mut beats, _site) = beating();
+        for _ in 2..=UNANSWERED_LIMIT {
+            beats.next = Instant::now();
+            assert!(!beats.tick(true));
+        }
+        beats.next = Instant::now();
+        assert!(beats.tick(true), "the seventh finds six without an answer");
+    }
+}

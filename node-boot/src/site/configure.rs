@@ -124,4 +124,16 @@ mod tests {
             assert!(under(Path::new("/r"), path).is_err(), "{path}");
         }
     }
+    #[test]
+    fn a_file_that_would_run_as_somebody_else_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("state")).unwrap();
+        for (mode, written) in [("0644", true), ("4755", false), ("2755", false), ("rwx", false)] {
+            let data = B64u(b"#!/bin/sh".to_vec());
+            let file = protocol::messages::File { path: format!("/bin/{mode}"), mode: mode.into(), data };
+            let config = Config { files: vec![file], ..config(1) };
+            assert_eq!(write(&state, dir.path(), &config).is_ok(), written, "{mode}");
+            assert_eq!(dir.path().join("bin").join(mode).exists(), written, "{mode}");
+        }
+    }
 }

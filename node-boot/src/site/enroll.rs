@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use protocol::anchors::Trust;
 use protocol::attest::{Challenge, Proof, Proven, Request};
-use protocol::bytes::{B64u, b64, b64u};
+use protocol::bytes::{B64u, Digest, b64, b64u};
 use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::crypto::Signer as _;
@@ -332,21 +332,16 @@ impl Proved {
             Meaning::Good(body) => body,
             other => return Ok(not_done(other)),
         };
-        let wrong = |detail: &str| Refused::new(Refusal::WrongAnswer, 'a', detail);
         let Some(der) = est::read_certs_only(&body)?.into_iter().next() else {
-            return Ok(Step::Refused(wrong("no certificate in the answer")));
+            let refused = Refused::new(Refusal::WrongAnswer, 'a', "no certificate in the answer");
+            return Ok(Step::Refused(refused));
         };
-        let cert = Cert::parse(&der)?;
-        if cert.key_hash != node.key_hash() {
-            return Ok(Step::Refused(wrong("the certificate is for another key")));
-        }
         let held = setup.belief.voucher.as_ref().context("the site's pin")?;
-        let pin = Cert::parse(&held.pin.0)?;
-        let starts = [cert.not_before, pin.not_before];
-        let at = protocol::clock::effective(setup.belief.floor, setup.rtc, starts);
+        let (cert, pin) = (Cert::parse(&der)?, Cert::parse(&held.pin.0)?);
+        let at = protocol::clock::effective(setup.belief.floor, setup.rtc, [cert.not_before, pin.not_before]);
         let between = self.talk.chain.get(1..).unwrap_or_default();
-        if protocol::cert::is_client(&der, between, std::slice::from_ref(&pin), at).is_err() {
-            return Ok(Step::Refused(wrong("the certificate does not come from the pinned CA")));
+        if let Err(refused) = check_certificate(&cert, &node.key_hash(), between, &pin, at) {
+            return Ok(Step::Refused(refused));
         }
         setup.state.save_bytes("node.der", &der)?;
         Ok(Step::Done(der))
@@ -355,5 +350,76 @@ impl Proved {
     /// M9.
     pub fn joined(&mut self, outcome: &Outcome) -> Result<()> {
         self.talk.json(Message::EnrollStatus, "", outcome).map(drop)
+    }
+}
+
+/// Whether a node certificate is for our key and leads to the pinned CA. R15a.
+fn check_certificate(
+    cert: &Cert,
+    own: &Digest,
+    between: &[Vec<u8>],
+    pin: &Cert,
+    at: Time,
+) -> Result<(), Refused> {
+    let wrong = |detail: &str| Err(Refused::new(Refusal::WrongAnswer, 'a', detail));
+    if cert.key_hash != *own {
+        return wrong("the certificate is for another key");
+    }
+    if protocol::cert::is_client(&cert.der, between, std::slice::from_ref(pin), at).is_err() {
+        return wrong("the certificate does not come from the pinned CA");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::anchors::Kept;
+    use protocol::clock::YEAR;
+    use protocol::crypto::{Alg, SoftKey};
+    use protocol::issue::{Role, issue, self_signed};
+    use protocol::voucher::Assignment;
+
+    use super::*;
+
+    const T: Time = Time(1_800_000_000);
+
+    fn ca(name: &str) -> (Cert, SoftKey) {
+        let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
+        let der = self_signed(&Role::Anchor { name }, &key, T).unwrap();
+        (Cert::parse(&der).unwrap(), key)
+    }
+
+    #[test]
+    fn r15a_a_certificate_for_another_key_or_from_another_ca_is_refused() {
+        let ((pin, key), (other, other_key)) = (ca("ship-7"), ca("ship-7"));
+        let (node, thief) =
+            (SoftKey::generate(Alg::Es256).unwrap().0, SoftKey::generate(Alg::Es256).unwrap().0);
+        let verdict = |ca: &Cert, by: &SoftKey, own: &SoftKey, role: &Role<'_>| {
+            let cert = Cert::parse(&issue(role, node.spki(), ca, by, T).unwrap()).unwrap();
+            check_certificate(&cert, &own.key_hash(), &[], &pin, T).map_err(|refused| refused.id())
+        };
+        let role = Role::Node { machine: "mc_01", life: YEAR };
+        assert_eq!(verdict(&pin, &key, &node, &role), Ok(()));
+        let leaf = Role::Leaf { site: "ship-7", number: 1 };
+        for refused in [
+            verdict(&pin, &key, &thief, &role),
+            verdict(&other, &other_key, &node, &role),
+            verdict(&pin, &other_key, &node, &role),
+            verdict(&pin, &key, &node, &leaf),
+        ] {
+            assert_eq!(refused, Err("R15a".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_voucher_moves_the_floor_forward_and_never_back() {
+        let kept = Kept { anchors: String::new(), rank: 1, revoked: std::collections::BTreeMap::new() };
+        let belief = Belief { kept, image: T, floor: T, voucher: None, index: None, bundle: 0 };
+        for (said, floor) in [(T.plus(YEAR), T.plus(YEAR)), (T.plus(-YEAR), T)] {
+            let assignment = Assignment { epoch: 1, site: "ship-7".into() };
+            let machine = Id::Serial("5CG1234ABC".into());
+            let accepted = Accepted { assignment, machine, pin: ca("ship-7").0, floor: said };
+            assert_eq!(with(&belief, &accepted).floor, floor);
+        }
     }
 }

@@ -127,3 +127,32 @@ fn pledge(state: &State, node: &dyn Signer) -> Result<Vec<u8>> {
     state.save_bytes("pledge.der", &der)?;
     Ok(der)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_keeps_its_keys_until_it_begins_anew_and_what_it_is_registered_by_after_that_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let who = || {
+            let identity = identify(&state, None, &Facts::default()).unwrap();
+            let device = identity.device.as_ref().unwrap().key_hash();
+            (device, identity.node.key_hash(), identity.pledge)
+        };
+        let before = who();
+        assert_eq!(who(), before);
+        let made_for_it = ["node.der", "config.json", "kubelet.csr", "kubelet.key", "node.tpm"];
+        for name in made_for_it {
+            state.save_bytes(name, b"x").unwrap();
+        }
+        state.save_bytes("belief.json", b"x").unwrap();
+        begin_anew(&state).unwrap();
+        assert!(made_for_it.iter().all(|name| state.bytes(name).unwrap().is_none()));
+        assert!(state.bytes("belief.json").unwrap().is_some(), "whom it believes stays");
+        let after = who();
+        assert_eq!(after.0, before.0);
+        assert!(after.1 != before.1 && after.2 != before.2);
+    }
+}

@@ -207,3 +207,30 @@ pub fn is_not_ours(object: &CertificateSigningRequest, user: &str, ours: &dyn Fn
     named(object.spec.username.as_deref().unwrap_or_default())
         || asked.is_some_and(|csr| csr.common_names.iter().any(|name| named(name)))
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::crypto::{Alg, SoftKey};
+
+    use super::*;
+
+    #[test]
+    fn r37_a_request_by_or_for_a_node_of_ours_is_not_ours_unless_we_made_it() {
+        let ours = |name: &str| name == "node-3-abcdef";
+        let verdict = |signer: &str, user: &str, subject: &str| {
+            let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
+            let der = protocol::issue::request(subject, Some("system:nodes"), &key).unwrap();
+            let wish = Wish { name: "x".into(), signer, der: &der, life: 600, usage: "client auth" };
+            let mut object = wish.object();
+            object.spec.username = Some(user.to_owned());
+            is_not_ours(&object, "provisioner", &ours)
+        };
+        let (node, other) = ("system:node:node-3-abcdef", "system:node:another");
+        assert!(verdict(KUBELET_CLIENT, node, node), "for itself");
+        assert!(verdict(KUBELET_CLIENT, node, other), "by it for another");
+        assert!(verdict(KUBELET_CLIENT, "alice", node), "by somebody for it");
+        assert!(!verdict(KUBELET_CLIENT, "provisioner", node));
+        assert!(!verdict(KUBELET_CLIENT, other, other), "of another tool");
+        assert!(!verdict(KUBELET_SERVING, node, node), "judged by other rules");
+    }
+}

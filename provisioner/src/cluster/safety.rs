@@ -2,38 +2,54 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Subject};
 use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::{Cluster, ClusterError, call};
 
-/// Subresources whose `create` makes kube-controller-manager approve a node's request by itself.
-const SELF_APPROVAL: [&str; 2] =
-    ["certificatesigningrequests/nodeclient", "certificatesigningrequests/selfnodeclient"];
+/// Subresources whose `create` makes kube-controller-manager approve a node's request by itself, by all the names that
+/// RBAC knows them by but one.
+const SELF_APPROVAL: [&str; 4] = [
+    "certificatesigningrequests/nodeclient",
+    "certificatesigningrequests/selfnodeclient",
+    "*/nodeclient",
+    "*/selfnodeclient",
+];
+/// The last one. Administrators have it, and are no danger; that a Node or everybody has it is.
+const EVERYTHING: [&str; 1] = ["*"];
 
-fn grants(rule: &PolicyRule) -> bool {
+fn grants(rule: &PolicyRule, resources: &[&str]) -> bool {
     let has = |list: &Option<Vec<String>>, wanted: &[&str]| {
         list.iter().flatten().any(|entry| wanted.contains(&entry.as_str()))
     };
-    has(&rule.resources, &SELF_APPROVAL)
+    has(&rule.resources, resources)
         && has(&rule.api_groups, &["certificates.k8s.io", "*"])
         && rule.verbs.iter().any(|verb| verb == "create" || verb == "*")
 }
 
 /// The bindings by which somebody may have a node's request approved without us.
 pub fn self_approving(roles: &[ClusterRole], bindings: &[ClusterRoleBinding]) -> Vec<String> {
-    let granting: BTreeSet<_> = roles
-        .iter()
-        .filter(|role| role.rules.iter().flatten().any(grants))
-        .filter_map(|role| role.metadata.name.as_deref())
-        .collect();
-    bindings
-        .iter()
-        .filter(|binding| granting.contains(binding.role_ref.name.as_str()))
-        .filter(|binding| binding.subjects.as_ref().is_some_and(|subjects| !subjects.is_empty()))
-        .filter_map(|binding| binding.metadata.name.clone())
-        .collect()
+    let granting = |resources: &[&str]| -> BTreeSet<&str> {
+        let grants = |role: &&ClusterRole| role.rules.iter().flatten().any(|rule| grants(rule, resources));
+        roles.iter().filter(grants).filter_map(|role| role.metadata.name.as_deref()).collect()
+    };
+    let (to_nodes, everything) = (granting(&SELF_APPROVAL), granting(&EVERYTHING));
+    let endangers = |binding: &&ClusterRoleBinding| {
+        let (role, mut subjects) = (binding.role_ref.name.as_str(), binding.subjects.iter().flatten());
+        if to_nodes.contains(role) {
+            return subjects.next().is_some();
+        }
+        everything.contains(role) && subjects.any(is_a_node)
+    };
+    bindings.iter().filter(endangers).filter_map(|binding| binding.metadata.name.clone()).collect()
+}
+
+/// Whether Nodes, those that want to be one, or everybody are meant.
+fn is_a_node(subject: &Subject) -> bool {
+    let groups = ["system:nodes", "system:bootstrappers", "system:authenticated", "system:unauthenticated"];
+    let below = subject.name.starts_with("system:bootstrappers:") || subject.name.starts_with("system:node:");
+    groups.contains(&subject.name.as_str()) || below
 }
 
 /// What an administrator has to do before machines can be admitted: R39.
@@ -96,5 +112,43 @@ mod tests {
         let mut unbound = binding("rotation", "theirs");
         unbound.subjects = None;
         assert!(self_approving(&[role("theirs", SELF_APPROVAL[0])], &[unbound]).is_empty());
+    }
+    #[test]
+    fn r39a_stars_grant_as_much_as_names_do() {
+        let rule = |group: &str, resource: &str, verb: &str| -> PolicyRule {
+            serde_json::from_value(
+                serde_json::json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]}),
+            )
+            .unwrap()
+        };
+        let found = |rule| {
+            let role = ClusterRole { rules: Some(vec![rule]), ..role("theirs", "nodes") };
+            self_approving(&[role], &[binding("rotation", "theirs")]).len()
+        };
+        let (group, name) = ("certificates.k8s.io", SELF_APPROVAL[0]);
+        for (group, resource, verb) in [
+            (group, name, "*"),
+            ("*", name, "create"),
+            (group, "*/selfnodeclient", "create"),
+            ("*", "*", "*"),
+        ] {
+            assert_eq!(found(rule(group, resource, verb)), 1, "{group} {resource} {verb}");
+        }
+        for (group, resource, verb) in [("apps", name, "*"), (group, name, "get"), (group, "*/status", "*")] {
+            assert_eq!(found(rule(group, resource, verb)), 0, "{group} {resource} {verb}");
+        }
+    }
+
+    #[test]
+    fn administrators_may_do_everything_and_are_no_danger() {
+        let all = role("cluster-admin", "*");
+        let bound = |name: &str| {
+            let mut binding = binding("all", "cluster-admin");
+            binding.subjects.as_mut().unwrap()[0].name = name.to_owned();
+            self_approving(std::slice::from_ref(&all), &[binding]).len()
+        };
+        assert_eq!(["system:masters", "kubeadm:cluster-admins", "alice"].map(bound), [0; 3]);
+        let nodes = ["system:nodes", "system:authenticated", "system:bootstrappers:a", "system:node:n"];
+        assert_eq!(nodes.map(bound), [1; 4]);
     }
 }

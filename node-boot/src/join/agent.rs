@@ -157,9 +157,17 @@ fn with_index(mut belief: Belief, trust: &Trust, text: &str) -> Belief {
 
 #[cfg(test)]
 mod tests {
+    use protocol::anchors::AnchorsDoc;
+    use protocol::bytes::{B64, B64u};
+    use protocol::cert::Cert;
+    use protocol::clock::Time;
+    use protocol::crypto::{Alg, Signer as _, SoftKey};
     use protocol::heartbeat::FLAG_STATUS_NOW;
+    use protocol::issue::{Role, issue, self_signed};
+    use protocol::jws::{sign, typ};
 
     use super::*;
+    use crate::state::Held;
 
     const KEY: [u8; 32] = [7; 32];
     const S: Digest = Digest([8; 32]);
@@ -203,5 +211,42 @@ mod tests {
         }
         beats.next = Instant::now();
         assert!(beats.tick(true), "the seventh finds six without an answer");
+    }
+    #[test]
+    fn only_a_newer_index_that_headquarters_signed_for_our_site_is_kept() {
+        const T: Time = Time(1_800_000_000);
+        let key = || SoftKey::generate(Alg::Es256).unwrap().0;
+        let (anchor, signer) = (key(), key());
+        let anchor_cert =
+            Cert::parse(&self_signed(&Role::Anchor { name: "a" }, &anchor, T).unwrap()).unwrap();
+        let certify = |key: &SoftKey| {
+            issue(&Role::Signer { name: "signer" }, key.spki(), &anchor_cert, &anchor, T).unwrap()
+        };
+        let pair = [B64(anchor_cert.der.clone()), B64(anchor_cert.der.clone())];
+        let (voucher, site) = (pair.clone(), pair);
+        let doc = AnchorsDoc { seq: 1, created_on: T, voucher, site, distrust: vec![], allow_phone: false };
+        let doc = sign(&json::to_vec(&doc), typ::ANCHORS, &anchor_cert.der, &anchor).unwrap();
+        let trust = Trust::from_image(&doc).unwrap();
+        let (pin, pin_key) = (B64u(vec![]), Digest([0; 32]));
+        let held = Held { epoch: 1, site: "ship-7".into(), machine: None, pin, pin_key };
+        let kept = trust.kept().clone();
+        let belief = Belief { kept, image: T, floor: T, voucher: Some(held), index: None, bundle: 4 };
+        let says = |seq: u64, site: &str, certificate: &[u8], by: &SoftKey| {
+            let index = serde_json::json!({ "seq": seq, "site": site, "created-on": T.plus(9) });
+            let text = sign(&json::to_vec(&index), typ::BUNDLE, certificate, by).unwrap();
+            let next = with_index(belief.clone(), &trust, &text);
+            (next.bundle, next.floor, next.index == Some(text))
+        };
+        let certificate = certify(&signer);
+        assert_eq!(says(5, "ship-7", &certificate, &signer), (5, T.plus(9), true));
+        let stranger = self_signed(&Role::Signer { name: "signer" }, &signer, T).unwrap();
+        for kept in [
+            says(4, "ship-7", &certificate, &signer),
+            says(5, "ship-8", &certificate, &signer),
+            says(5, "ship-7", &stranger, &signer),
+            says(5, "ship-7", &certificate, &key()),
+        ] {
+            assert_eq!(kept, (4, T, false));
+        }
     }
 }

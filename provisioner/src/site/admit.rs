@@ -298,3 +298,54 @@ impl Entry {
         if accepted { Ok(()) } else { Err(Refusal::ProofTooWeak.into()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::site::slots::Eyes;
+    use crate::site::store::Store;
+    use crate::site::word::save_record;
+
+    /// What becomes of a new key of a machine whose former key got this far, at a site that has just started.
+    async fn comes_anew(kubelet: KubeletState, kind: &str, proven: Id) -> (Result<(), String>, Machine) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.redb")).unwrap();
+        let (old, new) = (Digest([1; 32]), Digest([2; 32]));
+        let (word, site, alive) = (Arc::new(Word::none("ship-7")), "ship-7".to_owned(), Arc::default());
+        let sight = Sight { word, site, now: Time(1_800_000_000), eyes: Eyes::NoCluster, alive };
+        let entry =
+            Entry { s: new, kind: kind.to_owned(), proven: proven.clone(), hw: None, sight, current: Ok(()) };
+        let bound = store.write(move |tx| {
+            let sha256 = Digest([9; 32]);
+            let auth = if matches!(proven, Id::Key(_)) { "dev-key" } else { "tpm-ek" };
+            let record = serde_json::json!({"id": "mc_01", "epoch": 1, "site": "ship-7", "slot": "node-1",
+                "auth": [{"type": auth, "sha256": sha256}]});
+            save_record(tx, &serde_json::from_value(record).unwrap())?;
+            let (id, slot) = ("mc_01".to_owned(), Some("node-1".to_owned()));
+            let machine = Machine { id, s: Some(old), slot, kubelet, ..Machine::default() };
+            tx.put(MACHINES, "mc_01", &machine)?;
+            entry.bind(tx)
+        });
+        let bound = bound.await.unwrap().map(drop).map_err(|refused| refused.id());
+        (bound, store.look().unwrap().get(MACHINES, "mc_01").unwrap().unwrap())
+    }
+
+    #[tokio::test]
+    async fn r31_a_site_that_has_just_started_takes_a_member_for_alive_and_lets_no_new_device_key_in() {
+        let key = || Id::Key(Digest([9; 32]));
+        let (refused, machine) = comes_anew(KubeletState::Issued, "dev-key", key()).await;
+        assert_eq!((refused, machine.s), (Err("R31".to_owned()), Some(Digest([1; 32]))));
+        let (bound, machine) = comes_anew(KubeletState::None, "dev-key", key()).await;
+        assert_eq!((bound, machine.s), (Ok(()), Some(Digest([2; 32]))), "it never became a member");
+    }
+
+    #[tokio::test]
+    async fn the_node_of_a_former_installation_is_remembered_until_it_is_denied() {
+        let ek = || Id::Ek(Digest([9; 32]));
+        let former = protocol::id::node_name("node-1", &Digest([1; 32]));
+        let (bound, machine) = comes_anew(KubeletState::Issued, "tpm-ek", ek()).await;
+        assert_eq!((bound, machine.former, machine.kubelet), (Ok(()), vec![former], KubeletState::None));
+        let (_, machine) = comes_anew(KubeletState::None, "tpm-ek", ek()).await;
+        assert_eq!(machine.former, Vec::<String>::new());
+    }
+}

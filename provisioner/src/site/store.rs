@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle as _};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableHandle as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -251,19 +251,27 @@ impl File {
         if let Some(database) = &*open {
             return Ok(Arc::clone(database));
         }
-        let database = Database::builder().set_cache_size(CACHE).create(&self.path).map_err(|error| {
-            let why = format!("{}: {error}", self.path.display());
-            failed("open its file")(&format!(
-                "{why}; if no other provisioner runs, move the file away: the store is made again from HQ's bundle \
-                 and the Nodes, or comes from `provisioner restore`"
-            ))
-        })?;
+        let opened = Database::builder().set_cache_size(CACHE).create(&self.path);
+        let database = opened.map_err(|error| failed("open its file")(&cannot_open(&self.path, &error)))?;
         Ok(Arc::clone(open.insert(Arc::new(database))))
     }
 
     fn close(&self) {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// Why the file does not open, and what to do. One that somebody else has open is in use, and nothing is wrong with it.
+fn cannot_open(path: &Path, error: &DatabaseError) -> String {
+    if matches!(error, DatabaseError::DatabaseAlreadyOpen) {
+        let folder = path.parent().unwrap_or(path);
+        return format!("another provisioner serves {}: stop it first", folder.display());
+    }
+    format!(
+        "{}: {error}; move the file away: the store is made again from HQ's bundle and the Nodes, or comes from \
+         `provisioner restore`",
+        path.display()
+    )
 }
 
 /// The store.

@@ -29,3 +29,13 @@ async fn an_older_program_refuses_a_newer_store_in_words() {
     let error = Store::open(&path).err().unwrap().to_string();
     assert!(error.contains("run the newer program"), "{error}");
 }
+
+#[test]
+fn a_store_that_is_in_use_is_left_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let _open = Store::open(&path).unwrap();
+    let said = Store::open(&path).err().unwrap().to_string();
+    assert!(said.contains(&format!("another provisioner serves {}", dir.path().display())), "{said}");
+    assert!(!said.contains("move"), "{said}");
+}

@@ -190,7 +190,7 @@ impl Trust {
     }
 
     /// Whether this key belongs to a withdrawn CA of a site, or is distrusted.
-    pub(crate) fn withdrew_site(&self, key: &Digest) -> bool {
+    pub fn withdrew_site(&self, key: &Digest) -> bool {
         self.distrusts(key) || self.withdrawn().any(|doc| doc.sites.iter().any(|site| site.spki == *key))
     }
 

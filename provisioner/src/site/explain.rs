@@ -193,7 +193,7 @@ fn free(site: &Site, name: &str) -> Result<Explained> {
 
 /// What is wrong with the provisioner itself; empty when all is well.
 pub fn health(site: &Site) -> Vec<String> {
-    let mut wrong = Vec::new();
+    let mut wrong = Vec::from_iter(site.withdrawn());
     let memory = site.memory();
     if !memory.blind_why.is_empty() {
         wrong.push(memory.blind_why.clone());

@@ -195,6 +195,25 @@ impl Site {
         Ok(())
     }
 
+    /// Where HQ has withdrawn the CA by which this provisioner is believed: that, and what to do.
+    pub fn withdrawn(&self) -> Option<String> {
+        let trust = self.trust().0;
+        let chain = [&self.keys.issuing, &self.keys.site_ca];
+        let cert = chain.into_iter().find(|cert| trust.withdrew_site(&cert.key_hash))?;
+        Some(format!(
+            "HQ has withdrawn {}, the CA of this provisioner: machines refuse it. Make a new one in a new folder: \
+             `provisioner init --dir NEW --site {} --owner FILE`",
+            cert.common_name,
+            self.name()
+        ))
+    }
+
+    pub(crate) fn warn_if_withdrawn(&self) {
+        if let Some(why) = self.withdrawn() {
+            tracing::error!(why, "nobody believes this provisioner");
+        }
+    }
+
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -39,6 +39,7 @@ pub async fn run(site: Arc<Site>, options: Options) -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     more_files();
     site.recall_bundles().await?;
+    site.warn_if_withdrawn();
     tracing::info!(site = site.name(), listen = %options.listen, "serving");
     tokio::select! {
         done = registrar::serve(Arc::clone(&site), options) => done.context("the registrar"),

@@ -72,9 +72,30 @@ fn r45c_a_bundle_of_another_site_is_refused_although_it_opens() {
 fn r45d_a_bundle_that_is_not_newer_is_refused() {
     let served = Served::with(&[]);
     let first = std::fs::read(served.hq.path("site.nbb")).unwrap();
-    refused(&served, &first, "R45d", "number 1 is not above 1");
+    let desk = Desk::of(&served.hq);
+    let mut other = desk.next();
+    other.index.seq = 1;
+    refused(&served, &other.file(&desk, &desk.signer()), "R45d", "number 1 is not above 1");
     served.deliver();
-    refused(&served, &first, "R45d", "number 1 is not above 2");
+    refused(&served, &first, "R45d", "number 1 is not above 3");
+}
+
+#[test]
+fn the_bundle_that_is_in_force_is_taken_again_without_a_word_of_blame() {
+    let served = Served::with(&[]);
+    let file = std::fs::read(served.hq.path("site.nbb")).unwrap();
+    assert_eq!(served.apply("again.nbb", &file).unwrap().trim(), "Bundle 1 is in force already.");
+    assert_eq!((served.seq(), served.count("nodeboot_refusals_total", "bundle-refused")), (1, 0));
+}
+
+#[test]
+fn what_is_no_approval_is_said_to_be_none() {
+    let served = Served::with(&[]);
+    let owner = std::fs::read(served.hq.owner_file()).unwrap();
+    let said = served.apply("owner.json", &owner).unwrap_err().to_string();
+    assert!(said.contains("is neither a bundle (.nbb) nor an approval (.jws)"), "{said}");
+    let anchors = std::fs::read(served.hq.dir().join("anchors.jws")).unwrap();
+    fails(served.apply("anchors.jws", &anchors), Refusal::ApprovalRefused, "it is no approval");
 }
 
 #[test]

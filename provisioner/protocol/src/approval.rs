@@ -47,8 +47,8 @@ pub fn check(
     rtc: Option<Time>,
 ) -> Result<Approval, Refused> {
     let refused = |case, detail: String| Refused::new(Refusal::ApprovalRefused, case, detail);
-    let document =
-        Unverified::read(text.as_bytes(), typ::APPROVAL).map_err(|error| refused('a', error.to_string()))?;
+    let document = Unverified::read(text.as_bytes(), typ::APPROVAL)
+        .map_err(|error| refused('a', format!("it is no approval: {error}")))?;
     let at = trust.check_signer(&document.signer, floor, rtc).map_err(|error| refused('a', error.detail))?;
     let payload = document.verified().ok_or_else(|| refused('a', "the signature is wrong".into()))?;
     let approval: Approval = json::parse(payload).map_err(|error| refused('a', error.to_string()))?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use protocol::approval;
-use protocol::bundle::{self, FILE_LIMIT, Setting};
+use protocol::bundle::{self, FILE_LIMIT, Opened, Setting};
 use protocol::bytes::Digest;
 use protocol::refusal::{Refusal, Refused};
 
@@ -32,7 +32,15 @@ impl Site {
     /// Takes one file: a bundle or an approval. What became of it, in words.
     pub async fn take(&self, name: &str, bytes: &[u8]) -> Result<String, Refused> {
         if bytes.starts_with(bundle::MAGIC) || has_ending(name, "nbb") {
-            let seq = self.accept_bundle(bytes).await?;
+            let opened = self.open_bundle(bytes)?;
+            let word = self.word();
+            if opened.index == word.index {
+                return Ok(format!("bundle {} is in force already", word.seq));
+            }
+            // A store that was lost takes its last one again, and none before it.
+            let lost = self.rebuild() == Some(Stage::Bundle);
+            let least = if lost { self.last_bundle().map_err(broken)? } else { 0 };
+            let seq = self.put_in_force(bytes, opened, least).await?;
             return Ok(format!("bundle {seq} is in force"));
         }
         let (trust, floor) = self.trust();
@@ -45,16 +53,12 @@ impl Site {
         Ok(format!("the machine that shows {code} is approved for {}", approval.slot))
     }
 
-    /// Puts a bundle in force, or says why not: R45. A store that was lost takes its last one again, and none before it.
-    pub async fn accept_bundle(&self, file: &[u8]) -> Result<u64, Refused> {
-        let lost = self.rebuild() == Some(Stage::Bundle);
-        let least = if lost { self.last_bundle().map_err(broken)? } else { 0 };
-        self.put_in_force(file, least).await
+    pub(super) fn open_bundle(&self, file: &[u8]) -> Result<Opened, Refused> {
+        bundle::open(file, self.name(), &self.keys.identity.grant.bundle_key.0)
     }
 
-    /// The same; what is complete in itself has at least this number.
-    pub(super) async fn put_in_force(&self, file: &[u8], least: u64) -> Result<u64, Refused> {
-        let opened = bundle::open(file, self.name(), &self.keys.identity.grant.bundle_key.0)?;
+    /// Puts a bundle in force, or says why not: R45. What is complete in itself has at least the number `least`.
+    pub(super) async fn put_in_force(&self, file: &[u8], opened: Opened, least: u64) -> Result<u64, Refused> {
         let (trust, floor) = self.trust();
         let (seq, last) = (self.word().seq, self.last_bundle().map_err(broken)?);
         let setting = Setting { trust: &trust, site: self.name(), seq, floor, rtc: Some(self.now()) };
@@ -96,6 +100,7 @@ impl Site {
         self.look_at_stage().map_err(broken)?;
         self.place_all().await?;
         tracing::info!(seq, "bundle in force");
+        self.warn_if_withdrawn();
         Ok(seq)
     }
 

@@ -154,6 +154,10 @@ impl Site {
         paths
     }
 
+    async fn take_kept(&self, file: &[u8]) -> Result<u64, Refused> {
+        self.put_in_force(file, self.open_bundle(file)?, 0).await
+    }
+
     /// Puts the bundles that were kept in force again, before anybody is answered.
     pub async fn recall_bundles(&self) -> Result<()> {
         if self.rebuild() != Some(Stage::Bundle) {
@@ -162,7 +166,7 @@ impl Site {
         for path in self.kept_bundles() {
             let read = std::fs::read(&path).map_err(|error| error.to_string());
             let taken = match read {
-                Ok(file) => self.put_in_force(&file, 0).await.map_err(|refused| refused.to_string()),
+                Ok(file) => self.take_kept(&file).await.map_err(|refused| refused.to_string()),
                 Err(error) => Err(error),
             };
             if let Err(why) = taken {

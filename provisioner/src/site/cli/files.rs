@@ -8,7 +8,7 @@ use protocol::bundle::{FILE_LIMIT, MAGIC};
 use protocol::clock::Time;
 
 use crate::site::admin::{Ask, ask, backup};
-use crate::site::keys;
+use crate::site::{keys, plain};
 
 /// Copies a bundle or an approval into the inbox and waits for the verdict.
 pub fn apply(dir: &Path, file: &Path, now: Time) -> Result<()> {
@@ -25,14 +25,23 @@ pub fn apply(dir: &Path, file: &Path, now: Time) -> Result<()> {
         .file_stem()
         .map(|stem| stem.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
     let kind = if bytes.starts_with(MAGIC) { "nbb" } else { "jws" };
-    let known = kind == "nbb" || bytes.trim_ascii_start().starts_with(b"{");
-    ensure!(known, "{} is neither a bundle (.nbb) nor an approval (.jws) from HQ", file.display());
+    ensure!(
+        kind == "nbb" || is_signed(&bytes),
+        "{} is neither a bundle (.nbb) nor an approval (.jws) from HQ, or only a part of one",
+        file.display()
+    );
     let stem: String = stem.unwrap_or_default().chars().take(60).collect();
     let name = format!("{}-{}-{stem}.{kind}.part", now.0, std::process::id());
     keys::save(&dir.join("inbox").join(&name), &bytes).context("copying it into the inbox")?;
     let said: String = ask(dir, &Ask::Apply { name })?;
     println!("{}.", sentence(&said));
     Ok(())
+}
+
+/// Whether it has the form of a signed document (RFC 7515 section 7.2); the provisioner says whose, and what it is.
+fn is_signed(bytes: &[u8]) -> bool {
+    let document = serde_json::from_slice::<serde_json::Value>(bytes);
+    document.is_ok_and(|it| it.get("payload").is_some() && it.get("signatures").is_some())
 }
 
 fn sentence(said: &str) -> String {
@@ -59,8 +68,10 @@ pub async fn restore(dir: &Path, file: &Path) -> Result<()> {
     println!("Restored: {} as it was at {}.", restored.site, restored.at);
     if restored.burned > 0 {
         println!(
-            "{} device keys count as used now: HQ registers new ones for machines without a TPM.",
-            restored.burned
+            "{} used now: a machine without a TPM that is installed anew makes another one, which HQ writes into \
+             machines/mc_….yaml (docs/hq.md).",
+            plain::count(restored.burned, "device key")
+                + if restored.burned == 1 { " counts as" } else { " count as" }
         );
     }
     println!("What happened since is not known here. Apply HQ's latest bundle before machines are admitted:");

@@ -17,6 +17,7 @@ mod machine; // node-boot itself, between two provisioners
 mod metrics; // what the program says of itself
 mod neighbours; // others on a machine's LAN, who cannot hold it up
 mod off; // a site that was off for years
+mod office; // what headquarters tells the person who sits at it
 mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses
@@ -187,8 +188,12 @@ impl Served {
 
     /// Whether the provisioner noted, since it was started last, that it refused something by this id.
     pub fn noted(&self, id: &str) -> bool {
-        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
-        log.lines().any(|line| line.contains(&format!("id=\"{id}\"")))
+        self.log().lines().any(|line| line.contains(&format!("id=\"{id}\"")))
+    }
+
+    /// What the provisioner has written to its log since it was started last.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
     /// A command of the site.

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use protocol::bundle::public_of;
 use protocol::bytes::B64u;
+use protocol::claim::{Code, approve_key, voice_code};
 use protocol::clock::{DAY, Time};
 use protocol::crypto::{Alg, SoftKey};
 use protocol::issue;
@@ -11,8 +13,10 @@ use protocol::refusal::Refusal;
 use provisioner::site::store::{META, Store};
 use provisioner::site::{Site, rebuild, system_clock};
 use tests::pledge::{Answer, Pledge, Session};
+use tests::stage::SITE;
 
 use crate::Served;
+use crate::forge::Desk;
 
 const SLOTS: &str = "slots:\n- name: node-1\n- name: node-2\n- name: cp-1\n  role: control-plane\n";
 
@@ -191,7 +195,13 @@ fn r13a_a_site_of_an_owner_who_allows_no_voice_says_so_before_a_slot_is_taken() 
     served.deliver();
     let pledge = Pledge::new().unwrap();
     let (mut session, code) = shows_a_code(&served, &pledge);
-    let said = approve(&served, "node-1", &served.hq.answer("node-1", &code).unwrap()).unwrap_err();
+    assert!(served.hq.answer("node-1", &code).is_err(), "headquarters has none to read back");
+    // Whoever has its keys has one.
+    let keys = Desk::of(&served.hq).0.keys;
+    let site = public_of(&keys.scalar("site-ship-7-approve").unwrap()[..]).unwrap();
+    let key = approve_key(&keys.scalar("approve").unwrap()[..], &site).unwrap();
+    let answer = voice_code(&key, SITE, Code::parse(&code).unwrap(), "node-1").to_string();
+    let said = approve(&served, "node-1", &answer).unwrap_err();
     assert!(said.contains("the owner does not allow it"), "{said}");
     assert_eq!(holder(&served, "node-1"), "");
     assert_eq!(session.voucher().unwrap().reason(), "pending-hq");

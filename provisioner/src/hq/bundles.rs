@@ -16,6 +16,7 @@ use protocol::voucher::{Grant, make};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::sites::SiteCa;
 use super::{Hq, read, write};
 use crate::model::{Site, Slots};
 use crate::render::profile::{Profile, Profiles};
@@ -41,38 +42,27 @@ pub struct Built {
     pub file: Vec<u8>,
     /// Its number.
     pub seq: u64,
-    /// Sections and their sizes.
-    pub sections: Vec<(String, usize)>,
+    /// How many machines it registers.
+    pub machines: usize,
+    /// How many slots it names.
+    pub slots: usize,
+    /// How many vouchers it brings.
+    pub vouchers: usize,
+    /// What is perhaps not what was meant: a line each.
+    pub warnings: Vec<String>,
 }
 
 impl Hq {
     /// Builds the next bundle of a site.
     pub fn build_bundle(&self, site: &str, now: Time) -> Result<Built> {
+        let ca = self.site_ca(site)?;
         let path = self.dir.join("bundles").join(format!("{site}.yaml"));
         let mut sent: Sent = if path.exists() { read(&path)? } else { Sent::default() };
         sent.seq += 1;
         let all: Vec<Record> =
             self.records()?.into_iter().filter(|record| record.site.contains(site)).collect();
         let sections = self.sections(site, &all, &mut sent, now)?;
-        let ca = self.site_ca(site)?;
-        let mut reports = BTreeMap::new();
-        for provisioner in &ca.provisioners {
-            let issuing = Cert::parse(&from_b64(&provisioner.certificate)?)?;
-            reports.insert(issuing.key_hash, provisioner.last_report);
-        }
-        let named = |(name, bytes): (&String, &Vec<u8>)| Section {
-            name: name.clone(),
-            sha256: Digest::of(bytes),
-            size: bytes.len() as u64,
-        };
-        let index = Index {
-            seq: sent.seq,
-            base: None,
-            site: site.to_owned(),
-            created_on: now,
-            reports,
-            sections: sections.iter().map(named).collect(),
-        };
+        let index = index(site, sent.seq, &ca, &sections, now)?;
         let signer = self.certificate("signer")?;
         let index = jws::sign(&json::to_vec(&index), typ::BUNDLE, &signer.der, &*self.key("signer")?)?;
         let public = public_of(&self.keys.scalar(&format!("site-{site}-bundle"))?[..])
@@ -80,8 +70,17 @@ impl Hq {
         let carried: Vec<_> = sections.values().map(Vec::as_slice).collect();
         let file = seal(&index, &carried, site, &public)?;
         write(&path, &sent)?;
-        let sizes = sections.iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect();
-        Ok(Built { file, seq: sent.seq, sections: sizes })
+        let slots = self.slots(site)?;
+        let lines =
+            |bytes: &Vec<u8>| bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+        Ok(Built {
+            file,
+            seq: sent.seq,
+            machines: all.len(),
+            slots: slots.slots.len(),
+            vouchers: sections.get("vouchers").map_or(0, lines),
+            warnings: doubts(site, &ca, &slots, &all),
+        })
     }
 
     fn sections(
@@ -93,7 +92,7 @@ impl Hq {
     ) -> Result<BTreeMap<String, Vec<u8>>> {
         let folder = self.dir.join("sites").join(site);
         let plan: Site = read(&folder.join("site.yaml"))?;
-        let slots: Slots = read(&folder.join("slots.yaml"))?;
+        let slots = self.slots(site)?;
         let faults = slots.faults();
         if !faults.is_empty() {
             let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
@@ -182,4 +181,49 @@ impl Hq {
         };
         paths.iter().map(read).collect()
     }
+}
+
+/// What a bundle says of itself.
+fn index(
+    site: &str,
+    seq: u64,
+    ca: &SiteCa,
+    sections: &BTreeMap<String, Vec<u8>>,
+    now: Time,
+) -> Result<Index> {
+    let mut reports = BTreeMap::new();
+    for provisioner in &ca.provisioners {
+        let issuing = Cert::parse(&from_b64(&provisioner.certificate)?)?;
+        reports.insert(issuing.key_hash, provisioner.last_report);
+    }
+    let named = |(name, bytes): (&String, &Vec<u8>)| Section {
+        name: name.clone(),
+        sha256: Digest::of(bytes),
+        size: bytes.len() as u64,
+    };
+    let sections = sections.iter().map(named).collect();
+    Ok(Index { seq, base: None, site: site.to_owned(), created_on: now, reports, sections })
+}
+
+/// What would keep machines out of the site, and can be known here.
+fn doubts(site: &str, ca: &SiteCa, slots: &Slots, all: &[Record]) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if ca.provisioners.is_empty() {
+        doubts.push(format!(
+            "{site} has no certified provisioner that could open it: `provisioner hq site certify {site} REQUEST`"
+        ));
+    }
+    if slots.slots.is_empty() {
+        doubts.push(format!("{site} has no slots, so no machine gets a place: edit sites/{site}/slots.yaml"));
+    }
+    if all.is_empty() {
+        doubts.push(format!("no machine is registered for {site}: `provisioner hq machines import FILE`"));
+    }
+    for record in all.iter().filter(|record| record.status == Status::Active) {
+        if let Some(Err(what)) = record.slot.as_ref().map(|slot| slots.named(site, slot)) {
+            doubts
+                .push(format!("{} gets no place: {what}, or correct machines/{}.yaml", record.id, record.id));
+        }
+    }
+    doubts
 }

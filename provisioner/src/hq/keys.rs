@@ -40,14 +40,42 @@ impl Keys {
         Ok(key)
     }
 
-    /// Keeps a secret: PKCS#8 DER.
-    fn keep(&self, name: &str, der: &[u8]) -> Result<()> {
-        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    /// Makes the folder; where the keys could not be encrypted, there is none to make.
+    fn make_folder(&self) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt as _;
         ensure!(
             !self.passphrase.is_empty(),
             "no passphrase: give --passphrase-file or set NODEBOOT_PASSPHRASE; keys are never kept in the clear"
         );
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+        made.with_context(|| format!("creating the folder of keys {}", self.dir.display()))
+    }
+
+    /// The folder, its whole path; made where there is none.
+    pub fn folder(&self) -> Result<PathBuf> {
+        self.make_folder()?;
+        fs::canonicalize(&self.dir).with_context(|| format!("opening {}", self.dir.display()))
+    }
+
+    /// Where the folder is inside of `dir`, which is meant for Git, has Git leave it out: the file that says so.
+    pub fn keep_from_git(&self, dir: &Path) -> Result<Option<PathBuf>> {
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        let (keys, dir) = (self.folder()?, fs::canonicalize(dir)?);
+        let Ok(inside) = keys.strip_prefix(&dir) else { return Ok(None) };
+        ensure!(inside != Path::new(""), "{} goes under Git: give the keys another folder", dir.display());
+        let (path, line) = (dir.join(".gitignore"), format!("/{}/", inside.display()));
+        let before = fs::read_to_string(&path).unwrap_or_default();
+        if !before.lines().any(|there| there.trim() == line) {
+            let gap = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+            super::write_text(&path, &format!("{before}{gap}{line}\n"))?;
+        }
+        Ok(Some(path))
+    }
+
+    /// Keeps a secret: PKCS#8 DER.
+    fn keep(&self, name: &str, der: &[u8]) -> Result<()> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        self.make_folder()?;
         let salt = protocol::crypto::random::<16>()?;
         let iv = protocol::crypto::random::<16>()?;
         let broken = |error: &dyn std::fmt::Display| anyhow::anyhow!("encrypting the key {name}: {error}");
@@ -69,7 +97,8 @@ impl Keys {
 
     fn open(&self, name: &str) -> Result<Zeroizing<Vec<u8>>> {
         let path = self.path(name);
-        let pem = fs::read_to_string(&path).with_context(|| format!("reading the key {}", path.display()))?;
+        let which = || format!("reading the key {}: is --keys the right folder?", path.display());
+        let pem = fs::read_to_string(&path).with_context(which)?;
         let wrong = || format!("the key {} cannot be opened: is this the right passphrase?", path.display());
         let (_, sealed) = SecretDocument::from_pem(&pem).ok().with_context(wrong)?;
         let sealed = EncryptedPrivateKeyInfoRef::try_from(sealed.as_bytes()).ok().with_context(wrong)?;
@@ -206,6 +235,23 @@ mod tests {
         assert!(keys.make("signer", Alg::Es256).is_err(), "never overwritten");
         let other = Keys { passphrase: Zeroizing::new("wrong".into()), ..keys };
         assert!(other.signer("signer", None).err().unwrap().to_string().contains("right passphrase"));
+    }
+
+    #[test]
+    fn git_leaves_keys_out_that_are_inside_its_folder_and_what_it_was_told_before_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let passphrase = Zeroizing::new("secret".to_owned());
+        let keys = |place: &str| Keys { dir: dir.path().join(place), passphrase: passphrase.clone() };
+        let (hq, file) = (dir.path().join("hq"), dir.path().join("hq/.gitignore"));
+        assert_eq!(keys("beside").keep_from_git(&hq).unwrap(), None);
+        assert!(!file.exists());
+        fs::write(&file, "*.swp").unwrap();
+        for _ in 0..2 {
+            keys("hq/node-boot-keys").keep_from_git(&hq).unwrap().unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), "*.swp\n/node-boot-keys/\n");
+        }
+        let said = keys("hq").keep_from_git(&hq).unwrap_err().to_string();
+        assert!(said.contains("give the keys another folder"), "{said}");
     }
 
     #[test]

@@ -31,13 +31,25 @@ pub struct Owner {
     pub voucher_years: i64,
 }
 
-const ANCHORS: [&str; 4] = ["voucher-anchor-a", "voucher-anchor-b", "site-anchor-a", "site-anchor-b"];
+/// Keys of the anchors.
+pub(super) const ANCHORS: [&str; 4] =
+    ["voucher-anchor-a", "voucher-anchor-b", "site-anchor-a", "site-anchor-b"];
 
 impl Hq {
     /// The owner.
     pub fn owner(&self) -> Result<Owner> {
+        self.check_founded()?;
         read(&self.dir.join("owner.yaml"))
-            .context("this is no headquarters' folder: run `provisioner hq init` in it")
+    }
+
+    /// Whether there is an owner in this folder.
+    pub fn check_founded(&self) -> Result<()> {
+        let dir = self.dir.display();
+        ensure!(
+            self.dir.join("owner.yaml").exists(),
+            "there is no headquarters in {dir}: run `provisioner hq init` there, or name its folder by --dir"
+        );
+        Ok(())
     }
 
     /// A certificate by name.
@@ -53,10 +65,12 @@ impl Hq {
         self.keys.signer(name, self.owner()?.hooks.get(name))
     }
 
-    /// Makes the owner: anchors A and B of both kinds, signer, key for answers by voice.
-    pub fn init(&self, name: &str, allow_phone: bool, now: Time) -> Result<()> {
+    /// Makes the owner: anchors A and B of both kinds, signer, key for answers by voice. The file that keeps the keys
+    /// from Git, where they are inside of its folder.
+    pub fn init(&self, name: &str, allow_phone: bool, now: Time) -> Result<Option<std::path::PathBuf>> {
         let path = self.dir.join("owner.yaml");
         ensure!(!path.exists(), "{} is there already; an owner is made once", path.display());
+        let left_out = self.keys.keep_from_git(&self.dir)?;
         let mut certificates = BTreeMap::new();
         for anchor in ANCHORS {
             let key = self.keys.make(anchor, Alg::Es384)?;
@@ -74,7 +88,8 @@ impl Hq {
         let owner = Owner { name: name.to_owned(), certificates, hooks: BTreeMap::new(), voucher_years: 5 };
         write(&path, &owner)?;
         self.publish_anchors(allow_phone, now)?;
-        self.publish_revoked(&[], now)
+        self.publish_revoked(&[], now)?;
+        Ok(left_out)
     }
 
     fn publish_anchors(&self, allow_phone: bool, now: Time) -> Result<()> {

@@ -12,6 +12,7 @@ use protocol::report::{Approved, Burned, Join, Report, Source, check, read_provi
 use serde::{Deserialize, Serialize};
 
 use super::{Hq, read, write, write_text};
+use crate::site::plain::count;
 
 /// An approval that HQ gave by file, link or telephone.
 #[derive(Serialize, Deserialize)]
@@ -35,17 +36,30 @@ impl Hq {
         let (site, place, issuing) = self.source(&who)?;
         let mut ca = self.site_ca(&site)?;
         let source = Source { site: &site, issuing: &issuing, last_seq: ca.provisioners[place].last_report };
-        let report = check(text, &source, now)?;
+        let report = match check(text, &source, now) {
+            Err(refused) if refused.id() == "R47b" && self.has_report(&site, text) => {
+                return Ok(vec![format!("This report of {site} was taken in already; nothing is changed.")]);
+            }
+            checked => checked?,
+        };
         let path = self
             .dir
             .join("reports")
             .join(&site)
             .join(format!("{}-{}.jws", ca.provisioners[place].number, report.seq));
         write_text(&path, &String::from_utf8_lossy(text))?;
-        let said = self.apply(&site, &report, new_id)?;
+        let mut said = vec![summary(&report)];
+        said.extend(self.apply(&site, &report, new_id)?);
         ca.provisioners[place].last_report = report.seq;
         self.save_site_ca(&site, &ca)?;
+        said.push(format!("Next: `provisioner hq bundle build {site}`; that bundle answers this report."));
         Ok(said)
+    }
+
+    /// Whether this very report lies here.
+    fn has_report(&self, site: &str, text: &[u8]) -> bool {
+        let entries = std::fs::read_dir(self.dir.join("reports").join(site)).into_iter().flatten().flatten();
+        entries.map(|entry| std::fs::read(entry.path())).any(|kept| kept.is_ok_and(|kept| kept == text))
     }
 
     /// The site of a provisioner, its place in the list, and its issuing CA.
@@ -62,7 +76,7 @@ impl Hq {
     }
 
     fn apply(&self, site: &str, report: &Report, new_id: &mut dyn FnMut() -> String) -> Result<Vec<String>> {
-        let mut said = vec![format!("report {} of {site}, made {}", report.seq, report.created_on)];
+        let mut said = Vec::new();
         for approved in &report.approvals {
             said.push(match self.given(site, approved)? {
                 Some(_) if approved.by == "voice" && self.is_control_plane(site, &approved.slot)? => format!(
@@ -87,6 +101,10 @@ impl Hq {
         }
         for fill in &report.fills {
             said.push(format!("{} holds {}", fill.machine, fill.slot));
+        }
+        for proven in &report.proven {
+            let ids: Vec<_> = proven.ids.iter().map(ToString::to_string).collect();
+            said.push(format!("{} proved {}", proven.machine, ids.join(" ")));
         }
         for burned in &report.bound {
             said.push(self.burned(burned)?);
@@ -207,4 +225,20 @@ impl Hq {
         self.save_record(&record)?;
         Ok(record)
     }
+}
+
+/// A report in one line.
+fn summary(report: &Report) -> String {
+    let parts = [
+        (report.approvals.len(), "approval"),
+        (report.joins.len(), "join"),
+        (report.fills.len(), "filled slot"),
+        (report.proven.len(), "proven key"),
+        (report.bound.len(), "used key"),
+        (report.alarms.len(), "alarm"),
+    ];
+    let there = parts.iter().filter(|(number, _)| *number > 0);
+    let told: Vec<_> = there.map(|(number, one)| count(*number, one)).collect();
+    let told = if told.is_empty() { "nothing new".to_owned() } else { told.join(", ") };
+    format!("Report {} of {}, made {}: {told}.", report.seq, report.site, report.created_on)
 }

@@ -114,13 +114,11 @@ impl Hq {
     /// Certifies a provisioner of `site`: the sealed reply. R48.
     pub fn certify(&self, site: &str, request: &CaRequest, code: Option<&str>, now: Time) -> Result<CaReply> {
         let mut ca = self.site_ca(site)?;
-        let refused = |case, detail: &str| Refused::new(Refusal::CaRequestRefused, case, detail);
-        let csr = Csr::parse(&request.csr.0).map_err(|error| refused('c', &error.to_string()))?;
+        let unsigned = |error| Refused::new(Refusal::CaRequestRefused, 'c', format!("{error}"));
+        let csr = Csr::parse(&request.csr.0).map_err(unsigned)?;
+        check_site_of(&csr, site)?;
         if request.ek.is_none() {
-            let typed = code
-                .ok_or_else(|| refused('b', "no TPM: the code that the person reads is needed (--code)"))?;
-            let right = Code::parse(typed).is_ok_and(|typed| typed == request.code());
-            ensure!(right, refused('b', "the code does not fit this request"));
+            check_code(request, code)?;
         }
         let known = ca.provisioners.iter().position(|known| {
             from_b64(&known.certificate)
@@ -199,6 +197,31 @@ impl Hq {
         }
         Ok(next.generation)
     }
+}
+
+/// A request names the site that its provisioner is for.
+fn check_site_of(csr: &Csr, site: &str) -> Result<()> {
+    let names = csr.common_names.iter().find_map(|name| name.strip_suffix(" issuing CA"));
+    let named = names.context("the request names no site: is it the one that `provisioner init` made?")?;
+    ensure!(
+        named == site,
+        "the request was made for {named}, and not for {site}: certify it for {named}, or run `provisioner init --site \
+         {site}` in a new folder"
+    );
+    Ok(())
+}
+
+/// R48b: without a TPM, a person who stands before the provisioner says that the request is its own.
+fn check_code(request: &CaRequest, code: Option<&str>) -> Result<()> {
+    let word = Refusal::CaRequestRefused.code();
+    let typed = code.with_context(|| {
+        format!(
+            "There is no TPM at the site: give the code that a person reads to you, --code CODE. ({word})"
+        )
+    })?;
+    let right = Code::parse(typed).is_ok_and(|typed| typed == request.code());
+    ensure!(right, "The code {typed} is not the one of this request: have it read again. ({word})");
+    Ok(())
 }
 
 /// What is said of a site that is not there: the ones that are.

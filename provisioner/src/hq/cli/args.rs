@@ -8,9 +8,9 @@ pub struct Args {
     /// Headquarters' folder, under Git.
     #[arg(long, default_value = ".")]
     pub(super) dir: PathBuf,
-    /// Private keys, apart from that folder.
-    #[arg(long, default_value = "node-boot-keys", env = "NODEBOOT_KEYS")]
-    pub(super) keys: PathBuf,
+    /// Private keys; without this `node-boot-keys` in that folder, which Git is told to leave out.
+    #[arg(long, env = "NODEBOOT_KEYS")]
+    pub(super) keys: Option<PathBuf>,
     /// A file that holds the passphrase of the keys.
     #[arg(long)]
     pub(super) passphrase_file: Option<PathBuf>,

@@ -5,17 +5,20 @@ mod machines; // registrations
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use protocol::approval::{self, Approval};
 use protocol::bytes::B64u;
 use protocol::claim::{Code, approve_key, voice_code};
+use protocol::clock::Time;
 
 pub use self::args::Args;
 use self::args::{BundleCommand, Command, SiteCommand, VoucherCommand};
 use super::keys::Keys;
 use super::machines::new_id;
+use super::owner::ANCHORS;
 use super::reports::Given;
 use super::{Hq, vouchers, write, write_text};
+use crate::site::plain::{self, count};
 use crate::site::system_clock;
 
 /// How long an approval may be used, seconds.
@@ -23,29 +26,52 @@ const APPROVAL_LIFE: i64 = 7 * 86_400;
 
 /// Runs one command.
 pub fn run(args: Args) -> Result<()> {
-    let hq = Hq { dir: args.dir, keys: Keys::new(args.keys, args.passphrase_file.as_deref())? };
-    let now = system_clock();
+    let keys = args.keys.unwrap_or_else(|| args.dir.join("node-boot-keys"));
+    let hq = Hq { keys: Keys::new(keys, args.passphrase_file.as_deref())?, dir: args.dir };
+    if !matches!(args.command, Command::Init { .. } | Command::Voucher(_)) {
+        hq.check_founded()?;
+    }
     match args.command {
-        Command::Init { name, allow_phone } => {
-            hq.init(&name, allow_phone, now)?;
-            println!(
-                "{name} is founded. Put {} under Git; take the keys of the anchors offline.",
-                hq.dir.display()
-            );
-            println!("Every machine carries public/owner.json.");
-            Ok(())
-        }
+        Command::Init { name, allow_phone } => init(&hq, &name, allow_phone, system_clock()),
         Command::Site(command) => site(&hq, command),
         Command::Machines(command) => machines::run(&hq, command),
         Command::Approve { site, slot, code, output } => approve(&hq, &site, &slot, &code, &output),
         Command::Bundle(BundleCommand::Build { site, output }) => bundle(&hq, &site, output),
         Command::Ingest { report } => {
-            let said = hq.ingest(&std::fs::read(&report)?, now, &mut next_id)?;
-            println!("{}", said.join("\n"));
+            let text =
+                std::fs::read(&report).with_context(|| format!("reading the report {}", report.display()))?;
+            let said = hq.ingest(&text, system_clock(), &mut next_id)?;
+            for line in said {
+                println!("{}", plain::shown(&line));
+            }
             Ok(())
         }
         Command::Voucher(command) => voucher(command),
     }
+}
+
+/// Makes the owner, and says which of the files go where.
+fn init(hq: &Hq, name: &str, allow_phone: bool, now: Time) -> Result<()> {
+    let left_out = hq.init(name, allow_phone, now)?;
+    let (dir, keys) = (std::fs::canonicalize(&hq.dir)?, hq.keys.folder()?);
+    let pem = |key: &str| keys.join(format!("{key}.pem")).display().to_string();
+    println!("{name} is founded. Put {} under Git.", dir.display());
+    match left_out {
+        Some(file) => println!(
+            "The private keys are in {}, which Git leaves out: {} says so.",
+            keys.display(),
+            file.display()
+        ),
+        None => println!("The private keys are in {}; they never go under Git.", keys.display()),
+    }
+    println!("\nTake these offline, each A apart from its B:");
+    for anchor in ANCHORS {
+        println!("  {}", pem(anchor));
+    }
+    println!("{} comes back whenever a site is added or revoked.", pem("site-anchor-a"));
+    println!("These stay, for every day:\n  {}\n  {}", pem("signer"), pem("approve"));
+    println!("\nEvery machine carries {}.", dir.join("public/owner.json").display());
+    Ok(())
 }
 
 fn next_id() -> String {
@@ -62,7 +88,9 @@ fn site(hq: &Hq, command: SiteCommand) -> Result<()> {
             println!("Site {site}: fill in sites/{site}/site.yaml and slots.yaml, then build its bundle.");
         }
         SiteCommand::Certify { site, request, code, output } => {
-            let request = serde_json::from_slice(&std::fs::read(&request)?).context("reading the request")?;
+            let reading = || format!("reading the request {}", request.display());
+            let request = std::fs::read(&request).with_context(reading)?;
+            let request = serde_json::from_slice(&request).with_context(reading)?;
             let reply = hq.certify(&site, &request, code.as_deref(), now)?;
             write_text(&output, &String::from_utf8_lossy(&protocol::json::to_vec(&reply)))?;
             println!(
@@ -84,7 +112,7 @@ fn site(hq: &Hq, command: SiteCommand) -> Result<()> {
 
 fn approve(hq: &Hq, site: &str, slot: &str, code: &str, output: &std::path::Path) -> Result<()> {
     let sas = Code::parse(code)?;
-    hq.site_ca(site)?;
+    check_place(hq, site, slot)?;
     let now = system_clock();
     let expires_on = now.plus(APPROVAL_LIFE);
     let approval =
@@ -94,14 +122,30 @@ fn approve(hq: &Hq, site: &str, slot: &str, code: &str, output: &std::path::Path
     write(&hq.approvals(site), &given)?;
     let signed = approval::make(&approval, &hq.certificate("signer")?, &*hq.key("signer")?)?;
     write_text(output, &signed)?;
-    let site_key = protocol::bundle::public_of(&hq.keys.scalar(&format!("site-{site}-approve"))?[..]);
-    let key = approve_key(&hq.keys.scalar("approve")?[..], &site_key.context("the site's approve key")?)?;
     println!("Before you approve: call the site back on its registered number, and see that {slot} is dead.");
     println!(
         "With a link: send {} to the site, then its report comes, then a bundle goes.",
         output.display()
     );
-    println!("By voice alone: read back {}", voice_code(&key, site, sas, slot));
+    if hq.trust()?.allow_phone() {
+        let site_key = protocol::bundle::public_of(&hq.keys.scalar(&format!("site-{site}-approve"))?[..]);
+        let key = approve_key(&hq.keys.scalar("approve")?[..], &site_key.context("the site's approve key")?)?;
+        println!("By voice alone: read back {}", voice_code(&key, site, sas, slot));
+    }
+    Ok(())
+}
+
+/// An approval is for a slot that there is, at a site that can take it.
+fn check_place(hq: &Hq, site: &str, slot: &str) -> Result<()> {
+    let ca = hq.site_ca(site)?;
+    if let Err(what) = hq.slots(site)?.named(site, slot) {
+        bail!("nothing was approved: {what}");
+    }
+    ensure!(
+        !ca.provisioners.is_empty(),
+        "nothing was approved: {site} has no certified provisioner that could take it; first `provisioner hq site \
+         certify {site} REQUEST`"
+    );
     Ok(())
 }
 
@@ -109,16 +153,19 @@ fn bundle(hq: &Hq, site: &str, output: Option<PathBuf>) -> Result<()> {
     let built = hq.build_bundle(site, system_clock())?;
     let output = output.unwrap_or_else(|| PathBuf::from(format!("{site}.nbb")));
     std::fs::write(&output, &built.file).with_context(|| format!("writing {}", output.display()))?;
-    let seconds = built.file.len().div_ceil(2000);
-    println!(
-        "bundle {} of {site}: {} bytes, about {seconds} s at 2 kB/s: {}",
-        built.seq,
-        built.file.len(),
-        output.display()
-    );
-    for (name, size) in built.sections {
-        println!("  {name:<12} {size:>8} bytes");
+    for warning in &built.warnings {
+        eprintln!("warning: {}", plain::shown(warning));
     }
+    println!(
+        "Bundle {} of {site}: {}, {}, {}.",
+        built.seq,
+        count(built.machines, "machine"),
+        count(built.slots, "slot"),
+        count(built.vouchers, "voucher")
+    );
+    let (size, seconds) = (built.file.len(), built.file.len().div_ceil(2000));
+    println!("{} has {size} bytes, about {seconds} s at 2 kB/s.", output.display());
+    println!("Next, at the site: `provisioner apply {}`", output.display());
     Ok(())
 }
 

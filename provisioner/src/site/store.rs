@@ -3,22 +3,24 @@
 //! Every change is a closure. Those that wait at the same moment are run in one transaction, which is on disk before
 //! any of them is answered: what a message promises is saved before it is spoken, at one flush for all.
 
+mod file; // opened when it is needed
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableHandle as _};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use self::file::File;
+
 /// The layout of the file. An older program refuses a newer one.
 pub const SCHEMA: u64 = 1;
-/// Pages kept in memory, bytes: the provisioner is a guest on a small machine.
-const CACHE: usize = 8 * 1024 * 1024;
 /// Changes that are saved together at most: a crowd of a thousand in a few flushes.
 const GROUP: usize = 512;
 /// Changes that may wait before their makers do.
@@ -235,45 +237,6 @@ pub fn number(number: u64) -> String {
 type Job = Box<dyn FnOnce(&Change<'_>) -> Result<Tell, StoreError> + Send>;
 type Tell = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-/// The file, opened when it is needed. After an I/O error redb refuses everything until it is opened anew: a full disk
-/// must not outlast the lack of room.
-struct File {
-    path: PathBuf,
-    open: RwLock<Option<Arc<Database>>>,
-}
-
-impl File {
-    fn get(&self) -> Result<Arc<Database>, StoreError> {
-        if let Some(database) = &*self.open.read().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(Arc::clone(database));
-        }
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(database) = &*open {
-            return Ok(Arc::clone(database));
-        }
-        let opened = Database::builder().set_cache_size(CACHE).create(&self.path);
-        let database = opened.map_err(|error| failed("open its file")(&cannot_open(&self.path, &error)))?;
-        Ok(Arc::clone(open.insert(Arc::new(database))))
-    }
-
-    fn close(&self) {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
-/// Why the file does not open, and what to do. One that somebody else has open is in use, and nothing is wrong with it.
-fn cannot_open(path: &Path, error: &DatabaseError) -> String {
-    if matches!(error, DatabaseError::DatabaseAlreadyOpen) {
-        let folder = path.parent().unwrap_or(path);
-        return format!("another provisioner serves {}: stop it first", folder.display());
-    }
-    format!(
-        "{}: {error}; move the file away: the store is made again from HQ's bundle and the Nodes, or comes from \
-         `provisioner restore`",
-        path.display()
-    )
-}
-
 /// The store.
 pub struct Store {
     file: Arc<File>,
@@ -293,7 +256,7 @@ impl Store {
         first: impl FnOnce(&Change<'_>) -> Result<(), StoreError>,
     ) -> Result<Self, StoreError> {
         let fail = failed("open its file");
-        let file = Arc::new(File { path: path.to_owned(), open: RwLock::new(None) });
+        let file = Arc::new(File::at(path));
         prepare(&*file.get()?, first)?;
         let (jobs, waiting) = sync_channel(QUEUE);
         let for_writer = Arc::clone(&file);

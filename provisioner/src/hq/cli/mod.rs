@@ -111,7 +111,7 @@ fn site(hq: &Hq, command: SiteCommand) -> Result<()> {
 }
 
 fn approve(hq: &Hq, site: &str, slot: &str, code: &str, output: &std::path::Path) -> Result<()> {
-    let sas = Code::parse(code)?;
+    let sas = Code::parse(code).with_context(|| format!("{code:?} cannot be approved"))?;
     check_place(hq, site, slot)?;
     let now = system_clock();
     let expires_on = now.plus(APPROVAL_LIFE);

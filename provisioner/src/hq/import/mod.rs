@@ -314,13 +314,17 @@ fn key(name: &str) -> String {
 }
 
 fn claim(row: &mut Row<'_>, record: &Record, taken: &mut BTreeMap<String, Holder>) {
+    let before = row.bad.len();
     for (column, name) in names(record) {
         if let Some(other) = taken.insert(key(&name), Holder::Line(row.line)) {
             row.wrong(column, format!("{name} is registered already ({other}); {}", other.remedy()));
         }
     }
+    let is_known = row.bad.len() > before;
     for slot in slots(record) {
-        if let Some(other) = taken.insert(slot.clone(), Holder::Line(row.line)) {
+        let other = taken.insert(slot.clone(), Holder::Line(row.line));
+        // A machine that is there already has its slot from itself.
+        if let Some(other) = other.filter(|_| !is_known) {
             let what = format!(
                 "{slot} is another machine's ({other}): one machine has one slot; revoke the other first, or give this \
                  one roles, and it takes a slot that falls vacant"

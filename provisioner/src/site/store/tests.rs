@@ -1,4 +1,4 @@
-//! What was acknowledged is there, and a store of a newer program is left alone.
+//! What was saved stays, and who may open it.
 
 use super::*;
 
@@ -19,6 +19,16 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     assert_eq!(look.all(MACHINES, "m").unwrap().len(), 201);
 }
 
+#[test]
+fn a_store_that_is_in_use_is_left_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let _open = Store::open(&path).unwrap();
+    let said = Store::open(&path).err().unwrap().to_string();
+    assert!(said.contains(&format!("another provisioner serves {}", dir.path().display())), "{said}");
+    assert!(!said.contains("move"), "{said}");
+}
+
 #[tokio::test]
 async fn an_older_program_refuses_a_newer_store_in_words() {
     let dir = tempfile::tempdir().unwrap();
@@ -28,14 +38,4 @@ async fn an_older_program_refuses_a_newer_store_in_words() {
     drop(store);
     let error = Store::open(&path).err().unwrap().to_string();
     assert!(error.contains("run the newer program"), "{error}");
-}
-
-#[test]
-fn a_store_that_is_in_use_is_left_where_it_is() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store.redb");
-    let _open = Store::open(&path).unwrap();
-    let said = Store::open(&path).err().unwrap().to_string();
-    assert!(said.contains(&format!("another provisioner serves {}", dir.path().display())), "{said}");
-    assert!(!said.contains("move"), "{said}");
 }

@@ -1,19 +1,16 @@
 //! Arguments.
 
+mod show; // commands that only look
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use protocol::crypto::Signer as _;
-use protocol::id::Id;
+use anyhow::{Result, ensure};
 use protocol::tpm::Spec;
-use protocol::voucher::VOICE_EPOCH;
 
 use crate::console;
-use crate::join::kubelet;
 use crate::sequence::{Awake, Machine};
-use crate::site::discover;
 use crate::site::voice::PATIENCE;
 use crate::state::State;
 
@@ -59,21 +56,31 @@ pub struct Where {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Do everything, and stay.
+    /// Do everything, and stay: whatever is said, it goes on asking.
     Run(Where),
-    /// Show who answers on the LAN, and how quickly.
+    /// Show who answers on the LAN, and how quickly; ends with 1 where nobody does.
+    #[command(mut_args = listing(&[]))]
     Discover(Where),
     /// Show who this machine is.
+    #[command(mut_args = listing(&["state", "tpm", "dmi"]))]
     Identify(Where),
-    /// Get vouchered, proven and certified.
+    /// Get vouchered, proven and certified: waits as long as it is told to, and ends with 1 at a no.
     Enroll(Where),
-    /// Receive and write the configuration.
+    /// Receive and write the configuration; waits and ends like `enroll`.
     Config(Where),
-    /// Get the kubelet's certificate.
+    /// Get the kubelet's certificate; waits and ends like `enroll`.
     Join(Where),
     /// Show where this machine stands.
-    Status(Where),
+    #[command(mut_args = listing(&["state", "root", "json"]))]
+    Status {
+        #[command(flatten)]
+        at: Where,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what headquarters needs to register this machine.
+    #[command(mut_args = listing(&["state", "tpm", "dmi", "csv", "json"]))]
     Register {
         #[command(flatten)]
         at: Where,
@@ -84,6 +91,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Every command takes every option, so that one line of a service serves for all; each lists what it uses.
+fn listing(used: &'static [&'static str]) -> impl Fn(clap::Arg) -> clap::Arg {
+    |arg| {
+        let listed = used.contains(&arg.get_id().as_str());
+        if listed { arg } else { arg.hide(true) }
+    }
 }
 
 /// Where the machine stands, in its own words.
@@ -148,6 +163,13 @@ impl Where {
         console::keep_in(self.state.join(STANDS));
         self.machine()?.wake()
     }
+
+    /// For a single step.
+    fn wake_by_hand(&self) -> Result<Awake> {
+        let mut awake = self.wake()?;
+        awake.by_hand = true;
+        Ok(awake)
+    }
 }
 
 /// Runs one command.
@@ -157,130 +179,47 @@ pub fn run(cli: Cli) -> Result<()> {
             end_in_order();
             at.wake()?.run()
         }
-        Command::Discover(_) => show_discovery(),
-        Command::Identify(at) => identify(&at),
-        Command::Enroll(at) => at.wake()?.enroll().map(drop),
+        Command::Discover(_) => show::discovery(),
+        Command::Identify(at) => show::identity(&at),
+        Command::Enroll(at) => at.wake_by_hand()?.enroll().map(drop),
         Command::Config(at) => {
-            let mut awake = at.wake()?;
+            let mut awake = at.wake_by_hand()?;
             let mut proved = awake.enroll()?;
             awake.configure(&mut proved).map(drop)
         }
         Command::Join(at) => {
-            let mut awake = at.wake()?;
+            let mut awake = at.wake_by_hand()?;
             let mut proved = awake.enroll()?;
             let config = awake.configure(&mut proved)?;
             awake.join(&mut proved, &config)
         }
-        Command::Status(at) => status(&at),
-        Command::Register { at, csv, json } => register(&at, csv, json),
+        Command::Status { at, json } => show::status(&at, json),
+        Command::Register { at, csv, json } => show::registration(&at, csv, json),
     }
 }
 
-fn show_discovery() -> Result<()> {
-    let begin = Instant::now();
-    let mut seen = 0;
-    discover::ask(Duration::from_secs(1), |candidate| {
-        seen += 1;
-        let owner = if candidate.own.is_empty() { "unknown" } else { &candidate.own };
-        println!("{} after {:.2} ms, owner {owner}", candidate.address, begin.elapsed().as_secs_f64() * 1e3);
-        false
-    })?;
-    if seen == 0 {
-        println!("Nobody answered on {} interfaces with a cable.", discover::interfaces().len());
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
 
-fn identities(at: &Where) -> Result<(Machine, crate::site::identify::Identity, protocol::inventory::Facts)> {
-    let machine = at.machine()?;
-    let facts = crate::os::inventory::look(&machine.dmi, machine.tpm.is_some());
-    let identity = crate::site::identify::identify(&machine.state, machine.tpm.as_ref(), &facts)?;
-    Ok((machine, identity, facts))
-}
+    use super::*;
 
-fn identify(at: &Where) -> Result<()> {
-    let (_, identity, facts) = identities(at)?;
-    println!("{} {} serial {}", facts.dmi.vendor, facts.dmi.product, facts.dmi.serial);
-    identity.ids.iter().for_each(|id| println!("{id}"));
-    Ok(())
-}
-
-fn status(at: &Where) -> Result<()> {
-    ensure!(at.state.exists(), "node-boot has never run here: there is no {}", at.state.display());
-    let state = State::open(&at.state)?;
-    let file = state.path(STANDS);
-    if let Ok(sentence) = std::fs::read_to_string(&file) {
-        let since = std::fs::metadata(&file)?.modified()?.elapsed().unwrap_or_default();
-        println!("{sentence} (since {})", ago(since));
+    #[test]
+    fn a_command_lists_the_options_that_it_uses_and_takes_all() {
+        let listed = |name: &str| {
+            let mut cli = Cli::command();
+            let help = cli.find_subcommand_mut(name).unwrap().render_help().to_string();
+            ["--state", "--owner", "--tpm", "--dmi", "--root", "--stick", "--json"]
+                .into_iter()
+                .filter(|option| help.contains(option))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(listed("discover"), [""; 0]);
+        assert_eq!(listed("identify"), ["--state", "--tpm", "--dmi"]);
+        assert_eq!(listed("status"), ["--state", "--root", "--json"]);
+        assert_eq!(listed("register"), ["--state", "--tpm", "--dmi", "--json"]);
+        assert_eq!(listed("enroll"), ["--state", "--owner", "--tpm", "--dmi", "--root", "--stick"]);
+        let line = ["node-boot", "status", "--stick", "/s", "--tpm", "none"];
+        assert!(<Cli as clap::Parser>::try_parse_from(line).is_ok());
     }
-    let belief: Option<crate::state::Belief> = state.load("belief.json")?;
-    let config: Option<protocol::messages::Config> = state.load("config.json")?;
-    match belief.as_ref().and_then(|belief| belief.voucher.as_ref()) {
-        Some(held) if held.epoch == VOICE_EPOCH => {
-            println!(
-                "belongs to site {}, approved by telephone; headquarters' voucher is still to come",
-                held.site
-            );
-        }
-        Some(held) => println!("belongs to site {} (epoch {})", held.site, held.epoch),
-        None => println!("belongs to no site yet"),
-    }
-    if let Some(config) = config {
-        println!("slot {}, Node {}, {}", config.slot, config.node, config.role);
-        match kubelet::current(&at.root, &config.node) {
-            Some(cert) => println!("kubelet's certificate until {}", cert.not_after),
-            None => println!("kubelet has no certificate yet"),
-        }
-    }
-    Ok(())
-}
-
-/// About how long ago, in the largest unit that fits.
-fn ago(time: Duration) -> String {
-    let (count, unit) = match time.as_secs() {
-        seconds @ 0..60 => (seconds, "second"),
-        seconds @ 60..3600 => (seconds / 60, "minute"),
-        seconds @ 3600..172_800 => (seconds / 3600, "hour"),
-        seconds => (seconds / 86_400, "day"),
-    };
-    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
-}
-
-fn register(at: &Where, csv: bool, json: bool) -> Result<()> {
-    let (_, identity, facts) = identities(at)?;
-    let hash = |alg: &str| {
-        let chip = identity.tpm.as_ref()?;
-        let ek = chip.eks.iter().find(|ek| ek.kind().to_string() == alg)?;
-        match ek.id() {
-            Id::Ek(hash) => Some(hash.to_string()),
-            _ => None,
-        }
-    };
-    let device = identity.device.as_ref().map(|key| key.key_hash().to_string());
-    let clean = |text: &str| text.replace([',', '"', '\n', '\r'], " ");
-    let columns = [
-        ("serial", clean(&facts.dmi.serial)),
-        ("model", clean(&format!("{} {}", facts.dmi.vendor, facts.dmi.product))),
-        ("ek-p256", hash("ecc-p256").unwrap_or_default()),
-        ("ek-p384", hash("ecc-p384").unwrap_or_default()),
-        ("ek-rsa", hash("rsa-2048").unwrap_or_default()),
-        ("dev-key", device.unwrap_or_default()),
-    ];
-    let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
-    let values: Vec<_> = columns.iter().map(|(_, value)| value.as_str()).collect();
-    let row = format!("{}\n{}", names.join(","), values.join(","));
-    if csv {
-        println!("{row}");
-        return Ok(());
-    }
-    let object: serde_json::Map<_, _> = columns
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), serde_json::Value::from(value.as_str())))
-        .collect();
-    let text = serde_json::to_string(&object).context("the registration")?;
-    println!("{text}");
-    if !json {
-        println!("\n{row}\n\n{}", console::qr(&text));
-    }
-    Ok(())
 }

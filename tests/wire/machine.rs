@@ -235,6 +235,26 @@ fn a_yes_on_the_stick_admits_the_machine_with_epoch_0_and_a_later_bundle_gives_i
 }
 
 #[test]
+fn a_step_by_hand_ends_at_a_no_and_status_says_which() {
+    let served = Served::with(&[]);
+    let machine = NodeBoot::new(&served, &[served.address]);
+    let said = run(&mut machine.command(&["enroll"])).unwrap_err().to_string();
+    for words in
+        [Refusal::Unknown.sentence(), "(unknown); nobody else answers", "`node-boot run` goes on asking"]
+    {
+        assert!(said.contains(words), "{said}");
+    }
+    let status = run(&mut machine.command(&["status", "--json"])).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["stands"], format!("{} (unknown)", Refusal::Unknown.sentence()));
+    // A provisioner of somebody else is all that there is.
+    let other = Served::with(&[]);
+    let machine = NodeBoot::new(&served, &[other.address]);
+    let said = run(&mut machine.command(&["enroll"])).unwrap_err().to_string();
+    assert!(said.contains(Refusal::Stranger.sentence()), "{said}");
+}
+
+#[test]
 fn a_machine_proves_the_endorsement_key_that_its_voucher_names() {
     if !harness::assets::on_path("swtpm") {
         return harness::skip("swtpm is not installed");

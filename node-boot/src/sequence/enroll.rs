@@ -119,6 +119,7 @@ impl Awake {
     fn wait(&mut self, mut site: Unproven, said: &Said, after: u64) -> Result<Waited> {
         let time = Duration::from_secs(after);
         pause(Duration::ZERO)?;
+        self.no = None;
         self.sign.waits(&said.reason);
         if said.reason == Wait::Approved.code() {
             return self.by_voice(site, time);

@@ -63,6 +63,10 @@ pub struct Awake {
     kubelet: inventory::Kubelet,
     addresses: Vec<String>,
     shunned: Shunned,
+    /// Whether a person waits for the end of one step: then a no ends it.
+    pub by_hand: bool,
+    /// The last no, by whomever, since somebody let this machine wait.
+    no: Option<String>,
     /// When others were asked last while a site let this machine wait.
     looked: Option<Instant>,
     /// The Node that the cluster's programs run for.
@@ -90,6 +94,8 @@ impl Machine {
             kubelet,
             addresses: owner.addresses,
             shunned,
+            by_hand: false,
+            no: None,
             looked: None,
             runs: None,
             voice,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use protocol::clock;
 use protocol::refusal::{Refused, Said};
 
@@ -59,7 +59,7 @@ impl Awake {
     /// Connects to the first provisioner of our owner that answers, asking until there is one.
     pub fn discover(&mut self) -> Result<Conversation> {
         let mut race = self.race()?;
-        let mut round = FIRST_ROUND;
+        let mut round = if self.by_hand { LOOK } else { FIRST_ROUND };
         loop {
             pause(Duration::ZERO)?;
             for candidate in self.known()? {
@@ -76,8 +76,12 @@ impl Awake {
             }
             // Tries of earlier rounds go on: whoever is slow delays no question.
             race.ask(round);
-            if let Some(talk) = self.found(&mut race, round)? {
+            // It ends sooner where nobody is asked any more.
+            if let Some(talk) = self.found(&mut race, round + HEAD_START)? {
                 return Ok(talk);
+            }
+            if let Some(no) = self.no.as_ref().filter(|_| self.by_hand && race.is_over()) {
+                bail!("{no}; nobody else answers (`node-boot run` goes on asking)");
             }
             round = (round * 2).min(LONGEST_ROUND);
         }
@@ -132,12 +136,10 @@ impl Awake {
                 Ok(link) => return Ok(Some((candidate, Conversation::over(link)))),
                 Err(Failed::Refused(refused)) => {
                     self.avoid(candidate.address, REFUSED_FOR);
-                    say(&format!(
-                        "{} ({} at {})",
-                        refused.refusal.sentence(),
-                        refused.id(),
-                        candidate.address
-                    ));
+                    let (sentence, id) = (refused.refusal.sentence(), refused.id());
+                    let no = format!("{sentence} ({id} at {})", candidate.address);
+                    say(&no);
+                    self.no = Some(no);
                 }
                 // It may be starting: it is asked again, the later the longer it kept us.
                 Err(Failed::Broken(error)) => {
@@ -203,7 +205,9 @@ impl Awake {
     /// The provisioner says no. Another one may say otherwise; this one is asked again in a while, since HQ may change
     /// its mind.
     pub(super) fn no(&mut self, address: SocketAddr, said: &Said) {
-        stands(&why_not(&said.reason));
+        let no = why_not(&said.reason);
+        stands(&no);
+        self.no = Some(no);
         self.sign.say(State::Error);
         self.avoid(address, AGAIN_AFTER_NO);
         std::thread::sleep(Duration::from_secs(1));
@@ -211,7 +215,9 @@ impl Awake {
 
     /// We say no.
     pub(super) fn we_refuse(&mut self, address: SocketAddr, refused: &Refused) {
-        stands(&format!("{} ({})", refused.refusal.sentence(), refused.id()));
+        let no = format!("{} ({})", refused.refusal.sentence(), refused.id());
+        stands(&no);
+        self.no = Some(no);
         self.sign.say(State::Error);
         self.avoid(address, REFUSED_FOR);
     }

@@ -147,8 +147,7 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
         loop {
             self.start();
             let left = until.saturating_duration_since(Instant::now());
-            let idle = self.running.is_empty() && self.waiting.is_empty() && self.asking == 0;
-            if idle || left.is_zero() || crate::cli::stopping() {
+            if self.is_over() || left.is_zero() || crate::cli::stopping() {
                 return None;
             }
             match self.events.recv_timeout(left.min(GLANCE)) {
@@ -161,6 +160,11 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
         }
+    }
+
+    /// Whether nobody is tried or asked any more.
+    pub fn is_over(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty() && self.asking == 0
     }
 
     fn start(&mut self) {

@@ -1,0 +1,252 @@
+//! Commands that only look: who answers, who this machine is, where it stands, what headquarters needs to know of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use protocol::crypto::Signer as _;
+use protocol::id::Id;
+use protocol::inventory::Facts;
+use protocol::record::is_junk;
+use protocol::voucher::VOICE_EPOCH;
+use serde::Serialize;
+
+use super::{STANDS, Where};
+use crate::console;
+use crate::join::kubelet;
+use crate::site::discover;
+use crate::site::identify::{Identity, identify};
+use crate::state::{Belief, State};
+
+/// Who answers on the LAN, and how quickly.
+pub(super) fn discovery() -> Result<()> {
+    let begin = Instant::now();
+    let mut seen = 0;
+    discover::ask(Duration::from_secs(1), |candidate| {
+        seen += 1;
+        let owner = if candidate.own.is_empty() { "unknown" } else { &candidate.own };
+        println!("{} after {:.2} ms, owner {owner}", candidate.address, begin.elapsed().as_secs_f64() * 1e3);
+        false
+    })?;
+    let cables = discover::interfaces().len();
+    ensure!(cables > 0, "no network interface has a cable with a link: please check cable and switch");
+    ensure!(
+        seen > 0,
+        "no provisioner answered on the {cables} interface(s) with a cable: is it on the same LAN, does `provisioner \
+         serve` run there, and do UDP 5353 (multicast) and TCP 7443 pass?"
+    );
+    Ok(())
+}
+
+fn look(at: &Where) -> Result<(Identity, Facts)> {
+    let machine = at.machine()?;
+    let facts = crate::os::inventory::look(&machine.dmi, machine.tpm.is_some());
+    let identity = identify(&machine.state, machine.tpm.as_ref(), &facts)?;
+    for warning in warnings(identity.tpm.is_some(), &facts.dmi.serial) {
+        eprintln!("{}", console::clean(&format!("warning: {warning}")));
+    }
+    Ok((identity, facts))
+}
+
+/// What a person should know before headquarters registers this machine so.
+fn warnings(has_tpm: bool, serial: &str) -> Vec<String> {
+    let no_tpm = "no TPM is seen here: a key in a file will be registered, and whoever copies the disk has it too; see \
+                  whether the firmware has switched the TPM off, or give --tpm";
+    let mut warnings = Vec::new();
+    if !has_tpm {
+        warnings.push(no_tpm.to_owned());
+    }
+    if serial.is_empty() {
+        warnings.push(
+            "the firmware tells no serial: the row has none, so label the machine by its keys".to_owned(),
+        );
+    } else if is_junk(serial) {
+        warnings.push(format!(
+            "the firmware's serial {serial:?} is a maker's placeholder: the row leaves it out"
+        ));
+    }
+    warnings
+}
+
+fn model(facts: &Facts) -> String {
+    format!("{} {}", facts.dmi.vendor, facts.dmi.product).trim().to_owned()
+}
+
+/// Who this machine is.
+pub(super) fn identity(at: &Where) -> Result<()> {
+    let (identity, facts) = look(at)?;
+    for (name, value) in names(&identity, &facts) {
+        println!("{}", console::clean(&format!("{name:<17}  {value}")));
+    }
+    Ok(())
+}
+
+/// Every name of this machine, with what it is a name of.
+fn names(identity: &Identity, facts: &Facts) -> Vec<(String, String)> {
+    let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+    let mut names = vec![
+        ("model".to_owned(), or_none(model(facts))),
+        ("serial".to_owned(), or_none(facts.dmi.serial.clone())),
+    ];
+    let eks = identity.tpm.iter().flat_map(|chip| &chip.eks);
+    names.extend(eks.map(|ek| (format!("TPM EK ({})", ek.kind()), ek.id().to_string())));
+    let device = identity.device.iter().map(|key| format!("key:{}", key.key_hash()));
+    names.extend(device.map(|key| ("device key (file)".to_owned(), key)));
+    let held = if identity.tpm.is_some() { "TPM" } else { "file" };
+    names.push((format!("node key ({held})"), format!("key:{}", identity.node.key_hash())));
+    names
+}
+
+/// Where this machine stands.
+#[derive(Debug, Default, Serialize)]
+struct Standing {
+    /// What it said last of where it stands; empty where it has not run.
+    stands: String,
+    /// Since how many seconds.
+    seconds: u64,
+    /// Its site; none where it belongs to none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<String>,
+    /// The epoch of its voucher; 0 after an approval by telephone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<String>,
+    /// The end of its kubelet's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
+}
+
+fn standing(at: &Where) -> Result<Standing> {
+    ensure!(at.state.exists(), "node-boot has never run here: there is no {}", at.state.display());
+    let state = State::open(&at.state)?;
+    let mut standing = Standing::default();
+    let file = state.path(STANDS);
+    if let Ok(sentence) = std::fs::read_to_string(&file) {
+        standing.seconds = std::fs::metadata(&file)?.modified()?.elapsed().unwrap_or_default().as_secs();
+        standing.stands = sentence;
+    }
+    if let Some(held) = state.load::<Belief>("belief.json")?.and_then(|belief| belief.voucher) {
+        (standing.site, standing.epoch) = (Some(held.site), Some(held.epoch));
+    }
+    if let Some(config) = state.load::<protocol::messages::Config>("config.json")? {
+        let cert = kubelet::current(&at.root, &config.node);
+        standing.certificate = cert.map(|cert| cert.not_after.to_string());
+        (standing.slot, standing.node, standing.role) =
+            (Some(config.slot), Some(config.node), Some(config.role));
+    }
+    Ok(standing)
+}
+
+/// Shows where this machine stands.
+pub(super) fn status(at: &Where, json: bool) -> Result<()> {
+    let it = standing(at)?;
+    if json {
+        println!("{}", serde_json::to_string(&it)?);
+        return Ok(());
+    }
+    if !it.stands.is_empty() {
+        println!("{} (since {})", it.stands, ago(Duration::from_secs(it.seconds)));
+    }
+    match (&it.site, it.epoch) {
+        (Some(site), Some(VOICE_EPOCH)) => {
+            println!("belongs to site {site}, approved by telephone; headquarters' voucher is still to come");
+        }
+        (Some(site), epoch) => println!("belongs to site {site} (epoch {})", epoch.unwrap_or_default()),
+        (None, _) => println!("belongs to no site yet"),
+    }
+    if let (Some(slot), Some(node), Some(role)) = (&it.slot, &it.node, &it.role) {
+        println!("slot {slot}, Node {node}, {role}");
+        match &it.certificate {
+            Some(until) => println!("kubelet's certificate until {until}"),
+            None => println!("kubelet has no certificate yet"),
+        }
+    }
+    Ok(())
+}
+
+/// About how long ago, in the largest unit that fits.
+fn ago(time: Duration) -> String {
+    let (count, unit) = match time.as_secs() {
+        seconds @ 0..60 => (seconds, "second"),
+        seconds @ 60..3600 => (seconds / 60, "minute"),
+        seconds @ 3600..172_800 => (seconds / 3600, "hour"),
+        seconds => (seconds / 86_400, "day"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+}
+
+/// What headquarters registers this machine by: column and value.
+fn columns(identity: &Identity, facts: &Facts) -> [(&'static str, String); 6] {
+    let hash = |alg: &str| {
+        let chip = identity.tpm.as_ref()?;
+        let ek = chip.eks.iter().find(|ek| ek.kind().to_string() == alg)?;
+        match ek.id() {
+            Id::Ek(hash) => Some(hash.to_string()),
+            _ => None,
+        }
+    };
+    let device = identity.device.as_ref().map(|key| key.key_hash().to_string());
+    let clean = |text: &str| text.replace([',', '"', '\n', '\r'], " ");
+    let serial = Some(&facts.dmi.serial).filter(|serial| !is_junk(serial));
+    [
+        ("serial", serial.map(|serial| clean(serial)).unwrap_or_default()),
+        ("model", clean(&model(facts))),
+        ("ek-p256", hash("ecc-p256").unwrap_or_default()),
+        ("ek-p384", hash("ecc-p384").unwrap_or_default()),
+        ("ek-rsa", hash("rsa-2048").unwrap_or_default()),
+        ("dev-key", device.unwrap_or_default()),
+    ]
+}
+
+/// What headquarters needs to register this machine: JSON, a row for its table, and a picture of the first.
+pub(super) fn registration(at: &Where, csv: bool, json: bool) -> Result<()> {
+    let (identity, facts) = look(at)?;
+    let columns = columns(&identity, &facts);
+    let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
+    let values: Vec<_> = columns.iter().map(|(_, value)| value.as_str()).collect();
+    let row = format!("{}\n{}", names.join(","), values.join(","));
+    if csv {
+        println!("{row}");
+        return Ok(());
+    }
+    let object: serde_json::Map<_, _> = columns
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), serde_json::Value::from(value.as_str())))
+        .collect();
+    let text = serde_json::to_string(&object).context("the registration")?;
+    println!("{text}");
+    if !json {
+        println!("\n{row}\n\nThe same for a telephone's camera:\n{}", console::qr(&text));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_registers_a_machine_without_tpm_or_serial_is_warned() {
+        assert!(warnings(true, "5CG1234ABC").is_empty());
+        let both = warnings(false, "To be filled by O.E.M.");
+        assert!(both[0].contains("a key in a file will be registered"), "{both:?}");
+        assert!(both[1].contains("\"To be filled by O.E.M.\" is a maker's placeholder"), "{both:?}");
+        assert!(warnings(true, "")[0].contains("tells no serial"));
+    }
+
+    #[test]
+    fn a_row_holds_no_placeholder_and_no_blank() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut facts = Facts::default();
+        facts.dmi.serial = "Default string".into();
+        let identity = identify(&State::open(dir.path()).unwrap(), None, &facts).unwrap();
+        let row = columns(&identity, &facts);
+        assert_eq!([row[0].1.as_str(), row[1].1.as_str()], ["", ""]);
+        let named: Vec<_> = names(&identity, &facts).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(named, ["model", "serial", "device key (file)", "node key (file)"]);
+    }
+}

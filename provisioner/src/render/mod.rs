@@ -177,6 +177,8 @@ mod tests {
         let parsed: serde_json::Value = serde_json::from_str(&services.1).unwrap();
         let argv = parsed[1]["argv"].as_array().unwrap();
         assert_eq!(argv.last().unwrap().as_str().unwrap(), format!("--hostname-override={hostile}"));
+        let lines = |words: &str| services.1.lines().filter(|line| line.starts_with(words)).count();
+        assert_eq!(lines("      \"--"), 5, "one argument a line: {}", services.1);
         let kubelet = files.iter().find(|(path, _)| path.ends_with("config.yaml")).unwrap();
         assert!(
             kubelet.1.contains(r#""value":"on""#),

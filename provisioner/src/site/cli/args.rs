@@ -172,8 +172,9 @@ pub enum Command {
         /// What it is called.
         #[arg(long)]
         machine: String,
-        /// Only what differs from the files in this folder (/ on the machine itself).
-        #[arg(long, num_args = 0..=1, default_missing_value = "/")]
+        /// Only what differs from the files below this folder of this computer: a copy of the machine's, or / where the
+        /// machine is this computer.
+        #[arg(long, value_name = "FOLDER")]
         diff: Option<PathBuf>,
     },
     /// Write a report for HQ, and print where it is.
@@ -251,7 +252,7 @@ mod tests {
             "approve --machine mc_01",
             "refuse mc_01",
             "retire mc_01 --undo",
-            "render --machine mc_01 --diff",
+            "render --machine mc_01 --diff /mnt",
             "report",
             "backup file",
             "restore file",
@@ -268,6 +269,7 @@ mod tests {
             "approve",
             "window --minutes 0",
             "attach --yes",
+            "render --machine mc_01 --diff",
         ] {
             assert!(!reads(line), "{line}");
         }

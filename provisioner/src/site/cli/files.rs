@@ -81,16 +81,63 @@ pub async fn restore(dir: &Path, file: &Path) -> Result<()> {
 }
 
 /// Shows the files that a machine would be sent, or what of them differs from a folder.
-pub fn render(dir: &Path, machine: String, diff: Option<&Path>) -> Result<()> {
-    let files: Vec<(String, String)> = ask(dir, &Ask::Render { machine })?;
-    for (path, text) in files {
-        match diff {
-            None => println!("==> {path}\n{}", text.trim_end()),
-            Some(folder) => {
-                let old = fs::read_to_string(folder.join(path.trim_start_matches('/'))).unwrap_or_default();
-                print!("{}", similar::TextDiff::from_lines(&old, &text).unified_diff().header(&path, &path));
-            }
-        }
+pub fn render(dir: &Path, machine: &str, diff: Option<&Path>) -> Result<()> {
+    if let Some(folder) = diff {
+        ensure!(
+            folder.is_dir(),
+            "{} is no folder on this computer: --diff compares with one",
+            folder.display()
+        );
+    }
+    let files: Vec<(String, String)> = ask(dir, &Ask::Render { machine: machine.to_owned() })?;
+    match diff {
+        Some(folder) => print!("{}", differences(machine, folder, &files)),
+        None => files.iter().for_each(|(path, text)| println!("==> {path}\n{}", text.trim_end())),
     }
     Ok(())
+}
+
+/// What differs from the files below a folder, and what was compared with what.
+fn differences(machine: &str, folder: &Path, files: &[(String, String)]) -> String {
+    let mut text = format!(
+        "What {machine} would be sent (+), compared with the files below {} on this computer (-):\n",
+        folder.display()
+    );
+    let mut same = 0;
+    for (path, new) in files {
+        let below = folder.join(path.trim_start_matches('/'));
+        let old = fs::read_to_string(&below).ok();
+        if old.as_ref() == Some(new) {
+            same += 1;
+            continue;
+        }
+        let absent = if old.is_none() { " (is not there)" } else { "" };
+        let (old, from) = (old.unwrap_or_default(), format!("{}{absent}", below.display()));
+        let diff = similar::TextDiff::from_lines(&old, new);
+        text.push_str(&diff.unified_diff().header(&from, path).to_string());
+    }
+    text + &format!("{same} of {} files are the same.\n", files.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_says_with_what_it_compares() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("etc")).unwrap();
+        fs::write(folder.path().join("etc/a"), "1\n").unwrap();
+        let files =
+            [("/etc/a", "1\n"), ("/etc/b", "2\n")].map(|(path, text)| (path.to_owned(), text.to_owned()));
+        let text = differences("node-1", folder.path(), &files);
+        let below = folder.path().display();
+        assert_eq!(
+            text,
+            format!(
+                "What node-1 would be sent (+), compared with the files below {below} on this computer (-):\n\
+                 --- {below}/etc/b (is not there)\n+++ /etc/b\n@@ -0,0 +1 @@\n+2\n1 of 2 files are the same.\n"
+            )
+        );
+    }
 }

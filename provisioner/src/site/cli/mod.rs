@@ -39,7 +39,7 @@ pub fn run(command: Command) -> Result<()> {
             runtime()?.block_on(serve::run(site, serve::Options { listen, est, metrics, patience }))
         }
         Command::Apply { at, file } => files::apply(&at.dir, &file, system_clock()),
-        Command::Render { at, machine, diff } => files::render(&at.dir, machine, diff.as_deref()),
+        Command::Render { at, machine, diff } => files::render(&at.dir, &machine, diff.as_deref()),
         Command::Backup { at, file } => files::back_up(&at.dir, &file),
         Command::Restore { at, file } => runtime()?.block_on(files::restore(&at.dir, &file)),
         Command::Report { at } => {

@@ -285,3 +285,40 @@ fn a_machine_of_1970_takes_its_sites_time_and_one_whose_clock_is_right_keeps_it(
         assert_eq!(log.contains("The clock of this machine would be set to 20"), wrong, "{log}");
     }
 }
+
+#[test]
+fn a_machine_whose_registration_was_made_anew_proves_itself_again_by_itself() {
+    let served = Served::with(&[]);
+    let mut machine = NodeBoot::new(&served, &[served.address]);
+    register(&served, &machine);
+    served.deliver();
+    machine.enroll(&[]);
+    machine.ends();
+    let registered = fs::read_dir(served.hq.dir().join("machines")).unwrap();
+    registered.flatten().for_each(|entry| fs::remove_file(entry.path()).unwrap());
+    register(&served, &machine);
+    served.deliver();
+    machine.enroll(&[]);
+    let stands = machine.ends();
+    assert!(stands.contains("site ship-7 (epoch 1)"), "{stands}");
+    let id = served.hq.run(&["machines", "list"]).unwrap();
+    let id = id.split_whitespace().find(|word| word.starts_with("mc_")).unwrap();
+    assert!(served.site(&["machines"]).unwrap().contains(id), "under its new name");
+}
+
+#[test]
+fn a_machine_of_a_site_shows_no_code_to_another_site_that_plugs_machines_in() {
+    let mut home = Served::with(&[]);
+    let other = home.of_site("ship-8");
+    let mut machine = NodeBoot::new(&home, &[home.address, other.address]);
+    register(&home, &machine);
+    home.deliver();
+    machine.enroll(&[]);
+    machine.ends();
+    home.kill();
+    other.site(&["window"]).unwrap();
+    machine.enroll(&[]);
+    machine.says("HQ has not registered this machine");
+    assert_eq!(code_in(&machine.log()), None, "{}", machine.log());
+    assert!(other.site(&["claims"]).unwrap().contains("No machine shows a code."));
+}

@@ -130,8 +130,10 @@ impl Awake {
         {
             return Ok(Waited::Done(proved));
         }
-        // A provisioner that knows our code does not say this: the code has run out, or was never shown.
-        if said.reason == Wait::Unknown.code() {
+        // A provisioner that knows our code does not say this: the code has run out, or was never shown. A machine that
+        // belongs to a site shows none to another one: only headquarters' voucher moves it.
+        let free = self.belief.voucher.is_none() || site.is_pinned(&self.setup(&self.trust()?));
+        if said.reason == Wait::Unknown.code() && free {
             self.claim(&mut site)?;
         } else {
             stands(&why_wait(&said.reason));

@@ -58,8 +58,9 @@ fn a_slot_is_kept_for_the_machine_that_headquarters_named_unless_a_person_took_t
     let [absent, gone, other] = [(); 3].map(|()| Pledge::new().unwrap());
     let served = Served::with(&[&other]);
     let rows = format!("A1,{},ship-7,node-1\nA2,{},ship-7,node-2\n", absent.id(), gone.id());
+    served.hq.edit("sites/ship-7/slots.yaml", "slots:\n- name: node-1\n- name: node-2\n").unwrap();
     served.hq.import(&format!("serial,dev-key,site,slot\n{rows}")).unwrap();
-    served.deliver();
+    slots(&served, "  []\n");
     gone.connect(served.address).unwrap().admission().unwrap();
     served.site(&["retire", "A2"]).unwrap();
     other.connect(served.address).unwrap().admission().unwrap();

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::machine::{KubeletState, Machine};
 use super::slots::Sight;
 use super::store::{BURNED, Change, HOLDERS, IDS, KEYS, Look, MACHINES, META, NAMES, RECORDS, StoreError};
-use super::{KeyEntry, Site, admit, broken, report, slots};
+use super::{KeyEntry, Site, admit, broken, plain, report, slots};
 use crate::cluster::Cluster;
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
 
@@ -66,7 +66,7 @@ pub(super) fn has_bundle(
     skip_reports(tx, acknowledged.unwrap_or(0))?;
     let alarm = protocol::report::Alarm {
         reason: "store-lost".to_owned(),
-        about: format!("{burned} device keys"),
+        about: plain::count(burned, "device key"),
         at,
     };
     report::note(tx, &report::Event::Alarm(alarm))?;

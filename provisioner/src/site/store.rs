@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use self::file::File;
+pub use self::file::in_use;
 
 /// The layout of the file. An older program refuses a newer one.
 pub const SCHEMA: u64 = 1;

@@ -8,7 +8,7 @@ use protocol::bytes::Digest;
 use protocol::clock::Time;
 use serde::{Deserialize, Serialize};
 
-use crate::site::store::{Look, META, Store};
+use crate::site::store::{self, Look, META, Store};
 use crate::site::{Site, keys, rebuild};
 
 const MAGIC: &[u8] = b"node-boot backup 1\n";
@@ -107,8 +107,9 @@ pub struct Restored {
 
 /// Puts a backup back; what was there before is kept beside.
 pub async fn restore(dir: &Path, file: &Path) -> Result<Restored> {
-    let running = super::client::is_running(dir);
-    ensure!(!running, "the provisioner in {} runs: stop it first", dir.display());
+    // One that has just started does not answer yet, and has its store open.
+    let running = super::client::is_running(dir) || store::in_use(&dir.join(STORE));
+    ensure!(!running, "another provisioner serves {}: stop it first", dir.display());
     let packed = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
     let (contents, files) = unpack(&packed)?;
     fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
@@ -222,6 +223,15 @@ mod tests {
             assert!(restore(&dir.path().join("new"), &file).await.is_err());
             assert!(!dir.path().join("new").exists());
         }
+    }
+
+    #[tokio::test]
+    async fn a_folder_whose_store_is_in_use_is_not_restored() {
+        let dir = tempfile::tempdir().unwrap();
+        let _open = Store::open(&dir.path().join(STORE)).unwrap();
+        let said = restore(dir.path(), Path::new("a-backup")).await.unwrap_err().to_string();
+        assert!(said.contains("another provisioner serves"), "{said}");
+        assert!(dir.path().join(STORE).exists(), "it is where it was");
     }
 
     #[tokio::test]

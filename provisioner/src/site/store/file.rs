@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use redb::{Database, DatabaseError};
+use redb::{Database, DatabaseError, ReadOnlyDatabase};
 
 use super::{StoreError, failed};
 
@@ -40,6 +40,11 @@ impl File {
     pub(super) fn close(&self) {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// Whether another program has the file open. It is not changed by asking.
+pub fn in_use(path: &Path) -> bool {
+    matches!(ReadOnlyDatabase::open(path), Err(DatabaseError::DatabaseAlreadyOpen))
 }
 
 /// Why the file does not open, and what to do. One that somebody else has open is in use, and nothing is wrong with it.

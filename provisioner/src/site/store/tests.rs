@@ -27,6 +27,7 @@ fn a_store_that_is_in_use_is_left_where_it_is() {
     let said = Store::open(&path).err().unwrap().to_string();
     assert!(said.contains(&format!("another provisioner serves {}", dir.path().display())), "{said}");
     assert!(!said.contains("move"), "{said}");
+    assert!(in_use(&path) && !in_use(&dir.path().join("another.redb")));
 }
 
 #[tokio::test]

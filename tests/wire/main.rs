@@ -23,6 +23,7 @@ mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses
 mod slots; // who gets which place
 mod voice; // a machine that a person approves by telephone
+mod words; // what a person at the site reads
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -68,7 +68,10 @@ pub struct Plan {
     pub remedies: Vec<String>,
     /// What will be applied.
     pub objects: Vec<Value>,
-    user: String,
+    /// The user that they are given to.
+    pub user: String,
+    /// Whether they were given to that user before: to this provisioner, or to another one of its name.
+    pub held: bool,
 }
 
 /// An administrator's access, held in memory only.
@@ -87,12 +90,18 @@ fn bad(why: impl std::fmt::Display) -> ClusterError {
 impl Attach {
     /// Reads an administrator's kubeconfig (its current context).
     pub async fn with(path: &std::path::Path) -> Result<Self, ClusterError> {
-        let kubeconfig = Kubeconfig::read_from(path).map_err(bad)?;
+        let no = |why: String| {
+            // A parser may draw the place on more lines.
+            let why = why.lines().next().unwrap_or_default().trim_end_matches(':').to_owned();
+            ClusterError::NoKubeconfig { file: path.display().to_string(), why }
+        };
+        let kubeconfig = Kubeconfig::read_from(path).map_err(|error| no(error.to_string()))?;
         let options = kube::config::KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig.clone(), &options).await.map_err(bad)?;
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig.clone(), &options).await;
+        let config = config.map_err(|error| no(error.to_string()))?;
         let roots = config.root_cert.clone().unwrap_or_default();
         if roots.is_empty() {
-            return Err(bad("it does not name the cluster's CA (certificate-authority-data)"));
+            return Err(no("it does not name the cluster's CA (certificate-authority-data)".to_owned()));
         }
         Ok(Self {
             admin: client_of(kubeconfig.clone()).await?,
@@ -115,6 +124,8 @@ impl Attach {
                 "another approver answers kubelets ({who}); stop it, or it would admit anyone"
             ));
         }
+        let bindings: Api<ClusterRoleBinding> = Api::all(self.admin.clone());
+        let held = call("looking for the ClusterRoleBinding", bindings.get_opt(&user)).await?.is_some();
         let (role, binding) = rights(&user);
         Ok(Plan {
             server: self.server.clone(),
@@ -123,6 +134,7 @@ impl Attach {
             remedies,
             objects: vec![role, binding],
             user,
+            held,
         })
     }
 

@@ -44,6 +44,14 @@ pub enum ClusterError {
         /// What the administrator has to do.
         remedy: String,
     },
+    /// What an administrator gave is no kubeconfig that can be used.
+    #[error("{file} is no kubeconfig: {why}")]
+    NoKubeconfig {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The credential cannot be used.
     #[error("the credential for the cluster cannot be used: {0}; run `provisioner attach` again")]
     Credential(String),

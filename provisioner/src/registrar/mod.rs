@@ -26,12 +26,25 @@ use crate::accept;
 use crate::site::Site;
 use crate::site::serve::Options;
 
+/// Where machines are listened to.
+pub struct Door {
+    listener: TcpListener,
+    beats: UdpSocket,
+}
+
+impl Door {
+    /// Binds TCP for machines and UDP for their heartbeats.
+    pub async fn open(listen: SocketAddr) -> Result<Self> {
+        let taken = |what: &str| format!("listening for {what} on {listen} (--listen gives another address)");
+        let listener = TcpListener::bind(listen).await.with_context(|| taken("machines"))?;
+        let beats = UdpSocket::bind(listen).await.with_context(|| taken("heartbeats"))?;
+        Ok(Self { listener, beats })
+    }
+}
+
 /// Serves machines until the program ends.
-pub async fn serve(site: Arc<Site>, options: Options) -> Result<()> {
-    let Options { listen, est, patience, .. } = options;
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
-    let beats =
-        UdpSocket::bind(listen).await.with_context(|| format!("listening for heartbeats on {listen}"))?;
+pub async fn serve(site: Arc<Site>, Door { listener, beats }: Door, options: Options) -> Result<()> {
+    let Options { est, patience, .. } = options;
     let _announced = announced::start(&site, listener.local_addr()?);
     tokio::try_join!(
         machines(Arc::clone(&site), listener, patience),

@@ -52,6 +52,12 @@ impl Alive {
         self.is_young() || heard.get(s).is_some_and(|(at, _)| at.elapsed() < SILENCE)
     }
 
+    /// For how long it has been silent, where it was heard since the start.
+    pub fn silence(&self, s: &Digest) -> Option<Duration> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(s).map(|(at, _)| at.elapsed())
+    }
+
     /// Whether its heart beat within the last minute.
     pub fn beats(&self, s: &Digest) -> bool {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,7 +13,7 @@ use super::machine::{KubeletState, Machine};
 use super::rebuild::NOBODY;
 use super::slots::Sight;
 use super::store::{HOLDERS, Look, MACHINES, NAMES};
-use super::{Site, report, slots};
+use super::{Site, explain, report, slots};
 use crate::cluster::credential::{Credential, FILE};
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
 use crate::cluster::serving::{Admitted, asking_node};
@@ -144,7 +144,14 @@ async fn one(
             Ok(Some(found))
         });
         let Some(moved) = moved.await? else { return Ok(()) };
-        tracing::info!(machine = machine.id, from = machine.life.word(), to = moved.life.word(), "life");
+        let reason = explain::reason(site, &moved)?.code.word();
+        tracing::info!(
+            machine = machine.id,
+            from = machine.life.word(),
+            to = moved.life.word(),
+            reason,
+            "life"
+        );
         machine = moved;
     }
     former(site, cluster, &machine, view).await?;

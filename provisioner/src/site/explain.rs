@@ -5,6 +5,7 @@ mod prospects; // what a machine that never spoke will meet
 mod words; // the sentences
 
 use anyhow::{Context, Result};
+use protocol::clock::Time;
 use protocol::record::Record;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,10 @@ use super::machine::Machine;
 use super::rebuild::Stage;
 use super::store::{HOLDERS, Look, MACHINES, RECORDS};
 use super::{Bound, Site};
+
+/// No machine can join without either.
+pub(super) const NO_CLUSTER: &str = "not attached to a cluster: run `provisioner attach KUBECONFIG`";
+pub(super) const NO_BUNDLE: &str = "no bundle from HQ yet: run `provisioner apply BUNDLE`";
 
 /// One machine in a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,7 +156,8 @@ pub fn claims(site: &Site) -> Vec<ClaimRow> {
 pub fn explain(site: &Site, wanted: &str) -> Result<Explained> {
     let now = site.now();
     match find::find(site, wanted)? {
-        Known::Machine(machine) => {
+        Known::Machine(mut machine) => {
+            machine.heard = heard(site, &machine);
             let record = site.record(&machine.id)?;
             let mut it = of_machine(&machine, record.as_ref(), reason(site, &machine)?, now);
             let profile = site.word().profiles.of(&machine.hw).map(|(_, why)| why);
@@ -170,6 +176,13 @@ pub fn explain(site: &Site, wanted: &str) -> Result<Explained> {
         Known::Poser(poser) => Ok(of_poser(&poser, now)),
         Known::Free(name) => free(site, &name),
     }
+}
+
+/// When a machine was heard last, by a message or a heartbeat. Heartbeats are not saved.
+pub fn heard(site: &Site, machine: &Machine) -> Time {
+    let silence = machine.s.and_then(|s| site.alive.silence(&s));
+    let silence = silence.and_then(|silence| i64::try_from(silence.as_secs()).ok());
+    silence.map_or(machine.heard, |silence| machine.heard.max(site.now().plus(-silence)))
 }
 
 /// Who was refused of late in the name of a registration.
@@ -201,10 +214,10 @@ pub fn health(site: &Site) -> Vec<String> {
     wrong.extend(memory.unsafe_why.clone());
     drop(memory);
     if site.cluster().is_none() {
-        wrong.push("not attached to a cluster: run `provisioner attach KUBECONFIG`".to_owned());
+        wrong.push(NO_CLUSTER.to_owned());
     }
     if site.word().seq == 0 {
-        wrong.push("no bundle from HQ yet: run `provisioner apply BUNDLE`".to_owned());
+        wrong.push(NO_BUNDLE.to_owned());
     }
     match site.rebuild() {
         Some(Stage::Bundle) => wrong.push("the store was lost: apply HQ's latest bundle again".to_owned()),
@@ -225,7 +238,7 @@ pub fn render(site: &Site, wanted: &str) -> Result<Vec<(String, String)>> {
     let record = site.record(&machine.id)?.context("the machine has no registration any more")?;
     let (slot, node) =
         machine.slot.clone().zip(machine.node()).context("the machine has no slot: nothing to render for")?;
-    let cluster = site.cluster().context("not attached to a cluster: run `provisioner attach KUBECONFIG`")?;
+    let cluster = site.cluster().context(NO_CLUSTER)?;
     let address = machine.addresses.first().copied();
     let bound = Bound { machine, record };
     let files = site.rendered(&bound, &slot, &node, address, cluster.ca_pem())?;

@@ -84,9 +84,10 @@ pub struct KeptTrust {
 pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
     fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    ensure!(!dir.join("identity.json").exists(), "{} is certified already", dir.display());
+    check_fresh(dir)?;
     let path = dir.join(REQUEST);
     if path.exists() {
+        check_pending(dir, site)?;
         return serde_json::from_slice(&fs::read(&path)?).context("reading the request made before");
     }
     let subject = format!("{site} issuing CA");
@@ -118,14 +119,51 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
     Ok(request)
 }
 
+/// A provisioner is certified once; another site or another CA is another folder.
+fn check_fresh(dir: &Path) -> Result<()> {
+    let Ok(bytes) = fs::read(dir.join("identity.json")) else { return Ok(()) };
+    let identity: Identity = serde_json::from_slice(&bytes).context("reading identity.json")?;
+    bail!("{} is already certified for {}: nothing is left to do here", dir.display(), identity.site)
+}
+
+/// The request that waits for its answer is for one site only.
+fn check_pending(dir: &Path, site: &str) -> Result<()> {
+    let begun: Begun =
+        serde_json::from_slice(&fs::read(dir.join("init.json"))?).context("reading init.json")?;
+    ensure!(
+        begun.site == site,
+        "{0} has a request for {1} that waits for HQ's answer, and this is for {site}: finish it (`provisioner init \
+         --dir {0} --reply FILE`), take another folder, or drop that request with --again",
+        dir.display(),
+        begun.site
+    );
+    Ok(())
+}
+
+/// Drops a request that waits for HQ's answer, with its keys.
+pub fn drop_request(dir: &Path) -> Result<()> {
+    check_fresh(dir)?;
+    for name in [REQUEST, "init.json", "issuing-ca.key", "issuing-ca.tpm", "seal.key", OWNER] {
+        match fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", dir.join(name).display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Takes HQ's reply. Anybody who saw the request could have sealed something to it: who it is from is known only by the
 /// owner's file of the first step.
 pub fn finish(dir: &Path, reply: &[u8]) -> Result<()> {
+    check_fresh(dir)?;
     let first = || "run `provisioner init --site SITE --owner FILE` first".to_owned();
     let begun: Begun = serde_json::from_slice(&fs::read(dir.join("init.json")).with_context(first)?)?;
     let owner = owner_trust(&fs::read(dir.join(OWNER)).with_context(first)?)?;
     let request: CaRequest = serde_json::from_slice(&fs::read(dir.join(REQUEST))?)?;
-    let reply: CaReply = protocol::json::parse(reply).context("reading HQ's reply")?;
+    let damaged = |why| anyhow::anyhow!("HQ's reply is cut off or damaged: bring it once more ({why})");
+    let reply: CaReply = protocol::json::parse(reply).map_err(damaged)?;
     let grant = open(dir, &begun, &request, &reply)?.context("the reply was made for another request")?;
     let trust = Trust::from_image(&grant.anchors)?;
     let same =
@@ -176,7 +214,8 @@ fn check_chain(dir: &Path, begun: &Begun, grant: &Grant, trust: &Trust) -> Resul
     let (issuing, site_ca) = (Cert::parse(&issuing.0)?, Cert::parse(&site_ca.0)?);
     let own = issuing_key(dir, begun.tpm.as_deref())?;
     ensure!(issuing.spki == own.spki(), "the certificate is for another key");
-    ensure!(site_ca.site() == Some(begun.site.as_str()), "the certificate is for another site");
+    let (theirs, ours) = (site_ca.site().unwrap_or_default(), begun.site.as_str());
+    ensure!(theirs == ours, "HQ certified this request for site {theirs:?}, and it was made for {ours:?}");
     let at = protocol::clock::effective(Time(0), None, [issuing.not_before, site_ca.not_before]);
     let anchored = trust.site_anchors().iter().any(|anchor| protocol::cert::issued_by(&site_ca, anchor, at));
     ensure!(

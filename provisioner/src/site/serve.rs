@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
 
 use super::metrics::MEDIA_TYPE;
 use super::{Site, admin, controller, explain, inbox};
@@ -40,16 +41,30 @@ pub async fn run(site: Arc<Site>, options: Options) -> Result<()> {
     more_files();
     site.recall_bundles().await?;
     site.warn_if_withdrawn();
+    let door = registrar::Door::open(options.listen).await?;
+    let metrics = TcpListener::bind(options.metrics).await;
+    let taken = || format!("listening on {} (--metrics gives another address)", options.metrics);
+    let metrics = metrics.with_context(taken)?;
     tracing::info!(site = site.name(), listen = %options.listen, "serving");
+    for missing in missing(&site) {
+        tracing::warn!("{missing}");
+    }
     tokio::select! {
-        done = registrar::serve(Arc::clone(&site), options) => done.context("the registrar"),
+        done = registrar::serve(Arc::clone(&site), door, options) => done.context("the registrar"),
         done = inbox::watch(Arc::clone(&site)) => done.context("the inbox"),
         done = admin::serve(Arc::clone(&site)) => done.context("the admin socket"),
         done = controller::run(Arc::clone(&site)) => done.context("the controller"),
-        done = watch_me(Arc::clone(&site), options.metrics) => done.context("the metrics"),
+        done = watch_me(Arc::clone(&site), metrics) => done.context("the metrics"),
         _ = terminate.recv() => Ok(()),
         done = tokio::signal::ctrl_c() => done.context("waiting for a signal"),
     }
+}
+
+/// What must be there before a machine can join.
+fn missing(site: &Site) -> Vec<&'static str> {
+    let cluster = (!site.is_attached()).then_some(explain::NO_CLUSTER);
+    let bundle = (site.word().seq == 0).then_some(explain::NO_BUNDLE);
+    cluster.into_iter().chain(bundle).collect()
 }
 
 /// Every connection is an open file, and the usual thousand are soon taken.
@@ -65,9 +80,7 @@ fn more_files() {
 }
 
 /// `/metrics` and `/healthz` over plain HTTP, on loopback unless told otherwise.
-async fn watch_me(site: Arc<Site>, address: SocketAddr) -> Result<()> {
-    let listener =
-        tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+async fn watch_me(site: Arc<Site>, listener: TcpListener) -> Result<()> {
     let busy = Arc::new(tokio::sync::Semaphore::new(16));
     loop {
         let (stream, _) = accept::next(|| listener.accept()).await;

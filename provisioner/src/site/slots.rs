@@ -15,7 +15,7 @@ use super::{Site, report};
 use crate::cluster::nodes::View;
 
 /// Seconds after which a machine that has said nothing is not taken for alive.
-const HEARD: u64 = 60;
+pub(super) const HEARD: u64 = 60;
 
 /// What can be seen of the cluster.
 #[derive(Clone)]

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{Ask, backup, est};
+use super::{Ask, Heeded, backup, est};
 use crate::site::machine::{KubeletState, Machine, Said};
 use crate::site::store::{Look, MACHINES};
-use crate::site::{Site, explain};
+use crate::site::{Site, explain, slots};
 
 /// How often a verdict of the inbox is looked for, and how often at most.
 const LOOK: Duration = Duration::from_millis(100);
@@ -34,10 +34,11 @@ pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
     })
 }
 
-/// Notes what a person said of a machine: the id of its registration.
-async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<String> {
+/// Notes what a person said of a machine.
+async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<Heeded> {
     let machine = explain::find_machine(site, wanted)?;
     check_word(&machine, word)?;
+    let running = running(site, &machine)?;
     let (id, s) = (machine.id, machine.s);
     let named = id.clone();
     let change = site.store.write(move |tx| {
@@ -49,7 +50,18 @@ async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<String> {
     });
     change.await?;
     site.call(s);
-    Ok(id)
+    Ok(Heeded { machine: id, running })
+}
+
+/// By what a machine is seen to run: its Node, or that it was heard within the last minute.
+fn running(site: &Site, machine: &Machine) -> Result<Option<String>> {
+    let (seen, _) = site.sight().of(&site.store.look()?, machine)?;
+    let silent = site.now().since(explain::heard(site, machine));
+    Ok(if seen.node == decide::Node::Ready {
+        Some("its Node is Ready".to_owned())
+    } else {
+        (silent < slots::HEARD).then(|| format!("it was heard {} ago", explain::span(silent)))
+    })
 }
 
 /// A yes and a no are for machines that wait. One whose kubelet has its certificate is in the cluster already.

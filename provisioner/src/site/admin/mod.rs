@@ -84,6 +84,15 @@ pub enum Ask {
     },
 }
 
+/// A person's word was noted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heeded {
+    /// The id of the machine's registration.
+    pub machine: String,
+    /// By what it was seen to run at that moment; none where it was not.
+    pub running: Option<String>,
+}
+
 /// Who may do what; each may do what those before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -128,8 +137,23 @@ impl Ask {
     /// What the audit line says: everything but a code, which is good until it is used.
     pub fn told(&self) -> String {
         match self {
+            Self::Machines { all: false } => "list the machines".to_owned(),
+            Self::Machines { all: true } => "list all machines".to_owned(),
+            Self::Slots {} => "list the slots".to_owned(),
+            Self::Explain { machine } => format!("explain {machine}"),
+            Self::Claims {} => "list the claims".to_owned(),
+            Self::Health {} => "ask whether all is well".to_owned(),
+            Self::Render { machine } => format!("render for {machine}"),
+            Self::Window { minutes } => format!("open the window for {minutes} min"),
             Self::Approve { slot, .. } => format!("approve by voice for {slot}"),
-            other => serde_json::to_string(other).unwrap_or_default(),
+            Self::Say { machine, word: Some(Said::Yes) } => format!("say yes to {machine}"),
+            Self::Say { machine, word: Some(Said::No) } => format!("say no to {machine}"),
+            Self::Say { machine, word: Some(Said::Retire) } => format!("retire {machine}"),
+            Self::Say { machine, word: None } => format!("take back what was said of {machine}"),
+            Self::Apply { name } => format!("apply {name}"),
+            Self::Report {} => "write a report".to_owned(),
+            Self::Backup {} => "make a backup".to_owned(),
+            Self::EstClient { name } => format!("let {name} ask for a certificate once"),
         }
     }
 }

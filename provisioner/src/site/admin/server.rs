@@ -12,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::{Ask, LIMIT, ROLES, Role, Roles, SOCKET, act};
 use crate::accept;
-use crate::site::Site;
+use crate::site::{Site, plain};
 
 /// Nobody is waited for longer: neither for a question nor for taking its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -120,7 +120,7 @@ async fn say(mut stream: UnixStream, told: Value) {
 }
 
 async fn answer(site: &Site, uid: u32, ask: Ask) -> Value {
-    let (acts, what) = (ask.needs() > Role::View, ask.told());
+    let (acts, what) = (ask.needs() > Role::View, plain::sentence(&ask.told()));
     let done = act::act(site, ask).await;
     let outcome = done.as_ref().map_or_else(|why| format!("{why:#}"), |_| "done".to_owned());
     if acts && let Err(why) = site.audit(&format!("uid {uid}"), &what, &outcome).await {

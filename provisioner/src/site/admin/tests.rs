@@ -167,6 +167,15 @@ fn a_code_never_enters_the_audit_line() {
 }
 
 #[test]
+fn an_audit_line_reads_like_what_was_done() {
+    let said = |word| Ask::Say { machine: "mc_01".into(), word }.told();
+    assert_eq!(said(Some(Said::No)), "say no to mc_01");
+    assert_eq!(said(Some(Said::Retire)), "retire mc_01");
+    assert_eq!(said(None), "take back what was said of mc_01");
+    assert_eq!(Ask::Window { minutes: 15 }.told(), "open the window for 15 min");
+}
+
+#[test]
 fn without_a_provisioner_the_client_says_how_to_start_it() {
     let dir = tempfile::tempdir().unwrap();
     let error = ask::<Value>(dir.path(), &Ask::Health {}).unwrap_err().to_string();

@@ -30,8 +30,11 @@ pub enum Command {
         /// The owner's file, brought by hand: HQ's answer is believed from this owner only.
         #[arg(long, required_unless_present = "reply")]
         owner: Option<PathBuf>,
+        /// Drop a request that waits for HQ's answer, and its keys, and begin anew.
+        #[arg(long)]
+        again: bool,
         /// HQ's answer.
-        #[arg(long, conflicts_with_all = ["site", "tpm", "owner"])]
+        #[arg(long, conflicts_with_all = ["site", "tpm", "owner", "again"])]
         reply: Option<PathBuf>,
     },
     /// Attach to a Kubernetes cluster: shows what it will change, applies it, keeps no administrator's access.
@@ -239,6 +242,7 @@ mod tests {
     fn every_documented_line_is_read_and_half_a_line_is_not() {
         for line in [
             "init --dir D --site ship-7 --tpm /dev/tpmrm0 --owner owner.json",
+            "init --dir D --site ship-8 --owner owner.json --again",
             "init --dir D --reply reply.json",
             "attach --dir D admin.conf --yes",
             "serve --dir D --listen [::]:7443 --est [::]:8443 --metrics 127.0.0.1:9443 --patience 15 --log json",

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::args::{Command, EstClient, Where};
-use super::admin::{Ask, ask};
+use super::admin::{Ask, Heeded, ask};
 use super::explain::{ClaimRow, Explained, Listed, SlotRow};
 use super::machine::Said;
 use super::{Site, serve, system_clock};
@@ -24,9 +24,9 @@ pub fn run(command: Command) -> Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match command {
         Command::Init { at, reply: Some(reply), .. } => setup::finish(&at.dir, &reply),
-        Command::Init { at, site, tpm, owner, reply: None } => {
+        Command::Init { at, site, tpm, owner, again, reply: None } => {
             let (site, owner) = (site.context("--site is missing")?, owner.context("--owner is missing")?);
-            setup::begin(&at.dir, &site, tpm.as_deref(), &owner)
+            setup::begin(&at.dir, &site, tpm.as_deref(), &owner, again)
         }
         Command::Attach { at, kubeconfig, yes } => {
             runtime()?.block_on(setup::attach(&at.dir, &kubeconfig, yes))
@@ -82,8 +82,14 @@ fn show(command: Command) -> Result<()> {
 /// Commands by which a person says something.
 fn say(command: Command) -> Result<()> {
     let word = |dir: &Path, machine: String, word: Option<Said>, done: &str| -> Result<()> {
-        let id: String = ask(dir, &Ask::Say { machine, word })?;
-        println!("{id}: {done}");
+        let heeded: Heeded = ask(dir, &Ask::Say { machine, word })?;
+        println!("{}: {done}", heeded.machine);
+        if let (Some(Said::Retire), Some(running)) = (word, &heeded.running) {
+            println!(
+                "It was still running: {running}. If that was a mistake: `provisioner retire --undo {}`.",
+                heeded.machine
+            );
+        }
         Ok(())
     };
     match command {

@@ -10,9 +10,12 @@ use crate::cluster::credential::{Credential, FILE};
 use crate::site::keys;
 
 /// Makes the keys and the request for HQ, and says what to do with it.
-pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: &Path) -> Result<()> {
+pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: &Path, again: bool) -> Result<()> {
     let bytes = std::fs::read(owner).with_context(|| format!("reading {}", owner.display()))?;
     keys::owner_trust(&bytes).with_context(|| format!("{} is no owner's file", owner.display()))?;
+    if again {
+        keys::drop_request(dir)?;
+    }
     let request = keys::begin(dir, site, tpm)?;
     keys::save(&dir.join(keys::OWNER), &bytes)?;
     println!("This provisioner has its keys. They stay here.\n");
@@ -59,8 +62,12 @@ pub async fn attach(dir: &Path, kubeconfig: &Path, yes: bool) -> Result<()> {
     let attach = Attach::with(kubeconfig).await?;
     let plan = attach.plan(&identity.site, identity.number).await?;
     print!("{}", shown(&plan)?);
-    if let Some(old) = Credential::load(dir)? {
+    let old = Credential::load(dir)?;
+    if let Some(old) = &old {
         println!("This provisioner is attached to {} now; that credential is replaced.", old.server);
+    }
+    if plan.held && old.is_none_or(|old| old.user != plan.user || old.server != plan.server) {
+        println!("{}", taken_over(&plan.user));
     }
     if !plan.remedies.is_empty() {
         bail!("nothing was applied; the cluster must be changed first:\n{}", numbered(&plan.remedies));
@@ -71,6 +78,14 @@ pub async fn attach(dir: &Path, kubeconfig: &Path, yes: bool) -> Result<()> {
     println!("Attached as {}. The administrator's kubeconfig was not kept.", credential.user);
     println!("A provisioner that runs uses it from now on.");
     Ok(())
+}
+
+fn taken_over(user: &str) -> String {
+    format!(
+        "A provisioner called {user} is attached to this cluster already, and this one takes over its name and rights. \
+         If that one still runs, its certificate stays good beside this one's: give one of the two a folder and a \
+         certificate of its own from HQ."
+    )
 }
 
 fn agreed() -> Result<bool> {

@@ -157,7 +157,8 @@ fn deadline(reason: decide::Reason, since: Time, now: Time) -> String {
 
 fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
     let listed = |values: Vec<String>| (!values.is_empty()).then(|| values.join(" "));
-    let heard = (machine.heard != Time::default()).then(|| format!("{} ago", span(now.since(machine.heard))));
+    let heard = (machine.heard != Time::default())
+        .then(|| format!("{} ago, heartbeats count", span(now.since(machine.heard))));
     let kubelet = match machine.kubelet {
         KubeletState::None => None,
         KubeletState::Asked => Some("asked for".to_owned()),

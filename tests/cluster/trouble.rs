@@ -156,6 +156,31 @@ fn r39a_a_cluster_in_which_nodes_may_approve_themselves_later_gets_no_new_machin
 }
 
 #[test]
+fn a_machine_whose_slot_hq_corrects_takes_it_after_a_person_took_it_out_and_back() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut spare) = site_and_spare("corrected");
+    let slots = "slots:\n- name: node-1\n  address: 10.77.0.11\n- name: node-2\n";
+    site.hq.edit(&format!("sites/{SITE}/slots.yaml"), slots).unwrap();
+    spare.start().unwrap();
+    let first = site.ready_node("node-1").unwrap();
+    let file = std::fs::read_dir(site.hq.dir().join("machines")).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("slot: node-1", "slot: node-2")).unwrap();
+    site.deliver().unwrap();
+    assert_eq!(nodes(&site), [format!("node/{first}")], "what it holds is its own");
+    site.provisioner.run(&["retire", &first]).unwrap();
+    harness::wait::until("both places to be free", DEADLINE, || {
+        let slots = site.provisioner.run(&["slots"]).map_err(|error| error.to_string())?;
+        if slots.matches("(free)").count() == 2 { Ok(()) } else { Err(slots) }
+    })
+    .unwrap();
+    site.provisioner.run(&["retire", "TROUBLE0001", "--undo"]).unwrap();
+    site.ready_node("node-2").unwrap();
+}
+
+#[test]
 fn a_spare_that_waits_gets_the_slot_of_a_machine_that_was_retired_and_not_one_that_is_kept_for_another() {
     if let Some(missing) = harness::missing_for_cluster() {
         return harness::skip(&missing);

@@ -86,7 +86,7 @@ fn say(command: Command) -> Result<()> {
         println!("{}: {done}", heeded.machine);
         if let (Some(Said::Retire), Some(running)) = (word, &heeded.running) {
             println!(
-                "It was still running: {running}. If that was a mistake: `provisioner retire --undo {}`.",
+                "It was seen to run: {running}. If another one was meant: `provisioner retire --undo {}`.",
                 heeded.machine
             );
         }

@@ -116,5 +116,11 @@ fn shown(plan: &Plan) -> Result<String> {
         text.push_str(&serde_saphyr::to_string(object)?);
     }
     text.push_str("---\n");
+    text.push_str(IN_PLAIN_WORDS);
     Ok(text)
 }
+
+/// What the rights above come to.
+const IN_PLAIN_WORDS: &str = "In plain words: it may approve, deny and delete certificate requests; read, change and \
+                              delete Nodes; keep admission policies by which a Node that was replaced stays out; write \
+                              events; and read leases, endpoints and roles. It cannot read Secrets or start Pods.\n";

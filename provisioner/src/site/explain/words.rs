@@ -115,7 +115,7 @@ pub(super) fn of_slot(slot: &Slot, kept_for: Option<&Record>) -> Explained {
     let serial = kept_for.and_then(|record| record.hints.product_serial.clone()).unwrap_or_default();
     Explained {
         row,
-        person: "No machine holds this slot.".to_owned(),
+        person: "This is a slot that no machine holds.".to_owned(),
         engineer,
         next,
         deadline: "until a machine takes it".to_owned(),

@@ -1,10 +1,10 @@
 //! Goal 3: what node-boot adds to a join, beside the raw Kubernetes path, and the memory it takes.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use harness::Hardware;
 use tests::stage::{Csv, SITE, Site, Spare};
 
@@ -90,35 +90,55 @@ fn add(table: &mut Table, certificate: f64, kubelet: f64, whole: f64, raw: f64) 
     );
 }
 
-/// One join, and the peak of the agent's memory, MiB.
-fn join(spare: &Spare) -> Result<(Times, f64)> {
-    let mut command = spare.command()?;
+/// The word that makes this program the one that starts node-boot on the machine: what it takes to get there is not
+/// node-boot's.
+pub const WATCH: &str = "watch";
+
+/// On the machine: starts `words`, prints the microseconds at which each step was said, and at the end the most memory
+/// that was resident, KiB.
+pub fn watch(words: &[String]) -> Result<()> {
+    let (program, arguments) = words.split_first().context("a program")?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
     let begin = Instant::now();
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut child = command.spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("its output")?).lines();
-    let mut times = Times::default();
-    for (step, words) in STEPS.iter().enumerate() {
-        for line in lines.by_ref() {
-            if line?.starts_with(words) {
-                times[step] = begin.elapsed();
-                break;
-            }
-        }
+    for words in STEPS {
+        await_line(&mut lines, words)?;
+        println!("{}", begin.elapsed().as_micros());
     }
-    for line in lines.by_ref() {
-        if line?.starts_with("This machine is part of the cluster") {
-            break;
-        }
-    }
-    let peak = peak(child.id());
+    await_line(&mut lines, "This machine is part of the cluster")?;
+    println!("{}", peak(child.id())?);
     child.kill()?;
     child.wait()?;
-    Ok((times, peak?))
+    Ok(())
 }
 
-fn peak(pid: u32) -> Result<f64> {
+fn await_line(lines: &mut impl Iterator<Item = std::io::Result<String>>, words: &str) -> Result<()> {
+    for line in lines {
+        if line?.starts_with(words) {
+            return Ok(());
+        }
+    }
+    bail!("node-boot ended before it said: {words}")
+}
+
+/// One join, and the peak of the agent's memory, MiB.
+fn join(spare: &Spare) -> Result<(Times, f64)> {
+    let run = spare.by_hand(&["run"]);
+    let mut command = spare.machine.command(std::env::current_exe()?)?;
+    command.arg(WATCH).arg(run.get_program()).args(run.get_args());
+    let said = tests::stage::run(&mut command)?;
+    let numbers = said.split_whitespace().map(str::parse::<u32>).collect::<Result<Vec<_>, _>>()?;
+    let (peak, steps) = numbers.split_last().context("figures")?;
+    let times: Vec<_> = steps.iter().map(|micros| Duration::from_micros(u64::from(*micros))).collect();
+    let times = Times::try_from(times).map_err(|times| anyhow!("{} steps", times.len()))?;
+    Ok((times, f64::from(*peak) / 1024.0))
+}
+
+/// `VmHWM`, KiB.
+fn peak(pid: u32) -> Result<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmHWM")).context("VmHWM")?;
-    let kib: f64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
-    Ok(kib / 1024.0)
+    Ok(line.split_whitespace().nth(1).context("a number")?.parse()?)
 }

@@ -13,7 +13,11 @@ use tests::stage::Site;
 
 fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let wanted: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == join::WATCH) {
+        return join::watch(&words[1..]);
+    }
+    let wanted: Vec<_> = words.into_iter().filter(|word| !word.starts_with("--")).collect();
     if wanted.first().is_some_and(|word| word == discover::ASK) {
         return discover::ask();
     }

@@ -92,6 +92,19 @@ fn two_machines_with_one_serial_are_two_machines_to_their_keys_and_an_error_to_h
 }
 
 #[test]
+fn a_machine_whose_cable_is_plugged_in_later_joins() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut spare) = site_and_spare("cable");
+    spare.machine.unplug().unwrap();
+    spare.start().unwrap();
+    spare.says("No network: please check the cable.").unwrap();
+    spare.machine.plug().unwrap();
+    site.ready_node("node-1").unwrap();
+}
+
+#[test]
 fn r36_a_machine_that_was_retired_and_is_wanted_again_comes_back_under_a_new_name() {
     if let Some(missing) = harness::missing_for_cluster() {
         return harness::skip(&missing);

@@ -149,7 +149,7 @@ pub(super) fn status(at: &Where, json: bool) -> Result<()> {
         return Ok(());
     }
     if !it.stands.is_empty() {
-        println!("{} (since {})", it.stands, ago(Duration::from_secs(it.seconds)));
+        println!("{} ({})", it.stands, ago(Duration::from_secs(it.seconds)));
     }
     match (&it.site, it.epoch) {
         (Some(site), Some(VOICE_EPOCH)) => {

@@ -60,6 +60,7 @@ impl Awake {
     pub fn discover(&mut self) -> Result<Conversation> {
         let mut race = self.race()?;
         let mut round = if self.by_hand { LOOK } else { FIRST_ROUND };
+        let mut cables = discover::interfaces();
         loop {
             pause(Duration::ZERO)?;
             for candidate in self.known()? {
@@ -69,7 +70,7 @@ impl Awake {
             if let Some(talk) = self.found(&mut race, HEAD_START)? {
                 return Ok(talk);
             }
-            if discover::interfaces().is_empty() {
+            if cables.is_empty() {
                 say("No network: please check the cable.");
             } else {
                 say("Looking for this site's provisioner on the network.");
@@ -83,7 +84,9 @@ impl Awake {
             if let Some(no) = self.no.as_ref().filter(|_| self.by_hand && race.is_over()) {
                 bail!("{no}; nobody else answers (`node-boot run` goes on asking)");
             }
-            round = (round * 2).min(LONGEST_ROUND);
+            // A cable that has just been plugged in is asked over at once, and often: it may get its address later.
+            let before = std::mem::replace(&mut cables, discover::interfaces());
+            round = if cables == before { (round * 2).min(LONGEST_ROUND) } else { FIRST_ROUND };
         }
     }
 

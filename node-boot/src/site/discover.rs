@@ -31,7 +31,7 @@ pub fn ask(wait: Duration, enough: impl FnMut(&Candidate) -> bool) -> Result<()>
     ask_unless(wait, || false, enough)
 }
 
-/// The same; ends also soon after `over` says so.
+/// The same; ends also soon after `over` says so, or after a cable was plugged in or pulled out.
 pub fn ask_unless(
     wait: Duration,
     over: impl Fn() -> bool,
@@ -39,12 +39,13 @@ pub fn ask_unless(
 ) -> Result<()> {
     let id = u16::from_be_bytes(protocol::crypto::random::<2>()?);
     let question = mdns::question(id, REGISTRAR_SERVICE);
-    let sockets = questions(&question);
+    let cables = interfaces();
+    let sockets = questions(&cables, &question);
     let deadline = Instant::now() + wait;
     let mut fds: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || over() || crate::cli::stopping() {
+        if left.is_zero() || over() || crate::cli::stopping() || interfaces() != cables {
             return Ok(());
         }
         let glance = Timespec::try_from(left.min(GLANCE))?;
@@ -62,9 +63,9 @@ pub fn ask_unless(
 }
 
 /// One socket for each interface and kind of address, each with the question sent.
-fn questions(question: &[u8]) -> Vec<UdpSocket> {
+fn questions(cables: &[u32], question: &[u8]) -> Vec<UdpSocket> {
     let mut sockets = Vec::new();
-    for index in interfaces() {
+    for &index in cables {
         let mut send = |domain, target: SocketAddr| -> std::io::Result<()> {
             let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
             socket.set_nonblocking(true)?;

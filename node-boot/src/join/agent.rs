@@ -212,6 +212,7 @@ mod tests {
         beats.next = Instant::now();
         assert!(beats.tick(true), "the seventh finds six without an answer");
     }
+
     #[test]
     fn only_a_newer_index_that_headquarters_signed_for_our_site_is_kept() {
         const T: Time = Time(1_800_000_000);

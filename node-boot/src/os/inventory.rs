@@ -3,15 +3,20 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use protocol::inventory::{Disk, Dmi, Facts, Nic};
+
+/// A kubelet that has not said its version by then says none: a join does not hang on it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn text(path: &Path) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
-/// Looks around, but for the kubelet's version, which [`Kubelet`] finds out. `dmi` is where the kernel shows SMBIOS strings.
+/// Looks around, but for the kubelet's version, which [`Kubelet`] finds out. `dmi` is where the kernel shows SMBIOS
+/// strings.
 pub fn look(dmi: &Path, has_tpm: bool) -> Facts {
     let status = text(Path::new("/proc/self/status"));
     Facts {
@@ -119,20 +124,23 @@ fn memory() -> u64 {
 /// The version of the kubelet on this machine. The program takes longer to say it than a whole enrolment takes: it is
 /// asked meanwhile.
 #[derive(Debug)]
-pub struct Kubelet(Arc<OnceLock<String>>);
+pub struct Kubelet(Option<Receiver<String>>);
 
 impl Kubelet {
     /// Asks the program called `kubelet`, without waiting for what it says.
     pub fn ask() -> Self {
-        let version = Arc::new(OnceLock::new());
-        let said = Arc::clone(&version);
-        std::thread::spawn(move || said.set(kubelet()));
-        Self(version)
+        let (tell, said) = channel();
+        // Where no thread can be had nothing is said, as by a machine without kubelet.
+        let asked = std::thread::Builder::new().spawn(move || tell.send(kubelet()));
+        drop(asked);
+        Self(Some(said))
     }
 
-    /// Its version, `v1.36.3`; empty where there is none.
-    pub fn version(&self) -> &str {
-        self.0.wait()
+    /// Its version, `v1.36.3`; empty where there is none, or where it does not say it in time. Asked once more, the
+    /// program is: it may have been replaced.
+    pub fn version(&mut self) -> String {
+        let said = self.0.take().or_else(|| Self::ask().0);
+        said.and_then(|said| said.recv_timeout(PATIENCE).ok()).unwrap_or_default()
     }
 }
 

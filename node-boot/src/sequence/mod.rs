@@ -175,12 +175,13 @@ impl Awake {
 
     /// M8 and M9: the kubelet's certificate.
     pub fn join(&mut self, proved: &mut Proved, config: &Config) -> Result<()> {
+        self.facts.kubelet = self.kubelet.version();
         let current = kubelet::current(&self.at.root, &config.node);
         if current.is_some_and(|cert| !kubelet::is_due(&cert, self.now())) {
             return Ok(());
         }
         loop {
-            match kubelet::obtain(proved, &self.at.state, &self.at.root, config, self.kubelet.version())? {
+            match kubelet::obtain(proved, &self.at.state, &self.at.root, config, &self.facts.kubelet)? {
                 Step::Done(until) => {
                     say(&format!("The cluster has signed this machine's certificate, good until {until}."));
                     return proved.joined(&Outcome { version: 1, status: true, reason: None });

@@ -61,7 +61,6 @@ impl Awake {
             say("Starting the cluster's programs on this machine.");
             *services = Some(self.start_services(&config)?);
         }
-        self.facts.kubelet = self.kubelet.version().to_owned();
         self.belief = agent::status(&mut proved, &self.setup(&self.trust()?))?;
         stands("This machine is part of the cluster. It needs nothing.");
         self.sign.say(State::Joined);

@@ -189,6 +189,8 @@ impl Awake {
                 Step::Wait(said, after) => {
                     stands(&said.text);
                     pause(Duration::from_secs(after))?;
+                    // What it waits for may be another kubelet.
+                    self.facts.kubelet = self.kubelet.version();
                 }
                 Step::No(said) => return self.turned_away(&said),
                 Step::Refused(refused) => bail!("{refused}"),

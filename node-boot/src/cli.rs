@@ -1,5 +1,6 @@
 //! Arguments.
 
+mod register; // what headquarters needs of this machine
 mod show; // commands that only look
 
 use std::path::{Path, PathBuf};
@@ -80,7 +81,7 @@ enum Command {
         json: bool,
     },
     /// Print what headquarters needs to register this machine.
-    #[command(mut_args = listing(&["state", "tpm", "dmi", "csv", "json"]))]
+    #[command(mut_args = listing(&["state", "owner", "tpm", "dmi", "csv", "json", "csr", "provisioner"]))]
     Register {
         #[command(flatten)]
         at: Where,
@@ -90,6 +91,12 @@ enum Command {
         /// Only JSON.
         #[arg(long)]
         json: bool,
+        /// Only the request by which headquarters makes this machine's `provisioner` one of SITE.
+        #[arg(long, value_name = "SITE", conflicts_with_all = ["csv", "json"])]
+        csr: Option<String>,
+        /// With --csr: the folder of that provisioner.
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/provisioner")]
+        provisioner: PathBuf,
     },
 }
 
@@ -140,13 +147,18 @@ fn end_in_order() {
 }
 
 impl Where {
-    fn machine(&self) -> Result<Machine> {
-        let tpm = match self.tpm.as_deref() {
+    /// The TPM that was named, or the one that is there.
+    fn tpm(&self) -> Option<&str> {
+        const USUAL: &str = "/dev/tpmrm0";
+        match self.tpm.as_deref() {
             Some("none") => None,
-            Some(text) => Some(text.parse::<Spec>()?),
-            None if Path::new("/dev/tpmrm0").exists() => Some("/dev/tpmrm0".parse::<Spec>()?),
-            None => None,
-        };
+            None => Path::new(USUAL).exists().then_some(USUAL),
+            named => named,
+        }
+    }
+
+    fn machine(&self) -> Result<Machine> {
+        let tpm = self.tpm().map(str::parse::<Spec>).transpose()?;
         let state = State::open(&self.state)?;
         Ok(Machine {
             state,
@@ -194,7 +206,10 @@ pub fn run(cli: Cli) -> Result<()> {
             awake.join(&mut proved, &config)
         }
         Command::Status { at, json } => show::status(&at, json),
-        Command::Register { at, csv, json } => show::registration(&at, csv, json),
+        Command::Register { at, csr: Some(site), provisioner, .. } => {
+            register::request(&at, &site, &provisioner)
+        }
+        Command::Register { at, csv, json, .. } => register::row(&at, csv, json),
     }
 }
 
@@ -217,7 +232,7 @@ mod tests {
         assert_eq!(listed("discover"), [""; 0]);
         assert_eq!(listed("identify"), ["--state", "--tpm", "--dmi"]);
         assert_eq!(listed("status"), ["--state", "--root", "--json"]);
-        assert_eq!(listed("register"), ["--state", "--tpm", "--dmi", "--json"]);
+        assert_eq!(listed("register"), ["--state", "--owner", "--tpm", "--dmi", "--json"]);
         assert_eq!(listed("enroll"), ["--state", "--owner", "--tpm", "--dmi", "--root", "--stick"]);
         let line = ["node-boot", "status", "--stick", "/s", "--tpm", "none"];
         assert!(<Cli as clap::Parser>::try_parse_from(line).is_ok());

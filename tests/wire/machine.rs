@@ -52,9 +52,9 @@ impl NodeBoot {
     }
 
     /// Gives it a TPM.
-    fn plug_tpm(&mut self) {
+    pub fn plug_tpm(&mut self) {
         let state = self.path("tpm");
-        fs::create_dir(&state).unwrap();
+        fs::create_dir_all(&state).unwrap();
         let mut swtpm = Command::new("swtpm");
         swtpm.args(["socket", "--tpm2", "--flags", "not-need-init", "--tpmstate", &format!("dir={state}")]);
         swtpm.args(["--server", &format!("type=unixio,path={}", self.path("tpm.sock"))]);
@@ -142,7 +142,7 @@ pub fn register(served: &Served, machine: &NodeBoot) {
 }
 
 /// The same with other columns than the machine itself proposes.
-fn register_with(served: &Served, machine: &NodeBoot, columns: &[(&str, &str)]) {
+pub fn register_with(served: &Served, machine: &NodeBoot, columns: &[(&str, &str)]) {
     let mut rows = Csv::default();
     let row = run(&mut machine.command(&["register", "--csv"])).unwrap();
     rows.add(&row, &[&[("site", SITE), ("roles", "worker")], columns].concat());

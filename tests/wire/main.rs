@@ -21,6 +21,7 @@ mod office; // what headquarters tells the person who sits at it
 mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses
+mod register; // what a machine tells headquarters
 mod slots; // who gets which place
 mod voice; // a machine that a person approves by telephone
 mod words; // what a person at the site reads

@@ -1,10 +1,9 @@
-//! Commands that only look: who answers, who this machine is, where it stands, what headquarters needs to know of it.
+//! Commands that only look: who answers, who this machine is, where it stands.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use protocol::crypto::Signer as _;
-use protocol::id::Id;
 use protocol::inventory::Facts;
 use protocol::record::is_junk;
 use protocol::voucher::VOICE_EPOCH;
@@ -37,7 +36,7 @@ pub(super) fn discovery() -> Result<()> {
     Ok(())
 }
 
-fn look(at: &Where) -> Result<(Identity, Facts)> {
+pub(super) fn look(at: &Where) -> Result<(Identity, Facts)> {
     let machine = at.machine()?;
     let facts = crate::os::inventory::look(&machine.dmi, machine.tpm.is_some());
     let identity = identify(&machine.state, machine.tpm.as_ref(), &facts)?;
@@ -67,7 +66,7 @@ fn warnings(has_tpm: bool, serial: &str) -> Vec<String> {
     warnings
 }
 
-fn model(facts: &Facts) -> String {
+pub(super) fn model(facts: &Facts) -> String {
     format!("{} {}", facts.dmi.vendor, facts.dmi.product).trim().to_owned()
 }
 
@@ -81,7 +80,7 @@ pub(super) fn identity(at: &Where) -> Result<()> {
 }
 
 /// Every name of this machine, with what it is a name of.
-fn names(identity: &Identity, facts: &Facts) -> Vec<(String, String)> {
+pub(super) fn names(identity: &Identity, facts: &Facts) -> Vec<(String, String)> {
     let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
     let mut names = vec![
         ("model".to_owned(), or_none(model(facts))),
@@ -179,52 +178,6 @@ fn ago(time: Duration) -> String {
     format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
 }
 
-/// What headquarters registers this machine by: column and value.
-fn columns(identity: &Identity, facts: &Facts) -> [(&'static str, String); 6] {
-    let hash = |alg: &str| {
-        let chip = identity.tpm.as_ref()?;
-        let ek = chip.eks.iter().find(|ek| ek.kind().to_string() == alg)?;
-        match ek.id() {
-            Id::Ek(hash) => Some(hash.to_string()),
-            _ => None,
-        }
-    };
-    let device = identity.device.as_ref().map(|key| key.key_hash().to_string());
-    let clean = |text: &str| text.replace([',', '"', '\n', '\r'], " ");
-    let serial = Some(&facts.dmi.serial).filter(|serial| !is_junk(serial));
-    [
-        ("serial", serial.map(|serial| clean(serial)).unwrap_or_default()),
-        ("model", clean(&model(facts))),
-        ("ek-p256", hash("ecc-p256").unwrap_or_default()),
-        ("ek-p384", hash("ecc-p384").unwrap_or_default()),
-        ("ek-rsa", hash("rsa-2048").unwrap_or_default()),
-        ("dev-key", device.unwrap_or_default()),
-    ]
-}
-
-/// What headquarters needs to register this machine: JSON, a row for its table, and a picture of the first.
-pub(super) fn registration(at: &Where, csv: bool, json: bool) -> Result<()> {
-    let (identity, facts) = look(at)?;
-    let columns = columns(&identity, &facts);
-    let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
-    let values: Vec<_> = columns.iter().map(|(_, value)| value.as_str()).collect();
-    let row = format!("{}\n{}", names.join(","), values.join(","));
-    if csv {
-        println!("{row}");
-        return Ok(());
-    }
-    let object: serde_json::Map<_, _> = columns
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), serde_json::Value::from(value.as_str())))
-        .collect();
-    let text = serde_json::to_string(&object).context("the registration")?;
-    println!("{text}");
-    if !json {
-        println!("\n{row}\n\nThe same for a telephone's camera:\n{}", console::qr(&text));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,17 +189,5 @@ mod tests {
         assert!(both[0].contains("a key in a file will be registered"), "{both:?}");
         assert!(both[1].contains("\"To be filled by O.E.M.\" is a maker's placeholder"), "{both:?}");
         assert!(warnings(true, "")[0].contains("tells no serial"));
-    }
-
-    #[test]
-    fn a_row_holds_no_placeholder_and_no_blank() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut facts = Facts::default();
-        facts.dmi.serial = "Default string".into();
-        let identity = identify(&State::open(dir.path()).unwrap(), None, &facts).unwrap();
-        let row = columns(&identity, &facts);
-        assert_eq!([row[0].1.as_str(), row[1].1.as_str()], ["", ""]);
-        let named: Vec<_> = names(&identity, &facts).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(named, ["model", "serial", "device key (file)", "node key (file)"]);
     }
 }

@@ -1,5 +1,7 @@
 //! The machine's TPM 2.0: its endorsement keys, the key it holds for us, and the proof that it holds it.
 
+#[cfg(feature = "credential")]
+mod certificate; // what a TPM's maker says of its endorsement keys
 mod client; // what we ask of a TPM: keys, signatures, activated credentials
 mod command; // commands and answers as bytes
 #[cfg(feature = "credential")]
@@ -11,6 +13,8 @@ mod public; // public areas and their templates
 mod transport; // the ways to a TPM
 mod wire; // big-endian integers and sized buffers
 
+#[cfg(feature = "credential")]
+pub use certificate::{NoEk, certified};
 pub use client::Tpm;
 #[cfg(feature = "credential")]
 pub use credential::{Credential, CredentialError, make_credential};

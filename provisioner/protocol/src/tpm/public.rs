@@ -49,7 +49,7 @@ const NODE_KEY: &[u8] = &[
 /// Where the attributes stand in a public area.
 const ATTRIBUTES: std::ops::Range<usize> = 4..8;
 /// Bytes of an RSA-2048 modulus.
-const MODULUS: usize = 256;
+pub(super) const MODULUS: usize = 256;
 
 /// What a public area is the public half of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +222,7 @@ fn read_unique(bytes: &[u8], coordinate: Option<usize>) -> Option<Vec<u8>> {
 }
 
 /// RFC 3279 section 2.3.1, for a modulus of 256 bytes whose highest bit is set.
-fn rsa_spki(modulus: &[u8]) -> Vec<u8> {
+pub(super) fn rsa_spki(modulus: &[u8]) -> Vec<u8> {
     const HEAD: [u8; 33] = [
         0x30, 0x82, 0x01, 0x22, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01,
         0x05, 0x00, 0x03, 0x82, 0x01, 0x0f, 0x00, 0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00,

@@ -5,16 +5,17 @@ mod table; // the file as a spreadsheet saved it
 use std::collections::BTreeMap;
 use std::fmt;
 
-use protocol::bytes::Digest;
+use protocol::bytes::{Digest, from_b64};
 use protocol::id::is_slot_name;
 use protocol::record::{Auth, Match, Policy, Record, Sites, Status, is_junk};
 use protocol::refusal::Refusal;
+use protocol::tpm::NoEk;
 
 use super::sites::unknown_site;
 use crate::model::Slots;
 
 /// Columns that are understood.
-pub const COLUMNS: [&str; 12] = [
+pub const COLUMNS: [&str; 13] = [
     "serial",
     "board-serial",
     "uuid",
@@ -22,6 +23,7 @@ pub const COLUMNS: [&str; 12] = [
     "ek-p256",
     "ek-p384",
     "ek-rsa",
+    "ek-cert",
     "dev-key",
     "model",
     "site",
@@ -142,11 +144,10 @@ pub fn import(file: &[u8], known: &mut Known<'_>) -> Result<Imported, Vec<Bad>> 
 }
 
 fn record(row: &mut Row<'_>, known: &mut Known<'_>) -> Record {
-    let mut auth = Vec::new();
+    let mut auth = certified(row);
     for (column, alg) in [("ek-p256", "ecc-p256"), ("ek-p384", "ecc-p384"), ("ek-rsa", "rsa-2048")] {
-        if let Some(sha256) = row.digest(column) {
-            auth.push(Auth::TpmEk { alg: alg.to_owned(), sha256 });
-        }
+        let hash = row.digest(column).map(|sha256| Auth::TpmEk { alg: alg.to_owned(), sha256 });
+        auth.extend(hash.filter(|ek| !auth.contains(ek)));
     }
     if let Some(sha256) = row.digest("dev-key") {
         auth.push(Auth::DevKey { sha256 });
@@ -170,10 +171,38 @@ fn record(row: &mut Row<'_>, known: &mut Known<'_>) -> Record {
     }
 }
 
+/// The endorsement keys that the certificates of a cell name: base64 of their DER with blanks between, or PEM.
+fn certified(row: &mut Row<'_>) -> Vec<Auth> {
+    let mut auth: Vec<Auth> = Vec::new();
+    for (place, der) in certificates(row.get("ek-cert").unwrap_or_default()).into_iter().enumerate() {
+        match der.as_deref().ok_or(NoEk::Damaged).and_then(protocol::tpm::certified) {
+            Ok((kind, sha256)) => {
+                let ek = Auth::TpmEk { alg: kind.to_string(), sha256 };
+                auth.extend((!auth.contains(&ek)).then_some(ek));
+            }
+            Err(no) => row.wrong("ek-cert", format!("certificate {} of the cell is {no}", place + 1)),
+        }
+    }
+    auth
+}
+
+/// DER of each; none where one is damaged.
+fn certificates(cell: &str) -> Vec<Option<Vec<u8>>> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    if !cell.contains(BEGIN) {
+        return cell.split_whitespace().map(|text| from_b64(text).ok()).collect();
+    }
+    let body = |text: &str| {
+        let lines: String = text.split("-----END").next()?.split_whitespace().collect();
+        from_b64(&lines).ok()
+    };
+    cell.split(BEGIN).skip(1).map(body).collect()
+}
+
 /// R49a: without a key, the serial has to say at least whom a person is to ask for.
 fn check_label(row: &mut Row<'_>) {
     let serial = row.get("serial").unwrap_or_default().to_owned();
-    let give = "give an ek or dev-key hash (`node-boot register` prints it)";
+    let give = "give an ek or dev-key hash (`node-boot register` prints it) or an ek-cert";
     if serial.is_empty() {
         row.wrong("serial", format!("missing, and there is no key: nobody is named; {give}"));
     } else if is_junk(&serial) {
@@ -317,6 +346,8 @@ fn claim(row: &mut Row<'_>, record: &Record, taken: &mut BTreeMap<String, Holder
     let before = row.bad.len();
     for (column, name) in names(record) {
         if let Some(other) = taken.insert(key(&name), Holder::Line(row.line)) {
+            // A hash that stands in no cell comes from a certificate.
+            let column = if row.get(column).is_some() { column } else { "ek-cert" };
             row.wrong(column, format!("{name} is registered already ({other}); {}", other.remedy()));
         }
     }

@@ -63,6 +63,32 @@ fn r49c_a_wrong_hash_is_named_with_what_would_be_right() {
 }
 
 #[test]
+fn a_certificate_that_is_none_of_an_endorsement_key_is_named_with_what_would_be_right() {
+    let certificate = |params: rcgen::CertificateParams| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        protocol::bytes::b64(params.self_signed(&key).unwrap().der())
+    };
+    let mut server = rcgen::CertificateParams::default();
+    server.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let (good, server) = (certificate(rcgen::CertificateParams::default()), certificate(server));
+    for (cell, words) in [
+        ("abc".to_owned(), "certificate 1 of the cell is no X.509 certificate"),
+        (format!("{good} {server}"), "certificate 2 of the cell is a certificate for another use"),
+        (format!("-----BEGIN CERTIFICATE-----\n{good}"), ""),
+        (good.clone(), ""),
+    ] {
+        let read = run(&format!("ek-cert,site,roles\n\"{cell}\",ship-7,worker\n"), &[]);
+        match read {
+            Ok(records) => assert_eq!((records[0].auth.len(), words), (1, "")),
+            Err(bad) => assert!(!words.is_empty() && bad[0].contains(words), "{bad:?}"),
+        }
+    }
+    let known = run(&format!("ek-cert,site,roles\n{good},ship-7,worker\n"), &[]).unwrap();
+    let bad = run(&format!("ek-cert,site,roles\n{good},ship-7,worker\n"), &known).unwrap_err();
+    assert!(bad[0].starts_with("line 2, column ek-cert: ek:"), "{bad:?}");
+}
+
+#[test]
 fn every_bad_cell_is_reported_and_nothing_is_imported() {
     let text = "serial,dev-key,site,slot,colour\nA1,x,ship-9,Node 1,red\nA2,,ship-7,,\n";
     let bad = run(text, &[]).unwrap_err();

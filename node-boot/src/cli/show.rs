@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::{STANDS, Where};
 use crate::console;
 use crate::join::kubelet;
-use crate::site::discover;
+use crate::site::discover::{self, Candidate};
+use crate::site::dns::Resolver;
 use crate::site::identify::{Identity, identify};
 use crate::state::{Belief, State};
 
@@ -20,17 +21,26 @@ use crate::state::{Belief, State};
 pub(super) fn discovery() -> Result<()> {
     let begin = Instant::now();
     let mut seen = 0;
-    discover::ask(Duration::from_secs(1), |candidate| {
+    let mut show = |candidate: &Candidate| {
         seen += 1;
         let owner = if candidate.own.is_empty() { "unknown" } else { &candidate.own };
-        println!("{} after {:.2} ms, owner {owner}", candidate.address, begin.elapsed().as_secs_f64() * 1e3);
+        let (address, by, time) = (candidate.address, candidate.by, begin.elapsed().as_secs_f64() * 1e3);
+        println!("{address} after {time:.2} ms ({by}), owner {owner}");
         false
-    })?;
+    };
+    discover::ask(Duration::from_secs(1), &mut show)?;
+    let resolver = Resolver::of_this_machine();
+    let domains = resolver.as_ref().map(Resolver::domains).unwrap_or_default();
+    if let Some(resolver) = resolver {
+        resolver.ask(|| false, &mut show);
+    }
+    let unnamed =
+        if domains.is_empty() { String::new() } else { format!(", nor does DNS name one in {domains}") };
     let cables = discover::interfaces().len();
     ensure!(cables > 0, "no network interface has a cable with a link: please check cable and switch");
     ensure!(
         seen > 0,
-        "no provisioner answered on the {cables} interface(s) with a cable: is it on the same LAN, does `provisioner \
+        "no provisioner answered on the {cables} interface(s) with a cable{unnamed}: is it on the same LAN, does `provisioner \
          serve` run there, and do UDP 5353 (multicast) and TCP 7443 pass?"
     );
     Ok(())

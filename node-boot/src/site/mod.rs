@@ -2,7 +2,8 @@
 
 pub mod claim; // the human code
 pub mod configure; // M7: what we are to be
-pub mod discover; // where is the registrar?
+pub mod discover;
+pub mod dns; // where is the registrar?
 pub mod enroll; // vouchers, proof, certificate
 pub mod http; // requests over one connection
 pub mod identify; // our keys and names

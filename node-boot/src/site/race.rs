@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::discover::{self, Candidate};
+use super::dns::Resolver;
 
 /// How many are tried at once, and how many of them at one host: ports cost an attacker nothing.
 const AT_ONCE: usize = 8;
@@ -17,6 +18,8 @@ const CROWD: usize = 256;
 const CROWD_OF_ONE_HOST: usize = 8;
 /// A failure makes no room sooner: hosts that refuse at once would otherwise keep this machine busy.
 const LEAST: Duration = Duration::from_millis(50);
+/// How long the LAN is asked before DNS is: who is on the same cable answers at once.
+const DNS_WAITS: Duration = Duration::from_millis(250);
 /// Between two looks whether the program is to end.
 const GLANCE: Duration = Duration::from_millis(200);
 /// For how many times as long as it took, and at least how long, whoever failed is not tried again: nobody has more than
@@ -60,8 +63,15 @@ pub struct Tried<T, E> {
 
 enum Event<T, E> {
     Heard(Candidate),
-    Asked,
+    Asked(Source),
     Tried(Tried<T, E>),
+}
+
+/// Who is asked for candidates.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Lan,
+    Dns,
 }
 
 type Try<T, E> = dyn Fn(SocketAddr) -> Result<T, E> + Send + Sync;
@@ -73,7 +83,7 @@ pub struct Race<T, E> {
     running: Vec<SocketAddr>,
     never: Option<SocketAddr>,
     begun: HashMap<IpAddr, u32>,
-    asking: usize,
+    asking: Vec<Source>,
     over: Arc<AtomicBool>,
     tell: SyncSender<Event<T, E>>,
     events: Receiver<Event<T, E>>,
@@ -95,7 +105,7 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
             running: Vec::new(),
             never: None,
             begun: HashMap::new(),
-            asking: 0,
+            asking: Vec::new(),
             over: Arc::default(),
             tell,
             events,
@@ -130,16 +140,35 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
         }
     }
 
-    /// Asks the LAN for so long; the answers are read while others are tried.
+    /// Asks the LAN for so long, and DNS after a while; the answers are read while others are tried.
     pub fn ask(&mut self, round: Duration) {
+        // Without random bytes or sockets there is nobody to hear; the next round may have them.
+        self.ask_of(Source::Lan, move |over, heard| drop(discover::ask_unless(round, over, heard)));
+        if !self.asking.contains(&Source::Dns)
+            && let Some(resolver) = Resolver::of_this_machine()
+        {
+            self.ask_of(Source::Dns, move |over, heard| {
+                let begin = Instant::now();
+                while !over() && begin.elapsed() < DNS_WAITS {
+                    std::thread::sleep(DNS_WAITS / 10);
+                }
+                resolver.ask(over, heard);
+            });
+        }
+    }
+
+    fn ask_of(
+        &mut self,
+        source: Source,
+        ask: impl FnOnce(&dyn Fn() -> bool, &mut dyn FnMut(&Candidate) -> bool) + Send + 'static,
+    ) {
         let (tell, over) = (self.tell.clone(), Arc::clone(&self.over));
         let asking = std::thread::Builder::new().spawn(move || {
-            let heard = |candidate: &Candidate| tell.send(Event::Heard(candidate.clone())).is_err();
-            // Without random bytes or sockets there is nobody to hear; the next round may have them.
-            let _ = discover::ask_unless(round, || over.load(Ordering::Relaxed), heard);
-            let _ = tell.send(Event::Asked);
+            let mut heard = |candidate: &Candidate| tell.send(Event::Heard(candidate.clone())).is_err();
+            ask(&|| over.load(Ordering::Relaxed), &mut heard);
+            let _ = tell.send(Event::Asked(source));
         });
-        self.asking += usize::from(asking.is_ok());
+        self.asking.extend(asking.is_ok().then_some(source));
     }
 
     /// The next try that ends before `until`; none where nothing more can come by then, or the program is to end.
@@ -152,7 +181,12 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
             }
             match self.events.recv_timeout(left.min(GLANCE)) {
                 Ok(Event::Heard(candidate)) => self.offer(candidate, shunned),
-                Ok(Event::Asked) => self.asking -= 1,
+                Ok(Event::Asked(source)) => {
+                    self.asking
+                        .iter()
+                        .position(|one| *one == source)
+                        .map(|place| self.asking.swap_remove(place));
+                }
                 Ok(Event::Tried(tried)) => {
                     self.running.retain(|address| *address != tried.candidate.address);
                     return Some(tried);
@@ -164,7 +198,7 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
 
     /// Whether nobody is tried or asked any more.
     pub fn is_over(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty() && self.asking == 0
+        self.running.is_empty() && self.waiting.is_empty() && self.asking.is_empty()
     }
 
     fn start(&mut self) {

@@ -17,6 +17,7 @@ pub mod claim; // the human code: commit, reveal, compare
 pub mod clock; // times, and what time it is at least
 pub mod crypto; // keys that sign, and the primitives under the protocol
 pub mod csr; // certificate requests as received
+pub mod dns; // DNS as bytes: where a service is, who a host is
 pub mod est; // RFC 7030 bodies
 pub mod heartbeat; // 37 bytes that say "I live"
 pub mod id; // the names a machine can prove, and the one it is only labelled with

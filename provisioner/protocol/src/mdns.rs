@@ -15,7 +15,7 @@ pub(crate) const A: u16 = 1;
 pub(crate) const AAAA: u16 = 28;
 pub(crate) const SRV: u16 = 33;
 pub(crate) const ANY: u16 = 255;
-const IN: u16 = 1;
+pub(crate) const IN: u16 = 1;
 /// In a question's class: an answer by unicast is welcome (RFC 6762 section 5.4).
 const UNICAST: u16 = 0x8000;
 /// What is asked, and known, in one datagram beyond this is not looked at.
@@ -146,26 +146,26 @@ pub(crate) enum Data<'a> {
 }
 
 /// Where a reader is in a datagram.
-struct Reader<'a> {
-    all: &'a [u8],
-    at: usize,
+pub(crate) struct Reader<'a> {
+    pub all: &'a [u8],
+    pub at: usize,
 }
 
-impl Reader<'_> {
-    fn u16(&mut self) -> Option<u16> {
+impl<'a> Reader<'a> {
+    pub fn u16(&mut self) -> Option<u16> {
         let bytes = self.all.get(self.at..self.at.checked_add(2)?)?;
         self.at += 2;
         Some(u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    fn bytes(&mut self, length: usize) -> Option<&[u8]> {
+    pub fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
         let bytes = self.all.get(self.at..self.at.checked_add(length)?)?;
         self.at += length;
         Some(bytes)
     }
 
     /// A name; pointers (RFC 1035 section 4.1.4) only lead back, so that none can turn in a circle.
-    fn name(&mut self) -> Option<String> {
+    pub fn name(&mut self) -> Option<String> {
         let mut name = String::new();
         let (mut at, mut jumped, mut least) = (self.at, false, self.at);
         loop {

@@ -7,11 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Debian packages that the tests call, beside what every Debian has.
-const PACKAGES: [&str; 20] = [
+const PACKAGES: [&str; 21] = [
     "avahi-daemon",
     "avahi-utils",
     "conntrack",
     "dbus-daemon",
+    "dnsmasq-base",
     "gcc",
     "git",
     "iproute2",

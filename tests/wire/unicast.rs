@@ -1,0 +1,69 @@
+//! A network that carries no multicast: a real DNS server names the provisioner.
+
+use harness::{Hardware, Lan, Machine, Process};
+use protocol::refusal::Refusal;
+use tests::stage::{DEADLINE, Hq, Programs, Provisioner, Spare};
+
+/// Port of DNS, as `ss` shows it.
+const LISTENS: &str = "ss -Hlun sport = :53 | grep -q :53";
+
+/// A server that names what dnsmasq's options say.
+fn dns(on: &Machine, names: &[&str]) -> Process {
+    let mut command = on.command("dnsmasq").unwrap();
+    command
+        .args(["--keep-in-foreground", "--user=root", "--no-resolv", "--no-hosts", "--pid-file="])
+        .args(names);
+    let server = on.spawn("dnsmasq", command).unwrap();
+    let listens = || on.run("sh", &["-c", LISTENS]).map_err(|_| server.last_words());
+    harness::wait::until("dnsmasq", DEADLINE, listens).unwrap();
+    server
+}
+
+#[test]
+fn a_machine_that_hears_no_multicast_finds_its_site_by_dns() {
+    if let Some(why) = harness::missing() {
+        return harness::skip(&why);
+    }
+    if !harness::assets::on_path("dnsmasq") {
+        return harness::skip("`dnsmasq` is not installed: run `cargo xtask kube`");
+    }
+    let programs = Programs::build().unwrap();
+    let lan = Lan::new("unicast").unwrap();
+    let hq = Hq::found(&programs, "Wire").unwrap();
+    let mut provisioner = Provisioner::new(&lan, &programs, lan.address(2), false).unwrap();
+    provisioner.certify(&hq).unwrap();
+    provisioner.start().unwrap();
+    let hardware = |host| Hardware { address: Some(lan.address(host)), tpm: false, ..Hardware::nuc("A1") };
+    let server = Machine::new(&lan, "server", hardware(3)).unwrap();
+    let mut spare = Spare::new(&lan, &programs, "spare", hardware(4), &hq).unwrap();
+    for chain in ["INPUT", "OUTPUT"] {
+        spare.machine.run("iptables", &["-A", chain, "-p", "udp", "--dport", "5353", "-j", "DROP"]).unwrap();
+    }
+    spare.machine.run("ip6tables", &["-A", "OUTPUT", "-p", "udp", "--dport", "5353", "-j", "DROP"]).unwrap();
+    let said = spare.run(&["discover"]).unwrap_err().to_string();
+    assert!(
+        said.contains("no provisioner answered on the 1 interface(s)") && !said.contains("DNS"),
+        "{said}"
+    );
+
+    // The first server that is named is off.
+    let lines = "search other.test site.test\nnameserver 10.77.0.99\nnameserver 10.77.0.3\n";
+    spare.machine.run("sh", &["-c", &format!("printf '{lines}' > /etc/resolv.conf")]).unwrap();
+    let silent = dns(&server, &[]);
+    let said = spare.run(&["discover"]).unwrap_err().to_string();
+    assert!(said.contains("nor does DNS name one in other.test, site.test"), "{said}");
+    drop(silent);
+    let _names = dns(
+        &server,
+        &[
+            "--srv-host=_brski-registrar._tcp.site.test,a.site.test,7443",
+            "--cname=a.site.test,registrar.site.test",
+            "--host-record=registrar.site.test,10.77.0.2",
+        ],
+    );
+    let shown = spare.run(&["discover"]).unwrap();
+    assert!(shown.contains("10.77.0.2:7443") && shown.contains("(named by DNS)"), "{shown}");
+    spare.start().unwrap();
+    spare.says("Found the provisioner at 10.77.0.2:7443 (named by DNS)").unwrap();
+    spare.says(Refusal::Unknown.sentence()).unwrap();
+}

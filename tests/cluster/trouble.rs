@@ -280,3 +280,29 @@ fn a_full_disk_under_the_store_loses_nothing_and_is_over_when_there_is_room() {
     .unwrap();
     assert_eq!(nodes(&site).len(), 1);
 }
+
+#[test]
+fn a_member_hears_at_once_whom_headquarters_believes_no_more() {
+    if let Some(missing) = harness::missing_for_cluster() {
+        return harness::skip(&missing);
+    }
+    let (site, mut spare) = site_and_spare("withdrawn");
+    spare.start().unwrap();
+    site.ready_node("node-1").unwrap();
+    site.hq.run(&["site", "add", "ship-9"]).unwrap();
+    site.hq.run(&["site", "revoke", "ship-9"]).unwrap();
+    site.deliver().unwrap();
+    let withdrawn = std::fs::read_to_string(site.hq.dir().join("revoked.jws")).unwrap();
+    let file = spare.machine.on_disk("/var/lib/node-boot/belief.json");
+    harness::wait::until("the machine to keep what was withdrawn", DEADLINE, || {
+        let belief = std::fs::read(&file).map_err(|error| error.to_string())?;
+        let belief: serde_json::Value = serde_json::from_slice(&belief).map_err(|error| error.to_string())?;
+        let kept = &belief["kept"]["revoked"]["0"];
+        if kept.as_str().is_some_and(|text| text.trim() == withdrawn.trim()) {
+            Ok(())
+        } else {
+            Err(kept.to_string())
+        }
+    })
+    .unwrap();
+}

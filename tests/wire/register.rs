@@ -91,8 +91,9 @@ fn a_machine_that_may_be_a_provisioner_is_certified_at_the_depot() {
         let (file, reply) = (machine.path("request.json"), machine.path("reply.json"));
         let certify =
             |more: &[&str]| served.hq.run(&[&["site", "certify", SITE, &file, "-o", &reply], more].concat());
+        // A TPM says who it is, to whoever registered it.
+        assert_eq!(code_in(&said).is_none(), said.matches("no TPM is seen here").count() == 0, "{said}");
         match code_in(&said) {
-            // The TPM says who it is, to whoever registered it.
             None => {
                 fails(certify(&[]), Refusal::CaRequestRefused, "no machine of ship-7 is registered");
                 register(&served, machine);

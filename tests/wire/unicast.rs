@@ -40,30 +40,46 @@ fn a_machine_that_hears_no_multicast_finds_its_site_by_dns() {
         spare.machine.run("iptables", &["-A", chain, "-p", "udp", "--dport", "5353", "-j", "DROP"]).unwrap();
     }
     spare.machine.run("ip6tables", &["-A", "OUTPUT", "-p", "udp", "--dport", "5353", "-j", "DROP"]).unwrap();
-    let said = spare.run(&["discover"]).unwrap_err().to_string();
-    assert!(
-        said.contains("no provisioner answered on the 1 interface(s)") && !said.contains("DNS"),
-        "{said}"
-    );
-
+    let discovers = |words: &str| {
+        let said = spare.run(&["discover"]).unwrap_err().to_string();
+        assert!(
+            said.contains("no provisioner answered on the 1 interface(s)") && said.contains(words),
+            "{said}"
+        );
+    };
+    discovers("/etc/resolv.conf names no DNS server and search domain");
     // The first server that is named is off.
     let lines = "search other.test site.test\nnameserver 10.77.0.99\nnameserver 10.77.0.3\n";
     spare.machine.run("sh", &["-c", &format!("printf '{lines}' > /etc/resolv.conf")]).unwrap();
-    let silent = dns(&server, &[]);
-    let said = spare.run(&["discover"]).unwrap_err().to_string();
-    assert!(said.contains("nor does DNS name one in other.test, site.test"), "{said}");
-    drop(silent);
+    let refuses = dns(&server, &[]);
+    discovers("DNS does not answer");
+    drop(refuses);
+    let knows_nothing = dns(&server, &["--local=/test/"]);
+    discovers("DNS names none under other.test, site.test");
+
+    spare.start().unwrap();
+    spare.says("Looking for this site's provisioner on the network.").unwrap();
+    drop(knows_nothing);
+    // Of its two provisioners one is off, and the other one is where only this record says.
+    let redirect = "ip6tables -t nat -A PREROUTING -p tcp --dport 7444 -j REDIRECT --to-ports 7443";
+    let set_up = format!("ip address add fd77::2/64 dev eth0 nodad && {redirect}");
+    provisioner.machine.run("sh", &["-c", &set_up]).unwrap();
+    spare.machine.run("ip", &["address", "add", "fd77::4/64", "dev", "eth0", "nodad"]).unwrap();
     let _names = dns(
         &server,
         &[
-            "--srv-host=_brski-registrar._tcp.site.test,a.site.test,7443",
-            "--cname=a.site.test,registrar.site.test",
-            "--host-record=registrar.site.test,10.77.0.2",
+            "--local=/test/",
+            "--srv-host=_brski-registrar._tcp.site.test,off.site.test,7443",
+            "--srv-host=_brski-registrar._tcp.site.test,alias.site.test,7444",
+            "--cname=alias.site.test,registrar.site.test",
+            "--host-record=off.site.test,10.77.0.98",
+            "--host-record=registrar.site.test,fd77::2",
         ],
     );
-    let shown = spare.run(&["discover"]).unwrap();
-    assert!(shown.contains("10.77.0.2:7443") && shown.contains("(named by DNS)"), "{shown}");
-    spare.start().unwrap();
-    spare.says("Found the provisioner at 10.77.0.2:7443 (named by DNS)").unwrap();
+    spare.says("Found the provisioner at [fd77::2]:7444 (named by DNS)").unwrap();
     spare.says(Refusal::Unknown.sentence()).unwrap();
+    let shown = spare.run(&["discover"]).unwrap();
+    for candidate in ["10.77.0.98:7443", "[fd77::2]:7444"] {
+        assert!(shown.contains(candidate) && shown.contains("(named by DNS)"), "{shown}");
+    }
 }

@@ -5,12 +5,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use protocol::crypto::Signer as _;
-use protocol::id::Id;
+use protocol::id::{Id, is_slot_name};
 use protocol::inventory::Facts;
 use protocol::record::is_junk;
 
 use super::Where;
-use super::show::{look, model};
+use super::show::{NO_TPM, look, model};
 use crate::console;
 use crate::site::identify::Identity;
 
@@ -63,8 +63,15 @@ pub(super) fn row(at: &Where, csv: bool, json: bool) -> Result<()> {
 /// Has the provisioner of this machine make its keys, and prints its request: with the answer, the machine can be one of
 /// the site's provisioners. What is to be done with it goes to standard error.
 pub(super) fn request(at: &Where, site: &str, dir: &Path) -> Result<()> {
+    ensure!(
+        is_slot_name(site),
+        "a site's name is at most 50 small letters, digits and hyphens, as in ship-7"
+    );
+    if at.tpm().is_none() {
+        eprintln!("warning: {NO_TPM}");
+    }
     let mut init = Command::new("provisioner");
-    init.arg("init").args(["--site", site]).arg("--dir").arg(dir).arg("--owner").arg(&at.owner);
+    init.args(["init", "--site", site]).arg("--dir").arg(dir).arg("--owner").arg(&at.owner);
     if let Some(tpm) = at.tpm() {
         init.args(["--tpm", tpm]);
     }

@@ -19,28 +19,34 @@ use crate::state::{Belief, State};
 
 /// Who answers on the LAN, and how quickly.
 pub(super) fn discovery() -> Result<()> {
-    let begin = Instant::now();
     let mut seen = 0;
-    let mut show = |candidate: &Candidate| {
+    let mut show = |begin: Instant, candidate: &Candidate| {
         seen += 1;
         let owner = if candidate.own.is_empty() { "unknown" } else { &candidate.own };
         let (address, by, time) = (candidate.address, candidate.by, begin.elapsed().as_secs_f64() * 1e3);
         println!("{address} after {time:.2} ms ({by}), owner {owner}");
         false
     };
-    discover::ask(Duration::from_secs(1), &mut show)?;
-    let resolver = Resolver::of_this_machine();
-    let domains = resolver.as_ref().map(Resolver::domains).unwrap_or_default();
-    if let Some(resolver) = resolver {
-        resolver.ask(|| false, &mut show);
-    }
-    let unnamed =
-        if domains.is_empty() { String::new() } else { format!(", nor does DNS name one in {domains}") };
+    let begin = Instant::now();
+    discover::ask(Duration::from_secs(1), |candidate| show(begin, candidate))?;
+    let begin = Instant::now();
+    let dns = match Resolver::of_this_machine() {
+        None => "/etc/resolv.conf names no DNS server and search domain to ask it under".to_owned(),
+        Some(resolver) => {
+            let domains = resolver.domains();
+            let answered = resolver.ask(|| false, |candidate| show(begin, candidate));
+            if answered {
+                format!("DNS names none under {domains}")
+            } else {
+                "DNS does not answer".to_owned()
+            }
+        }
+    };
     let cables = discover::interfaces().len();
     ensure!(cables > 0, "no network interface has a cable with a link: please check cable and switch");
     ensure!(
         seen > 0,
-        "no provisioner answered on the {cables} interface(s) with a cable{unnamed}: is it on the same LAN, does `provisioner \
+        "no provisioner answered on the {cables} interface(s) with a cable, and {dns}: is it on the same LAN, does `provisioner \
          serve` run there, and do UDP 5353 (multicast) and TCP 7443 pass?"
     );
     Ok(())
@@ -56,13 +62,15 @@ pub(super) fn look(at: &Where) -> Result<(Identity, Facts)> {
     Ok((identity, facts))
 }
 
+/// What a machine without TPM comes to.
+pub(super) const NO_TPM: &str = "no TPM is seen here: a key in a file will be registered, and whoever copies the disk \
+                                 has it too; see whether the firmware has switched the TPM off, or give --tpm";
+
 /// What a person should know before headquarters registers this machine so.
 fn warnings(has_tpm: bool, serial: &str) -> Vec<String> {
-    let no_tpm = "no TPM is seen here: a key in a file will be registered, and whoever copies the disk has it too; see \
-                  whether the firmware has switched the TPM off, or give --tpm";
     let mut warnings = Vec::new();
     if !has_tpm {
-        warnings.push(no_tpm.to_owned());
+        warnings.push(NO_TPM.to_owned());
     }
     if serial.is_empty() {
         warnings.push(

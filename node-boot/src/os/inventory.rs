@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use protocol::inventory::{Disk, Dmi, Facts, Nic};
@@ -136,11 +136,19 @@ impl Kubelet {
         Self(Some(said))
     }
 
-    /// Its version, `v1.36.3`; empty where there is none, or where it does not say it in time. Asked once more, the
-    /// program is: it may have been replaced.
+    /// Asks once more: the program may have been replaced. One that has not answered yet is not asked a second time.
+    pub fn ask_again(&mut self) {
+        self.0 = self.0.take().or_else(|| Self::ask().0);
+    }
+
+    /// Its version, `v1.36.3`; empty where there is none, or where it does not say it in time.
     pub fn version(&mut self) -> String {
-        let said = self.0.take().or_else(|| Self::ask().0);
-        said.and_then(|said| said.recv_timeout(PATIENCE).ok()).unwrap_or_default()
+        self.ask_again();
+        let said = self.0.as_ref().map(|said| said.recv_timeout(PATIENCE));
+        if said != Some(Err(RecvTimeoutError::Timeout)) {
+            self.0 = None;
+        }
+        said.and_then(Result::ok).unwrap_or_default()
     }
 }
 

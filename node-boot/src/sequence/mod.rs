@@ -188,8 +188,9 @@ impl Awake {
                 }
                 Step::Wait(said, after) => {
                     stands(&said.text);
-                    pause(Duration::from_secs(after))?;
                     // What it waits for may be another kubelet.
+                    self.kubelet.ask_again();
+                    pause(Duration::from_secs(after))?;
                     self.facts.kubelet = self.kubelet.version();
                 }
                 Step::No(said) => return self.turned_away(&said),

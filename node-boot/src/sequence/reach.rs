@@ -11,7 +11,7 @@ use protocol::refusal::{Refused, Said};
 use super::Awake;
 use crate::cli::pause;
 use crate::console::{say, stands, why_not};
-use crate::site::discover::{self, Candidate};
+use crate::site::discover::{self, By, Candidate};
 use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::{ANSWER, Conversation};
 use crate::site::race::Race;
@@ -93,8 +93,8 @@ impl Awake {
     /// Addresses that need not be asked for.
     pub(super) fn known(&self) -> Result<Vec<Candidate>> {
         let last: Option<String> = self.at.state.load(LAST)?;
-        let mut known = discover::known(last.as_slice(), "known from before");
-        known.extend(discover::known(&self.addresses, "named by the owner"));
+        let mut known = discover::known(last.as_slice(), By::Before);
+        known.extend(discover::known(&self.addresses, By::Owner));
         Ok(known)
     }
 

@@ -1,5 +1,6 @@
 //! Where is the registrar? The machine asks; it does not wait for an announcement.
 
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
@@ -15,13 +16,37 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 /// How long it waits before it looks whether the program is to end.
 const GLANCE: Duration = Duration::from_millis(200);
 
+/// By what a registrar was heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// It proved itself before.
+    Before,
+    /// The owner's file.
+    Owner,
+    /// It answered on the LAN.
+    Lan,
+    /// The site's DNS.
+    Dns,
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Before => "known from before",
+            Self::Owner => "named by the owner",
+            Self::Lan => "asked on the LAN",
+            Self::Dns => "named by DNS",
+        })
+    }
+}
+
 /// A registrar that may be ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Where.
     pub address: SocketAddr,
     /// By what.
-    pub by: &'static str,
+    pub by: By,
     /// The hint of its owner, hexadecimal; empty where unknown.
     pub own: String,
 }
@@ -109,15 +134,11 @@ fn receive(socket: &UdpSocket) -> Option<Candidate> {
 fn candidate(source: SocketAddr, found: &Found) -> Option<Candidate> {
     let mut address = source;
     address.set_port(found.port);
-    (!source.ip().is_unspecified()).then(|| Candidate {
-        address,
-        by: "asked on the LAN",
-        own: found.own.clone(),
-    })
+    (!source.ip().is_unspecified()).then(|| Candidate { address, by: By::Lan, own: found.own.clone() })
 }
 
 /// Addresses that the owner's file, or an earlier life, knows.
-pub fn known(texts: &[String], by: &'static str) -> Vec<Candidate> {
+pub fn known(texts: &[String], by: By) -> Vec<Candidate> {
     let read = |text: &String| {
         let address: Option<SocketAddr> = text.parse().ok();
         address.or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, PORT)))
@@ -150,7 +171,7 @@ mod tests {
         let texts =
             ["10.7.0.2".to_owned(), "10.7.0.3:99".to_owned(), "nonsense".to_owned(), "0.0.0.0".to_owned()];
         let found: Vec<_> =
-            known(&texts, "file").into_iter().map(|candidate| candidate.address.to_string()).collect();
+            known(&texts, By::Owner).into_iter().map(|candidate| candidate.address.to_string()).collect();
         assert_eq!(found, ["10.7.0.2:7443", "10.7.0.3:99"]);
     }
 }

@@ -4,18 +4,18 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
 
-use protocol::dns::{Kind, Record, question, read_answer};
+use protocol::dns::{Answer, Kind, Record, question, read_answer};
 use protocol::messages::REGISTRAR_SERVICE;
 
-use super::discover::Candidate;
+use super::discover::{By, Candidate};
 
 /// The resolver's file, as the system's own resolver reads it.
 const FILE: &str = "/etc/resolv.conf";
 const PORT: u16 = 53;
-/// How many servers, search domains and hosts of a service are looked at: the file's own limits, and ours.
+/// How many servers and search domains of the file count, and how many addresses are handed on in all.
 const SERVERS: usize = 3;
 const DOMAINS: usize = 6;
-const HOSTS: usize = 8;
+const MOST: usize = 16;
 /// How long a server is waited for, and everything together.
 const ANSWER: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -58,36 +58,44 @@ impl Resolver {
         Self { servers, domains }
     }
 
-    /// Hands on every address that the registrar's service has, until `over` says so or `enough` does.
-    pub fn ask(mut self, over: impl Fn() -> bool, mut enough: impl FnMut(&Candidate) -> bool) {
+    /// Hands on the addresses that the registrar's service has, until `over` says so or `enough` does. Whether any server
+    /// answered.
+    pub fn ask(mut self, over: impl Fn() -> bool, mut enough: impl FnMut(&Candidate) -> bool) -> bool {
         let end = Instant::now() + PATIENCE;
         let over = || over() || crate::cli::stopping() || Instant::now() >= end;
         let service = REGISTRAR_SERVICE.trim_end_matches("local");
+        let (mut answered, mut handed) = (false, 0);
         for domain in std::mem::take(&mut self.domains) {
             let services = self.look_up(&format!("{service}{domain}"), Kind::Service, &over);
-            for (port, host) in services.iter().filter_map(service_of).take(HOSTS) {
-                for kind in [Kind::V6, Kind::V4] {
-                    let known = self.look_up(host, kind, &over);
-                    if known.iter().filter_map(|record| candidate(record, port)).any(|one| enough(&one)) {
-                        return;
+            answered |= services.is_some();
+            for (port, host) in services.iter().flatten().filter_map(service_of) {
+                // Some forwarders drop questions for the other kind.
+                for kind in [Kind::V4, Kind::V6] {
+                    for record in self.look_up(host, kind, &over).unwrap_or_default() {
+                        let Some(candidate) = candidate(&record, port) else { continue };
+                        handed += 1;
+                        if enough(&candidate) || handed == MOST {
+                            return true;
+                        }
                     }
                 }
             }
         }
+        answered
     }
 
-    /// What the first server that answers has; it is the first to be asked from then on.
-    fn look_up(&mut self, name: &str, kind: Kind, over: &impl Fn() -> bool) -> Vec<Record> {
+    /// What the first server that answers has; it is the first to be asked from then on. None where nobody answers.
+    fn look_up(&mut self, name: &str, kind: Kind, over: &impl Fn() -> bool) -> Option<Vec<Record>> {
         for place in 0..self.servers.len() {
             if over() {
                 break;
             }
-            if let Some(records) = ask_one(self.servers[place], name, kind, over) {
+            if let Some(Answer::Records(records)) = ask_one(self.servers[place], name, kind, over) {
                 self.servers.swap(0, place);
-                return records;
+                return Some(records);
             }
         }
-        Vec::new()
+        None
     }
 }
 
@@ -99,13 +107,17 @@ fn service_of(record: &Record) -> Option<(u16, &str)> {
     }
 }
 
+/// An address that another machine can have.
 fn candidate(record: &Record, port: u16) -> Option<Candidate> {
-    match record {
-        Record::Address(ip) if !ip.is_unspecified() => {
-            Some(Candidate { address: SocketAddr::new(*ip, port), by: "named by DNS", own: String::new() })
-        }
-        _ => None,
-    }
+    let Record::Address(ip) = record else { return None };
+    let ip = ip.to_canonical();
+    let is_nobody = match ip {
+        IpAddr::V4(four) => four.is_broadcast(),
+        // Without the name of an interface it leads nowhere.
+        IpAddr::V6(six) => six.is_unicast_link_local(),
+    };
+    let is_nobody = is_nobody || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+    (!is_nobody).then(|| Candidate { address: SocketAddr::new(ip, port), by: By::Dns, own: String::new() })
 }
 
 /// A server as the file names it; a link-local one may have its interface's name behind it.
@@ -122,7 +134,7 @@ fn server(text: &str) -> Option<SocketAddr> {
 }
 
 /// None where there is no answer in time.
-fn ask_one(server: SocketAddr, name: &str, kind: Kind, over: &impl Fn() -> bool) -> Option<Vec<Record>> {
+fn ask_one(server: SocketAddr, name: &str, kind: Kind, over: &impl Fn() -> bool) -> Option<Answer> {
     let any: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let id = u16::from_be_bytes(protocol::crypto::random::<2>().ok()?);
@@ -135,8 +147,9 @@ fn ask_one(server: SocketAddr, name: &str, kind: Kind, over: &impl Fn() -> bool)
     while !over() && Instant::now() < end {
         match socket.recv(&mut buffer) {
             Ok(length) => {
-                if let Some(records) = read_answer(buffer.get(..length)?, id) {
-                    return Some(records);
+                let answer = read_answer(buffer.get(..length)?, id);
+                if answer.is_some() {
+                    return answer;
                 }
             }
             Err(error)
@@ -171,6 +184,28 @@ mod tests {
         assert_eq!(service_of(&Record::Service(7443, String::new())), None);
         assert_eq!(service_of(&Record::Service(0, "a.test".into())), None);
         assert_eq!(service_of(&Record::Service(1, "a.test".into())), Some((1, "a.test")));
+    }
+
+    #[test]
+    fn addresses_that_no_other_machine_has_are_left_out() {
+        let named = |ip: &str| {
+            candidate(&Record::Address(ip.parse().unwrap()), 7443).map(|one| one.address.to_string())
+        };
+        for nobody in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "ff02::1",
+            "fe80::1",
+        ] {
+            assert_eq!(named(nobody), None, "{nobody}");
+        }
+        assert_eq!(named("10.7.0.2").unwrap(), "10.7.0.2:7443");
+        assert_eq!(named("fd00::2").unwrap(), "[fd00::2]:7443");
     }
 
     #[test]

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::discover::{self, Candidate};
+use super::discover::{self, By, Candidate};
 use super::dns::Resolver;
 
 /// How many are tried at once, and how many of them at one host: ports cost an attacker nothing.
 const AT_ONCE: usize = 8;
 const AT_ONE_HOST: usize = 2;
+/// How many of those that DNS names: whoever forges its answers leaves room for those who answer on the LAN.
+const AT_ONCE_BY_DNS: usize = 4;
 /// How many wait for their turn, and how many of them at one host.
 const CROWD: usize = 256;
 const CROWD_OF_ONE_HOST: usize = 8;
@@ -80,7 +82,7 @@ type Try<T, E> = dyn Fn(SocketAddr) -> Result<T, E> + Send + Sync;
 pub struct Race<T, E> {
     attempt: Arc<Try<T, E>>,
     waiting: Vec<Candidate>,
-    running: Vec<SocketAddr>,
+    running: Vec<Candidate>,
     never: Option<SocketAddr>,
     begun: HashMap<IpAddr, u32>,
     asking: Vec<Source>,
@@ -122,7 +124,7 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
     /// One that may be tried.
     pub fn offer(&mut self, candidate: Candidate, shunned: &Shunned) {
         let address = candidate.address;
-        let known = self.running.contains(&address) || self.waiting.iter().any(|one| one.address == address);
+        let known = self.running.iter().chain(&self.waiting).any(|one| one.address == address);
         if known || self.never == Some(address) || shunned.has(&address) {
             return;
         }
@@ -136,7 +138,8 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
         if self.waiting.iter().filter(|one| of_host(one)).count() > CROWD_OF_ONE_HOST {
             self.waiting.iter().position(of_host).map(|place| self.waiting.swap_remove(place));
         } else if self.waiting.len() > CROWD {
-            self.waiting.swap_remove(chance % CROWD);
+            let by_dns = self.waiting.iter().position(|one| one.by == By::Dns);
+            self.waiting.swap_remove(by_dns.unwrap_or(chance % CROWD));
         }
     }
 
@@ -152,7 +155,7 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
                 while !over() && begin.elapsed() < DNS_WAITS {
                     std::thread::sleep(DNS_WAITS / 10);
                 }
-                resolver.ask(over, heard);
+                let _ = resolver.ask(over, heard);
             });
         }
     }
@@ -188,7 +191,7 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
                         .map(|place| self.asking.swap_remove(place));
                 }
                 Ok(Event::Tried(tried)) => {
-                    self.running.retain(|address| *address != tried.candidate.address);
+                    self.running.retain(|one| one.address != tried.candidate.address);
                     return Some(tried);
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
@@ -204,7 +207,7 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
     fn start(&mut self) {
         while self.running.len() < AT_ONCE {
             let Some(candidate) = self.pick() else { return };
-            let address = candidate.address;
+            let (address, runs) = (candidate.address, candidate.clone());
             *self.begun.entry(address.ip()).or_default() += 1;
             let (attempt, tell) = (Arc::clone(&self.attempt), self.tell.clone());
             let running = std::thread::Builder::new().spawn(move || {
@@ -220,14 +223,17 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
             if running.is_err() {
                 return;
             }
-            self.running.push(address);
+            self.running.push(runs);
         }
     }
 
     /// Of those who wait one of the host that was tried least.
     fn pick(&mut self) -> Option<Candidate> {
-        let busy = |ip: IpAddr| self.running.iter().filter(|one| one.ip() == ip).count() >= AT_ONE_HOST;
-        let free = self.waiting.iter().enumerate().filter(|(_, one)| !busy(one.address.ip()));
+        let run = |of: &dyn Fn(&Candidate) -> bool| self.running.iter().filter(|one| of(one)).count();
+        let busy = |ip: IpAddr| run(&|one| one.address.ip() == ip) >= AT_ONE_HOST;
+        let no_more = |by: By| by == By::Dns && run(&|one| one.by == by) >= AT_ONCE_BY_DNS;
+        let is_free = |one: &Candidate| !busy(one.address.ip()) && !no_more(one.by);
+        let free = self.waiting.iter().enumerate().filter(|(_, one)| is_free(one));
         let tries = |ip: IpAddr| self.begun.get(&ip).copied().unwrap_or(0);
         let (place, _) = free.min_by_key(|(_, one)| tries(one.address.ip()))?;
         Some(self.waiting.remove(place))
@@ -243,7 +249,7 @@ mod tests {
     const SLOW: Duration = Duration::from_millis(500);
 
     fn candidate(address: &str) -> Candidate {
-        Candidate { address: address.parse().unwrap(), by: "a test", own: String::new() }
+        Candidate { address: address.parse().unwrap(), by: By::Lan, own: String::new() }
     }
 
     fn soon() -> Instant {
@@ -266,6 +272,21 @@ mod tests {
         let (mut race, shunned, begin) = (race(), Shunned::default(), Instant::now());
         (1..=7).for_each(|n| race.offer(candidate(&format!("10.7.0.{n}:1")), &shunned));
         race.offer(candidate("10.7.0.9:7443"), &shunned);
+        let first = race.next(soon(), &shunned).unwrap();
+        assert_eq!(first.candidate.address.port(), 7443);
+        assert!(begin.elapsed() < SLOW, "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn what_dns_names_leaves_room_for_who_answers_on_the_lan() {
+        let (mut race, shunned, begin) = (race(), Shunned::default(), Instant::now());
+        let named =
+            |n: usize| Candidate { by: By::Dns, ..candidate(&format!("10.8.{}.{}:1", n / 250, n % 250 + 1)) };
+        (0..1000).for_each(|n| race.offer(named(n), &shunned));
+        assert!(race.next(Instant::now() + Duration::from_millis(20), &shunned).is_none());
+        assert_eq!(race.running.len(), AT_ONCE_BY_DNS);
+        race.offer(candidate("10.7.0.9:7443"), &shunned);
+        (1000..2000).for_each(|n| race.offer(named(n), &shunned));
         let first = race.next(soon(), &shunned).unwrap();
         assert_eq!(first.candidate.address.port(), 7443);
         assert!(begin.elapsed() < SLOW, "{:?}", begin.elapsed());

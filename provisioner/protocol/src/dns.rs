@@ -7,6 +7,11 @@ use crate::mdns::{A, AAAA, IN, Reader, SRV, Writer};
 /// Header flags: a question that the server is to follow up by itself; an answer.
 const RECURSION: u16 = 0x0100;
 const RESPONSE: u16 = 0x8000;
+/// More records than the datagram holds.
+const TRUNCATED: u16 = 0x0200;
+/// The server's verdict (RCODE): all is well; there is no such name.
+const VERDICT: u16 = 0x000f;
+const NO_NAME: u16 = 3;
 /// Records of one datagram beyond this are not looked at.
 const MOST: u16 = 64;
 
@@ -30,6 +35,15 @@ pub enum Record {
     Address(IpAddr),
 }
 
+/// What a server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// These records, in its order; a name that does not exist has none.
+    Records(Vec<Record>),
+    /// It cannot or may not say: another one may.
+    Cannot,
+}
+
 /// A datagram that asks for the records of `kind` at `name`.
 pub fn question(id: u16, name: &str, kind: Kind) -> Vec<u8> {
     let mut out = Writer::new(id, RECURSION, [1, 0, 0, 0]);
@@ -43,15 +57,18 @@ pub fn question(id: u16, name: &str, kind: Kind) -> Vec<u8> {
     out.done()
 }
 
-/// The records of the answer to the question `id`, in their order; a name that does not exist has none. None where the
-/// datagram is damaged or answers something else.
-pub fn read_answer(datagram: &[u8], id: u16) -> Option<Vec<Record>> {
+/// The answer to the question `id`; none where the datagram is damaged or answers something else.
+pub fn read_answer(datagram: &[u8], id: u16) -> Option<Answer> {
     let mut reader = Reader { all: datagram, at: 0 };
-    if reader.u16()? != id || reader.u16()? & RESPONSE == 0 {
+    let (answered, flags) = (reader.u16()?, reader.u16()?);
+    if answered != id || flags & RESPONSE == 0 {
         return None;
     }
     let (questions, answers) = (reader.u16()?, reader.u16()?);
     reader.bytes(4)?;
+    if !matches!(flags & VERDICT, 0 | NO_NAME) || (flags & TRUNCATED != 0 && answers == 0) {
+        return Some(Answer::Cannot);
+    }
     for _ in 0..questions {
         reader.name()?;
         reader.bytes(4)?;
@@ -64,19 +81,18 @@ pub fn read_answer(datagram: &[u8], id: u16) -> Option<Vec<Record>> {
         let length = usize::from(reader.u16()?);
         let begin = reader.at;
         let data = reader.bytes(length)?;
-        match kind {
-            A => records.push(Record::Address(<[u8; 4]>::try_from(data).ok()?.into())),
-            AAAA => records.push(Record::Address(<[u8; 16]>::try_from(data).ok()?.into())),
-            SRV => {
-                let mut inside = Reader { all: datagram, at: begin };
-                inside.bytes(4)?;
+        match (kind, length) {
+            (A, 4) => records.push(Record::Address(<[u8; 4]>::try_from(data).ok()?.into())),
+            (AAAA, 16) => records.push(Record::Address(<[u8; 16]>::try_from(data).ok()?.into())),
+            (SRV, 7..) => {
+                let mut inside = Reader { all: datagram, at: begin + 4 };
                 records.push(Record::Service(inside.u16()?, inside.name()?));
             }
-            // An alias; what it stands for comes with it.
+            // An alias, of which what it stands for comes with it; or something odd.
             _ => {}
         }
     }
-    Some(records)
+    Some(Answer::Records(records))
 }
 
 #[cfg(test)]
@@ -100,12 +116,29 @@ mod tests {
     fn where_a_service_is_and_who_its_host_is_are_read() {
         let host = "registrar.site.test".to_owned();
         let address = Record::Address("10.7.0.2".parse().unwrap());
-        assert_eq!(read_answer(&answer(), 7), Some(vec![Record::Service(7443, host), address]));
+        let records = Answer::Records(vec![Record::Service(7443, host), address]);
+        assert_eq!(read_answer(&answer(), 7), Some(records));
         assert_eq!(read_answer(&answer(), 8), None, "the answer to another question");
-        let mut nothing = Writer::new(7, RESPONSE | 3, [0; 4]).done();
-        assert_eq!(read_answer(&nothing, 7), Some(vec![]));
+        let mut nothing = Writer::new(7, RESPONSE | NO_NAME, [0; 4]).done();
+        assert_eq!(read_answer(&nothing, 7), Some(Answer::Records(vec![])));
         nothing[2] = 0;
         assert_eq!(read_answer(&nothing, 7), None, "a question is no answer");
+    }
+
+    #[test]
+    fn a_server_that_fails_refuses_or_cuts_has_not_said_that_there_is_nothing() {
+        for flags in [RESPONSE | 2, RESPONSE | 5, RESPONSE | TRUNCATED] {
+            assert_eq!(read_answer(&Writer::new(7, flags, [0; 4]).done(), 7), Some(Answer::Cannot));
+        }
+    }
+
+    #[test]
+    fn the_server_is_asked_to_follow_the_question_up() {
+        for (kind, number) in [(Kind::Service, 33), (Kind::V4, 1), (Kind::V6, 28)] {
+            let asked = question(7, "a.test", kind);
+            assert_eq!(asked[..6], [0, 7, 1, 0, 0, 1], "recursion is desired");
+            assert_eq!(asked[asked.len() - 4..], [0, number, 0, 1]);
+        }
     }
 
     #[test]

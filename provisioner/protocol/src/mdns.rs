@@ -270,7 +270,8 @@ fn read_own(mut data: &[u8]) -> Option<String> {
     while let Some((length, rest)) = data.split_first() {
         let (text, after) = rest.split_at_checked(usize::from(*length))?;
         if let Some(own) = text.strip_prefix(b"own=") {
-            return Some(String::from_utf8_lossy(own).into_owned());
+            let is_hint = own.len() == 8 && own.iter().all(u8::is_ascii_hexdigit);
+            return is_hint.then(|| String::from_utf8_lossy(own).into_owned());
         }
         data = after;
     }

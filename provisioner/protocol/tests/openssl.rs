@@ -5,12 +5,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use protocol::bytes::pem;
+use protocol::bytes::{Digest, pem};
 use protocol::cert::Cert;
 use protocol::clock::Time;
 use protocol::crypto::{Alg, Signer, SoftKey};
 use protocol::est;
 use protocol::issue::{Role, issue, pledge, request, self_signed};
+use protocol::tpm::{EkKind, NoEk};
 
 fn now() -> Time {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -83,4 +84,22 @@ fn openssl_reads_pledges_requests_and_est_answers() {
     assert_eq!(shown.matches("BEGIN CERTIFICATE").count(), 2, "{shown}");
     std::fs::write(dir.path().join("key"), pem("PRIVATE KEY", &pkcs8)).unwrap();
     openssl(dir.path(), "pkey -in key -noout -check").unwrap();
+}
+
+#[test]
+fn an_rsa_key_is_an_endorsement_key_only_if_a_tpm_could_have_made_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cfg"), "[req]\ndistinguished_name = dn\n[dn]\n").unwrap();
+    let certified = |options: &str| {
+        let request = "req -x509 -config cfg -nodes -subj /CN=ek -days 9 -keyout key -outform DER -out ek";
+        openssl(dir.path(), &format!("{request} -newkey {options}")).unwrap();
+        openssl(dir.path(), "pkey -in key -pubout -outform DER -out spki").unwrap();
+        let read = |name| std::fs::read(dir.path().join(name)).unwrap();
+        (protocol::tpm::certified(&read("ek")), Digest::of(&read("spki")))
+    };
+    let (named, hash) = certified("rsa:2048");
+    assert_eq!(named, Ok((EkKind::Rsa2048, hash)));
+    for options in ["rsa:2040", "rsa:3072", "rsa:2048 -pkeyopt rsa_keygen_pubexp:3", "ed25519"] {
+        assert_eq!(certified(options).0, Err(NoEk::Kind), "{options}");
+    }
 }

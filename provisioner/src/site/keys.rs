@@ -87,7 +87,7 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
     check_fresh(dir)?;
     let path = dir.join(REQUEST);
     if path.exists() {
-        check_pending(dir, site)?;
+        check_pending(dir, site, tpm)?;
         return serde_json::from_slice(&fs::read(&path)?).context("reading the request made before");
     }
     let subject = format!("{site} issuing CA");
@@ -126,16 +126,25 @@ fn check_fresh(dir: &Path) -> Result<()> {
     bail!("{} is already certified for {}: nothing is left to do here", dir.display(), identity.site)
 }
 
-/// The request that waits for its answer is for one site only.
-fn check_pending(dir: &Path, site: &str) -> Result<()> {
+/// The request that waits for its answer is for one site only, by a key where this one would be.
+fn check_pending(dir: &Path, site: &str, tpm: Option<&str>) -> Result<()> {
     let begun: Begun =
         serde_json::from_slice(&fs::read(dir.join("init.json"))?).context("reading init.json")?;
     ensure!(
         begun.site == site,
         "{0} has a request for {1} that waits for HQ's answer, and this is for {site}: finish it (`provisioner init \
-         --dir {0} --reply FILE`), take another folder, or drop that request with --again",
+         --dir {0} --reply FILE`), take another folder, or drop that request (`provisioner init --again …`)",
         dir.display(),
         begun.site
+    );
+    let place = |in_tpm| if in_tpm { "in a TPM" } else { "in a file" };
+    ensure!(
+        begun.tpm.is_some() == tpm.is_some(),
+        "{} has a request by a key {}, and this one's would be {}: drop that request (`provisioner init --again …`), \
+         or give --tpm as it was",
+        dir.display(),
+        place(begun.tpm.is_some()),
+        place(tpm.is_some())
     );
     Ok(())
 }

@@ -19,8 +19,11 @@ const EXPONENT: [u8; 3] = [1, 0, 1];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoEk {
     /// Not a certificate, or more than one.
-    #[error("no X.509 certificate (base64 of its DER, or PEM)")]
+    #[error("no X.509 certificate (base64 of its DER on one line, or PEM)")]
     Damaged,
+    /// It is an authority's.
+    #[error("an authority's certificate: only the endorsement key's own belongs here")]
+    Authority,
     /// Its extended key usages are others.
     #[error("a certificate for another use: an endorsement key's says tcg-kp-EKCertificate (2.23.133.8.1)")]
     Use,
@@ -37,6 +40,10 @@ pub fn certified(der: &[u8]) -> Result<(EkKind, Digest), NoEk> {
     // What was read from a TPM's memory may be filled up to the size of its place.
     if rest.iter().any(|byte| !matches!(byte, 0 | 0xff)) {
         return Err(NoEk::Damaged);
+    }
+    let constraints = read.basic_constraints().map_err(|_| NoEk::Damaged)?;
+    if constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err(NoEk::Authority);
     }
     if let Some(usage) = read.extended_key_usage().map_err(|_| NoEk::Damaged)?
         && !usage.value.other.contains(&EK_CERTIFICATE)
@@ -81,9 +88,19 @@ mod tests {
             let (der, spki) = certificate(usages);
             let named = Ok((EkKind::P256, Digest::of(&spki)));
             assert_eq!(certified(&der), named);
-            assert_eq!(certified(&[&der[..], &[0xff; 40]].concat()), named, "as read from its memory");
+            for rest in [[0; 40], [0xff; 40]] {
+                assert_eq!(certified(&[&der[..], &rest].concat()), named, "as read from its memory");
+            }
             assert_eq!(certified(&[&der[..], b"more"].concat()), Err(NoEk::Damaged));
         }
+    }
+
+    #[test]
+    fn an_authority_is_no_endorsement_key() {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(certified(der.der()), Err(NoEk::Authority));
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Registrations from a table: all rows or none, and every bad cell is named with what would be right.
 
+mod keys; // endorsement keys: hashes, and certificates of makers
 mod table; // the file as a spreadsheet saved it
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use protocol::bytes::{Digest, from_b64};
+use protocol::bytes::Digest;
 use protocol::id::is_slot_name;
 use protocol::record::{Auth, Match, Policy, Record, Sites, Status, is_junk};
 use protocol::refusal::Refusal;
-use protocol::tpm::NoEk;
 
 use super::sites::unknown_site;
 use crate::model::Slots;
@@ -144,15 +144,12 @@ pub fn import(file: &[u8], known: &mut Known<'_>) -> Result<Imported, Vec<Bad>> 
 }
 
 fn record(row: &mut Row<'_>, known: &mut Known<'_>) -> Record {
-    let mut auth = certified(row);
-    for (column, alg) in [("ek-p256", "ecc-p256"), ("ek-p384", "ecc-p384"), ("ek-rsa", "rsa-2048")] {
-        let hash = row.digest(column).map(|sha256| Auth::TpmEk { alg: alg.to_owned(), sha256 });
-        auth.extend(hash.filter(|ek| !auth.contains(ek)));
-    }
+    let mut auth = keys::endorsement(row);
     if let Some(sha256) = row.digest("dev-key") {
         auth.push(Auth::DevKey { sha256 });
     }
-    if auth.is_empty() {
+    // A key that cannot be read is named already.
+    if auth.is_empty() && keys::COLUMNS.iter().all(|column| row.get(column).is_none()) {
         check_label(row);
     }
     let hints = hints(row);
@@ -169,34 +166,6 @@ fn record(row: &mut Row<'_>, known: &mut Known<'_>) -> Record {
         auth,
         policy: Policy::default(),
     }
-}
-
-/// The endorsement keys that the certificates of a cell name: base64 of their DER with blanks between, or PEM.
-fn certified(row: &mut Row<'_>) -> Vec<Auth> {
-    let mut auth: Vec<Auth> = Vec::new();
-    for (place, der) in certificates(row.get("ek-cert").unwrap_or_default()).into_iter().enumerate() {
-        match der.as_deref().ok_or(NoEk::Damaged).and_then(protocol::tpm::certified) {
-            Ok((kind, sha256)) => {
-                let ek = Auth::TpmEk { alg: kind.to_string(), sha256 };
-                auth.extend((!auth.contains(&ek)).then_some(ek));
-            }
-            Err(no) => row.wrong("ek-cert", format!("certificate {} of the cell is {no}", place + 1)),
-        }
-    }
-    auth
-}
-
-/// DER of each; none where one is damaged.
-fn certificates(cell: &str) -> Vec<Option<Vec<u8>>> {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    if !cell.contains(BEGIN) {
-        return cell.split_whitespace().map(|text| from_b64(text).ok()).collect();
-    }
-    let body = |text: &str| {
-        let lines: String = text.split("-----END").next()?.split_whitespace().collect();
-        from_b64(&lines).ok()
-    };
-    cell.split(BEGIN).skip(1).map(body).collect()
 }
 
 /// R49a: without a key, the serial has to say at least whom a person is to ask for.

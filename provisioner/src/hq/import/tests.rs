@@ -1,5 +1,7 @@
 //! What a table may hold, and what is named in it.
 
+use protocol::bytes::{b64, pem};
+
 use super::*;
 
 fn both(file: &[u8], records: &[Record]) -> Result<Imported, Vec<String>> {
@@ -62,30 +64,75 @@ fn r49c_a_wrong_hash_is_named_with_what_would_be_right() {
     assert!(bad[0].contains("43 symbols"), "{bad:?}");
 }
 
+/// A certificate of a new key, and the hash of the key.
+fn certificate(
+    params: &rcgen::CertificateParams,
+    alg: &'static rcgen::SignatureAlgorithm,
+) -> (Vec<u8>, Digest) {
+    use rcgen::PublicKeyData as _;
+    let key = rcgen::KeyPair::generate_for(alg).unwrap();
+    (params.self_signed(&key).unwrap().der().to_vec(), Digest::of(&key.subject_public_key_info()))
+}
+
+fn with_cell(cell: &str, hash: &str, records: &[Record]) -> Result<Vec<Record>, Vec<String>> {
+    run(&format!("ek-cert,ek-p256,site,roles\n\"{cell}\",{hash},ship-7,worker\n"), records)
+}
+
 #[test]
-fn a_certificate_that_is_none_of_an_endorsement_key_is_named_with_what_would_be_right() {
-    let certificate = |params: rcgen::CertificateParams| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        protocol::bytes::b64(params.self_signed(&key).unwrap().der())
-    };
-    let mut server = rcgen::CertificateParams::default();
-    server.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let (good, server) = (certificate(rcgen::CertificateParams::default()), certificate(server));
-    for (cell, words) in [
-        ("abc".to_owned(), "certificate 1 of the cell is no X.509 certificate"),
-        (format!("{good} {server}"), "certificate 2 of the cell is a certificate for another use"),
-        (format!("-----BEGIN CERTIFICATE-----\n{good}"), ""),
-        (good.clone(), ""),
+fn endorsement_keys_are_registered_from_certificates_in_any_spelling_each_once() {
+    let ek = |alg| certificate(&rcgen::CertificateParams::default(), alg);
+    let (one, two) = (ek(&rcgen::PKCS_ECDSA_P256_SHA256), ek(&rcgen::PKCS_ECDSA_P384_SHA384));
+    let [one_pem, two_pem] = [&one.0, &two.0].map(|der| pem("CERTIFICATE", der));
+    let wanted = [("ecc-p256", one.1), ("ecc-p384", two.1)]
+        .map(|(alg, sha256)| Auth::TpmEk { alg: alg.to_owned(), sha256 });
+    for cell in [
+        format!("{} {}", b64(&one.0), b64(&two.0)),
+        format!("{one_pem}{two_pem}"),
+        format!("Certificate:\n    Data:\n{one_pem}Certificate:\n    Data:\n{two_pem}"),
+        format!("{one_pem}{two_pem}{one_pem}"),
     ] {
-        let read = run(&format!("ek-cert,site,roles\n\"{cell}\",ship-7,worker\n"), &[]);
-        match read {
-            Ok(records) => assert_eq!((records[0].auth.len(), words), (1, "")),
-            Err(bad) => assert!(!words.is_empty() && bad[0].contains(words), "{bad:?}"),
+        for hash in [String::new(), one.1.to_string()] {
+            assert_eq!(with_cell(&cell, &hash, &[]).unwrap()[0].auth, wanted, "{cell}");
         }
     }
-    let known = run(&format!("ek-cert,site,roles\n{good},ship-7,worker\n"), &[]).unwrap();
-    let bad = run(&format!("ek-cert,site,roles\n{good},ship-7,worker\n"), &known).unwrap_err();
+    let known = with_cell(&b64(&one.0), "", &[]).unwrap();
+    let bad = with_cell(&b64(&one.0), "", &known).unwrap_err();
     assert!(bad[0].starts_with("line 2, column ek-cert: ek:"), "{bad:?}");
+}
+
+#[test]
+fn a_certificate_that_is_none_of_the_machines_endorsement_key_is_named_with_what_would_be_right() {
+    let p256 = &rcgen::PKCS_ECDSA_P256_SHA256;
+    let mut server = rcgen::CertificateParams::default();
+    server.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let [good, other, server, authority] =
+        [rcgen::CertificateParams::default(), rcgen::CertificateParams::default(), server, authority]
+            .map(|params| certificate(&params, p256).0);
+    let text = b64(&good);
+    let (begin, end) = text.split_at(76);
+    for (cell, hash, words) in [
+        ("abc".to_owned(), "", "certificate 1 of the cell is no X.509 certificate"),
+        (format!("{begin}\n{end}"), "", "on one line, or PEM"),
+        (pem("CERTIFICATE", &good).replace("-----END", "-----"), "", "no X.509 certificate"),
+        (pem("CERTIFICATE", &good) + &b64(&other), "", "no X.509 certificate"),
+        (
+            format!("{text} {}", b64(&server)),
+            "",
+            "certificate 2 of the cell is a certificate for another use",
+        ),
+        (
+            format!("{text} {}", b64(&authority)),
+            "",
+            "certificate 2 of the cell is an authority's certificate",
+        ),
+        (format!("{text} {}", b64(&other)), "", "two keys of the kind ecc-p256: one machine has one"),
+        (text.clone(), KEY, "two keys of the kind ecc-p256: one machine has one"),
+    ] {
+        let bad = with_cell(&cell, hash, &[]).unwrap_err();
+        assert!(bad.len() == 1 && bad[0].contains(words), "{words}: {bad:?}");
+    }
 }
 
 #[test]

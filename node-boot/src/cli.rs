@@ -53,6 +53,9 @@ pub struct Where {
     /// Seconds that a voucher is looked for before an approval by telephone can stand in for it.
     #[arg(long, hide = true, default_value_t = PATIENCE.as_secs())]
     patience: u64,
+    /// PID 1 says so: the machine's whole system is ours.
+    #[arg(long, hide = true)]
+    is_ours: bool,
 }
 
 #[derive(clap::Subcommand)]
@@ -168,6 +171,7 @@ impl Where {
             root: self.root.clone(),
             stick: self.stick.clone(),
             patience: Duration::from_secs(self.patience),
+            is_ours: self.is_ours,
         })
     }
 

@@ -168,6 +168,15 @@ pub struct Wrong {
     pub what: String,
 }
 
+impl Slot {
+    /// The address that the machine gives itself, with the length of its range's prefix: `10.7.0.13/24`. None where the
+    /// slot has no address, or no range.
+    pub fn own_address(&self) -> Option<String> {
+        let (_, prefix) = self.cidr.as_deref()?.split_once('/')?;
+        Some(format!("{}/{prefix}", self.address?))
+    }
+}
+
 impl Slots {
     /// The slot called `name`.
     pub fn get(&self, name: &str) -> Option<&Slot> {

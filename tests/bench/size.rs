@@ -4,18 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
-use tests::stage::Programs;
+use tests::stage::{Programs, static_program};
 
 use crate::table::{Figure, Table};
-
-const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// Adds every size to the table.
 pub fn report(table: &mut Table) -> Result<()> {
     for (program, limit) in [("node-boot", 3.0), ("provisioner", 8.0)] {
-        let size = file_size(&build_static(program)?)?;
+        let size = file_size(&static_program(program)?)?;
         table.add(&Figure {
             goal: "7",
             what: &format!("{program}, one static file"),
@@ -57,29 +55,7 @@ fn file_size(path: &Path) -> Result<f64> {
 
 /// The programs as they are shipped.
 pub fn shipped() -> Result<Programs> {
-    Ok(Programs { provisioner: build_static("provisioner")?, node_boot: build_static("node-boot")? })
-}
-
-/// Builds a program as one static file for release.
-fn build_static(program: &str) -> Result<PathBuf> {
-    // Where rustup is asked not to install what the toolchain file names; without rustup the target comes with Rust.
-    let _ = Command::new("rustup").args(["target", "add", TARGET]).status();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "build",
-        "--quiet",
-        "--profile",
-        "machine",
-        "--target",
-        TARGET,
-        "-p",
-        program,
-        "--bin",
-        program,
-    ]);
-    cargo.current_dir(root());
-    ensure!(cargo.status()?.success(), "the static build of {program} failed");
-    Ok(root().join("target").join(TARGET).join("machine").join(program))
+    Ok(Programs { provisioner: static_program("provisioner")?, node_boot: static_program("node-boot")? })
 }
 
 fn sources() -> Result<Vec<PathBuf>> {

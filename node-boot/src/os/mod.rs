@@ -1,5 +1,7 @@
 //! The operating system under the agent: clock, inventory, services.
 
 pub mod clock; // set by what the site says
+pub mod init; // PID 1 of a bare machine
 pub mod inventory; // what the machine is made of
+pub mod network; // links and addresses
 pub mod supervise; // programs that are to run

@@ -23,7 +23,7 @@ use self::image::Owner;
 use crate::cli::pause;
 use crate::console::{say, stands};
 use crate::join::kubelet;
-use crate::os::inventory;
+use crate::os::{inventory, network};
 use crate::site::configure;
 use crate::site::enroll::{Proved, Setup, Step};
 use crate::site::identify::{Identity, begin_anew, identify};
@@ -48,6 +48,8 @@ pub struct Machine {
     pub stick: Option<PathBuf>,
     /// How long a voucher is looked for before a voice can stand in for it.
     pub patience: Duration,
+    /// Whether the machine's whole system is ours, and its network for us to set.
+    pub is_ours: bool,
 }
 
 /// A machine that is awake: keys, belief, facts.
@@ -147,6 +149,9 @@ impl Awake {
             match configure::ask(proved, &self.belief)? {
                 Step::Done(config) => {
                     configure::write(&self.at.state, &self.at.root, &config)?;
+                    if self.at.is_ours {
+                        network::apply(&self.at.root, proved.talk().address()?)?;
+                    }
                     say(&format!(
                         "This machine is {} of site {} (Node {}).",
                         config.slot, config.site, config.node

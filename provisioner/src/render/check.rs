@@ -23,6 +23,7 @@ pub fn check(path: &str, text: &str) -> Result<(), CheckError> {
             serde_saphyr::from_str::<KubeletConfiguration>(text).map(drop).map_err(|e| e.to_string())
         }
         "kubelet.conf" => serde_saphyr::from_str::<Kubeconfig>(text).map(drop).map_err(|e| e.to_string()),
+        "network.json" => serde_json::from_str::<OwnNetwork>(text).map(drop).map_err(|e| e.to_string()),
         "services.json" => serde_json::from_str::<Vec<Service>>(text).map(drop).map_err(|e| e.to_string()),
         name if name.ends_with(".conflist") => {
             serde_json::from_str::<Conflist>(text).map(drop).map_err(|e| e.to_string())
@@ -64,6 +65,16 @@ struct KubeletConfiguration {
     server_tls_bootstrap: bool,
     system_reserved: BTreeMap<String, String>,
     volume_plugin_dir: String,
+}
+
+/// What node-boot makes of the network where the whole system is its own.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)] // Reading is the whole purpose.
+struct OwnNetwork {
+    address: Option<String>,
+    dns: Vec<std::net::IpAddr>,
+    search: Vec<String>,
 }
 
 #[derive(Deserialize)]

@@ -58,6 +58,8 @@ struct Context<'a> {
     facts: FactsView,
     node: &'a str,
     address: Option<IpAddr>,
+    /// The address that the slot gives, with the length of its range's prefix: `10.7.0.13/24`.
+    own_address: Option<String>,
     pod_cidr: String,
     balancer_port: u16,
 }
@@ -89,11 +91,12 @@ struct FactsView {
 }
 
 /// Where each template's output goes, with what permissions, and in what syntax it is written.
-const FILES: [(&str, &str, &str, Syntax); 5] = [
+const FILES: [(&str, &str, &str, Syntax); 6] = [
     ("kubelet.yaml", "/var/lib/kubelet/config.yaml", "0644", Syntax::Yaml),
     ("kubelet.conf", "/etc/kubernetes/kubelet.conf", "0600", Syntax::Yaml),
     ("containerd.toml", "/etc/containerd/config.toml", "0644", Syntax::Toml),
     ("cni.conflist", "/etc/cni/net.d/10-node-boot.conflist", "0644", Syntax::Json),
+    ("network.json", "/etc/node-boot/network.json", "0644", Syntax::Json),
     ("services.json", "/etc/node-boot/services.json", "0644", Syntax::Json),
 ];
 
@@ -113,6 +116,7 @@ pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, Ren
         facts: FactsView { cgroups: order.facts.cgroups, adjusts_oom: order.facts.adjusts_oom },
         node: order.node,
         address: slot.address.or(order.address),
+        own_address: slot.own_address(),
         pod_cidr: order.slots.pod_cidr(&slot.name, plan).ok_or_else(missing)?,
         balancer_port: BALANCER_PORT,
     };

@@ -13,6 +13,7 @@ mod machine;
 mod process;
 mod room;
 mod tpm;
+mod vm;
 pub mod wait;
 
 pub use assets::Assets;
@@ -22,6 +23,7 @@ pub use lan::{Lan, Port};
 pub use machine::{Hardware, Machine};
 pub use process::Process;
 pub use tpm::Tpm;
+pub use vm::{Board, Start, Vm};
 
 /// Why this machine cannot run the site tier, in one line, or `None` when it can.
 pub fn missing() -> Option<String> {
@@ -37,6 +39,15 @@ pub fn missing() -> Option<String> {
 /// Why this machine cannot run the cluster tier, in one line, or `None` when it can.
 pub fn missing_for_cluster() -> Option<String> {
     missing().or_else(|| Assets::find().err().map(|error| error.to_string()))
+}
+
+/// Why this machine cannot run the machine tier, in one line, or `None` when it can.
+pub fn missing_for_machine() -> Option<String> {
+    let there =
+        assets::on_path("qemu-system-x86_64") && assets::on_path("mkfs.erofs") && assets::on_path("depmod");
+    missing_for_cluster().or_else(|| {
+        (!there).then(|| "QEMU, erofs-utils or kmod is not installed: run `cargo xtask kube`".into())
+    })
 }
 
 /// Leaves a test whose needs are missing. Where the tier was found fit to run (`TIERS_MUST_RUN`), that is a failure:

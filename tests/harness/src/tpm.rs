@@ -27,6 +27,7 @@ impl Tpm {
         let mut setup = Command::new("swtpm_setup");
         setup.args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--not-overwrite", "--runas", "root"]);
         setup.arg("--tpmstate").arg(&state).arg("--config").arg(config);
+        setup.arg("--write-ek-cert-files").arg(&folder);
         setup.arg("--logfile").arg(folder.join("setup.log"));
         run(&mut setup)?;
         Ok(Self { folder, authority: authority.to_owned(), running: None })
@@ -42,15 +43,44 @@ impl Tpm {
         self.authority.join("issuercert.pem")
     }
 
+    /// The certificates that its maker gave it: RSA, then P-384, DER.
+    pub fn certificates(&self) -> Result<Vec<Vec<u8>>> {
+        let read = |name| {
+            let file = self.folder.join(name);
+            fs::read(&file).map_err(io("read", file.display()))
+        };
+        ["ek-rsa2048.crt", "ek-secp384r1.crt"].into_iter().map(read).collect()
+    }
+
+    /// The socket on which an emulator drives it.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.folder.join("ctrl")
+    }
+
+    /// Switches it on for an emulator, which starts it and sends it commands by itself.
+    pub(crate) fn power_on_for_emulator(&mut self, room: &Room) -> Result<()> {
+        let _ = fs::remove_file(self.control());
+        let mut swtpm = room.command("swtpm");
+        swtpm
+            .args(["socket", "--tpm2", "--tpmstate"])
+            .arg(format!("dir={}", self.folder.join("state").display()));
+        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", self.control().display()));
+        let process = Process::start("swtpm", swtpm, &self.folder.join("swtpm.log"))?;
+        crate::wait::until("the TPM's socket", Duration::from_secs(10), || {
+            self.control().exists().then_some(()).ok_or_else(|| process.last_words())
+        })?;
+        self.running = Some(process);
+        Ok(())
+    }
+
     pub(crate) fn power_on(&mut self, room: &Room) -> Result<()> {
         let _ = fs::remove_file(self.socket());
         let mut swtpm = room.command("swtpm");
         swtpm.args(["socket", "--tpm2", "--flags", "startup-clear"]);
         swtpm.arg("--tpmstate").arg(format!("dir={}", self.folder.join("state").display()));
         swtpm.arg("--server").arg(format!("type=unixio,path={}", self.socket().display()));
-        let ctrl = self.folder.join("ctrl");
-        let _ = fs::remove_file(&ctrl);
-        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", ctrl.display()));
+        let _ = fs::remove_file(self.control());
+        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", self.control().display()));
         let mut process = Process::start("swtpm", swtpm, &self.folder.join("swtpm.log"))?;
         crate::wait::until("the TPM's socket", Duration::from_secs(10), || {
             // The file alone is not enough: it is there a moment before swtpm listens.

@@ -2,6 +2,7 @@
 
 mod csv; // the table that headquarters imports
 mod hq; // headquarters
+mod images; // programs and systems as they are shipped
 mod provisioner; // the provisioner on its machine
 mod spare; // a machine with node-boot on it
 
@@ -15,6 +16,7 @@ use harness::{Assets, ControlPlane, Hardware, Lan, Options};
 
 pub use self::csv::Csv;
 pub use self::hq::Hq;
+pub use self::images::{images, own_images, static_program};
 pub use self::provisioner::Provisioner;
 pub use self::spare::Spare;
 
@@ -53,17 +55,24 @@ impl Programs {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut build = Command::new(cargo);
         build.args(["build", "-p", "provisioner", "-p", "node-boot"]).args(words).current_dir(&workspace);
-        // What cargo tells a test of its package would make it build ring, and all on top of it, anew.
-        let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-        for (name, _) in std::env::vars().filter(|(name, _)| own(name)) {
-            build.env_remove(name);
-        }
-        ensure!(build.status()?.success(), "cargo build of provisioner and node-boot failed");
+        ensure!(
+            without_own(&mut build).status()?.success(),
+            "cargo build of provisioner and node-boot failed"
+        );
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
         let bin = target.join("debug").canonicalize().context("the folder of built programs")?;
         Ok(Self { provisioner: bin.join("provisioner"), node_boot: bin.join("node-boot") })
     }
+}
+
+/// What cargo tells a test of its package would make it build ring, and all on top of it, anew.
+fn without_own(cargo: &mut Command) -> &mut Command {
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars().filter(|(name, _)| own(name)) {
+        cargo.env_remove(name);
+    }
+    cargo
 }
 
 /// Runs a command to its end; what it printed, or an error with all of it.

@@ -7,6 +7,7 @@ mod image;
 mod kube;
 mod lock;
 mod need;
+mod system;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +28,12 @@ enum Chore {
         /// Numbers of goals; all of them where none is given.
         goals: Vec<String>,
     },
+    /// Build the images of the operating system.
+    Image {
+        /// Where they are put.
+        #[arg(long, default_value = "target/image")]
+        out: std::path::PathBuf,
+    },
     /// Make sure that everything the tests and the demo need is on this computer.
     Kube,
     /// Tell the main job as a story, on real parts.
@@ -45,6 +52,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Bench { goals } => bench(&goals),
+        Chore::Image { out } => system::images(&out),
         Chore::Kube => need::need(),
         Chore::Demo { keep } => demo::demo(keep),
         Chore::Test { only } => test::test(only.as_deref()),

@@ -7,23 +7,27 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Debian packages that the tests call, beside what every Debian has.
-const PACKAGES: [&str; 21] = [
+const PACKAGES: [&str; 25] = [
     "avahi-daemon",
     "avahi-utils",
     "conntrack",
     "dbus-daemon",
     "dnsmasq-base",
+    "erofs-utils",
     "gcc",
     "git",
     "iproute2",
     "iptables",
+    "kmod",
     "libcharon-extra-plugins",
     "libseccomp-dev",
     "libstrongswan-extra-plugins",
     "libstrongswan-standard-plugins",
     "openssl",
+    "ovmf",
     "pkg-config",
     "python3-zeroconf",
+    "qemu-system-x86",
     "strace",
     "strongswan-pki",
     "swtpm",

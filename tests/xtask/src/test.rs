@@ -57,6 +57,7 @@ fn tiers() -> Vec<Tier> {
         tier("wire", &["test -p tests --test wire"], nothing),
         tier("harness", &["test -p harness -- --test-threads=1"], harness::missing_for_cluster),
         tier("cluster", &["test -p tests --test cluster -- --test-threads=1"], harness::missing_for_cluster),
+        tier("machine", &["test -p tests --test machine -- --test-threads=1"], harness::missing_for_machine),
     ]
 }
 

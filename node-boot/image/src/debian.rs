@@ -1,0 +1,60 @@
+//! Packages of the distribution, each pinned by version and digest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use protocol::bytes::hex;
+use serde::Deserialize;
+
+/// One pinned package.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pin {
+    pub name: String,
+    pub version: String,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+}
+
+/// Every pinned package, in the order of the file.
+pub(crate) fn pins() -> Result<Vec<Pin>> {
+    serde_saphyr::from_str(include_str!("../debian.yaml")).context("reading debian.yaml")
+}
+
+/// Gets the packages into `cache`, and unpacks them all into `root`.
+pub(crate) fn unpack(pins: &[Pin], cache: &Path, root: &Path) -> Result<()> {
+    fs::create_dir_all(cache)?;
+    for pin in pins {
+        let file = fetched(pin, cache)?;
+        let done =
+            Command::new("dpkg-deb").arg("-x").arg(&file).arg(root).status().context("running dpkg-deb")?;
+        ensure!(done.success(), "dpkg-deb cannot unpack {}", file.display());
+    }
+    Ok(())
+}
+
+/// The package's file: from the cache, or from the distribution's mirror.
+fn fetched(pin: &Pin, cache: &Path) -> Result<PathBuf> {
+    let file = cache.join(format!("{}.deb", pin.sha256));
+    if file.exists() {
+        return Ok(file);
+    }
+    let folder = tempfile::tempdir_in(cache)?;
+    let mut get = Command::new("apt-get");
+    get.args(["-qq", "download", &format!("{}={}", pin.name, pin.version)]).current_dir(folder.path());
+    let done = get.output().context("running apt-get")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "apt-get cannot download {} {}: {}", pin.name, pin.version, said.trim());
+    let got = fs::read_dir(folder.path())?.next().context("apt-get downloaded nothing")??.path();
+    let digest = hex(&protocol::bytes::Digest::of(&fs::read(&got)?).0);
+    ensure!(
+        digest == pin.sha256,
+        "{} {} has another digest than the pinned one: {digest}",
+        pin.name,
+        pin.version
+    );
+    fs::rename(&got, &file)?;
+    Ok(file)
+}

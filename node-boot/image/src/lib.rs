@@ -1,0 +1,11 @@
+//! The recipe of the operating system: pinned inputs in, images out, the same bits every time.
+
+mod archive; // what the kernel starts from
+mod debian; // packages of the distribution, by digest
+mod drivers; // which modules of the kernel
+mod erofs; // the system as a file system that nobody writes to
+mod recipe; // what is in the images
+mod tree; // folders, files and links, before they are bytes
+mod verity; // the hash tree behind an image
+
+pub use recipe::{Built, Inputs, build, own_archive};

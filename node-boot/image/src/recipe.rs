@@ -1,0 +1,168 @@
+//! What is in the images.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use protocol::bytes::hex;
+
+use crate::drivers::Kernel;
+use crate::tree::Tree;
+use crate::{archive, debian, erofs, verity};
+
+/// Modules without which the system's image is not found: buses and disks.
+const TO_BOOT: [&str; 16] = [
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "nvme",
+    "ahci",
+    "sd_mod",
+    "xhci_pci",
+    "ehci_pci",
+    "uas",
+    "usb_storage",
+    "dm_verity",
+    "loop",
+    "crc32c_generic",
+    "erofs",
+    "overlay",
+    "efivarfs",
+];
+/// Modules that a machine in a cluster has, whatever it is made of: Pods' networks, and file systems.
+const OF_A_NODE: [&str; 22] = [
+    "bridge",
+    "veth",
+    "br_netfilter",
+    "nf_conntrack",
+    "nf_nat",
+    "nf_tables",
+    "nft_compat",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_masq",
+    "nft_fib_inet",
+    "xt_conntrack",
+    "xt_comment",
+    "xt_mark",
+    "xt_nat",
+    "xt_MASQUERADE",
+    "xt_addrtype",
+    "xt_multiport",
+    "ip_tables",
+    "ip6_tables",
+    "ext4",
+    "vfat",
+];
+/// Modules for what a machine may be made of: one is loaded where its device is.
+const FOR_DEVICES: [&str; 8] =
+    ["virtio_net", "e1000", "e1000e", "igb", "igc", "r8169", "iTCO_wdt", "i6300esb"];
+/// Programs of the container runtime and the Pods' network, with their place.
+const RUNTIME: [(&str, &str); 6] = [
+    ("containerd", "usr/bin/containerd"),
+    ("containerd-shim-runc-v2", "usr/bin/containerd-shim-runc-v2"),
+    ("runc", "usr/bin/runc"),
+    ("bridge", "opt/cni/bin/bridge"),
+    ("loopback", "opt/cni/bin/loopback"),
+    ("host-local", "opt/cni/bin/host-local"),
+];
+/// Files of the distribution's packages, and where they are there. Libraries are found by their own names.
+const DISTRIBUTION: [(&str, &str); 9] = [
+    ("usr/bin/mount", "bin/mount"),
+    ("usr/bin/umount", "bin/umount"),
+    ("usr/lib/x86_64-linux-gnu/libmount.so.1", "usr/lib/x86_64-linux-gnu/libmount.so.1"),
+    ("usr/lib/x86_64-linux-gnu/libblkid.so.1", "usr/lib/x86_64-linux-gnu/libblkid.so.1"),
+    ("usr/lib/x86_64-linux-gnu/libselinux.so.1", "lib/x86_64-linux-gnu/libselinux.so.1"),
+    ("usr/lib/x86_64-linux-gnu/libpcre2-8.so.0", "usr/lib/x86_64-linux-gnu/libpcre2-8.so.0"),
+    ("usr/lib/x86_64-linux-gnu/libc.so.6", "lib/x86_64-linux-gnu/libc.so.6"),
+    ("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
+    ("usr/lib64/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
+];
+/// The kernel says nothing on the screen, and comes back by itself after a panic.
+const QUIET: &str = "quiet loglevel=1 panic=10";
+/// Folders that something is mounted on.
+const MOUNT_POINTS: [&str; 9] = ["dev", "etc", "opt", "proc", "run", "sys", "tmp", "var", "root"];
+
+/// What the images are made from.
+pub struct Inputs<'a> {
+    /// The agent, one static program.
+    pub node_boot: &'a Path,
+    /// Where a program of Kubernetes or of its runtime is.
+    pub program: &'a dyn Fn(&str) -> PathBuf,
+    /// Where downloaded packages are kept.
+    pub cache: &'a Path,
+}
+
+/// Images that were built.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// What the kernel starts from.
+    pub archive: PathBuf,
+    /// The system, with its hash tree.
+    pub system: PathBuf,
+    /// Arguments of the kernel: which system it is, and that the screen is for people.
+    pub arguments: String,
+}
+
+/// Builds the images into the folder `out`.
+pub fn build(inputs: &Inputs<'_>, out: &Path) -> Result<Built> {
+    fs::create_dir_all(out)?;
+    let unpacked = tempfile::tempdir()?;
+    let root = unpacked.path();
+    debian::unpack(&debian::pins()?, inputs.cache, root)?;
+    let kernel = Kernel::below(root)?;
+    let file = |name: &str| out.join(name);
+    let packed = root.join("boot").join(format!("vmlinuz-{}", kernel.release));
+    fs::copy(&packed, file("kernel")).with_context(|| format!("copying {}", packed.display()))?;
+    fs::write(file("archive"), archive::archive(&first(inputs, &kernel)?)?)?;
+    erofs::write(&system(inputs, &kernel, root)?, &file("system"))?;
+    let sealed = verity::seal(&file("system"))?;
+    let arguments = format!("{QUIET} nodeboot.root={}:{}", sealed.blocks, hex(&sealed.root.0));
+    Ok(Built { kernel: file("kernel"), archive: file("archive"), system: file("system"), arguments })
+}
+
+/// What an owner adds to what the kernel starts from: an archive of its own with the owner's file.
+pub fn own_archive(owner: &Path, out: &Path) -> Result<()> {
+    let mut tree = Tree::default();
+    tree.copy("owner.json", owner);
+    fs::write(out, archive::archive(&tree)?).with_context(|| format!("writing {}", out.display()))
+}
+
+/// What the kernel starts from: the agent, and what it needs to find the system.
+fn first(inputs: &Inputs<'_>, kernel: &Kernel) -> Result<Tree> {
+    let mut tree = Tree::default();
+    tree.program("init", inputs.node_boot)?;
+    kernel.put_listed(&mut tree, "modules", &kernel.choose(&TO_BOOT)?);
+    Ok(tree)
+}
+
+fn system(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path) -> Result<Tree> {
+    let mut tree = Tree::default();
+    for folder in MOUNT_POINTS {
+        tree.folder(folder);
+    }
+    for (link, to) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+        tree.link(link, to);
+    }
+    tree.folder("usr/sbin");
+    tree.program("usr/bin/node-boot", inputs.node_boot)?;
+    for (name, place) in RUNTIME {
+        tree.program(place, &(inputs.program)(name))?;
+    }
+    tree.program("usr/bin/kubelet", &(inputs.program)("kubelet"))?;
+    for (place, from) in DISTRIBUTION {
+        tree.program(
+            place,
+            &fs::canonicalize(root.join(from)).with_context(|| format!("there is no {from}"))?,
+        )?;
+    }
+    tree.file("etc/passwd", "root:x:0:0:root:/root:/sbin/nologin\n");
+    tree.file("etc/group", "root:x:0:\n");
+    tree.file("etc/os-release", "ID=node-boot\nNAME=node-boot\nPRETTY_NAME=node-boot\n");
+    let of_a_node = kernel.choose(&OF_A_NODE)?;
+    kernel.put_listed(&mut tree, "usr/lib/node-boot/modules", &of_a_node);
+    kernel.put_findable(&mut tree, &kernel.choose(&FOR_DEVICES)?)?;
+    Ok(tree)
+}

@@ -1,0 +1,47 @@
+//! PID 1: brings a bare machine up, runs the agent, buries the dead, and never ends.
+
+mod agent; // the agent: started again when it ends
+mod early; // what the kernel leaves to us
+mod modules; // drivers
+mod root; // from the first archive to the system's own image
+mod verity; // an image whose every block is checked
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::console::{clean, say};
+
+/// What the archive that the kernel starts from calls us.
+const ARCHIVE: &str = "/init";
+/// Before a machine that cannot go on starts anew: long enough to read why.
+const LAST_WORDS: Duration = Duration::from_mins(1);
+
+/// Whether the kernel started this program.
+pub fn is_init() -> bool {
+    rustix::process::getpid().is_init()
+}
+
+/// Everything, for the life of the machine.
+pub fn run() -> ! {
+    let Err(error) = go_on();
+    eprintln!("{}", clean(&format!("This machine cannot start: {error:#}.")));
+    eprintln!("It starts anew in a minute. If this comes again, call headquarters.");
+    std::thread::sleep(LAST_WORDS);
+    // A kernel whose PID 1 ends panics, and starts anew as well.
+    let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);
+    std::process::exit(1);
+}
+
+fn go_on() -> Result<std::convert::Infallible> {
+    if Path::new(ARCHIVE).exists() {
+        early::mount_kernels_own()?;
+        early::quieten();
+        say("Starting.");
+        modules::load_listed(Path::new("/modules"))?;
+        return root::switch();
+    }
+    early::system()?;
+    agent::keep_up()
+}

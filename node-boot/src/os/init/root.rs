@@ -1,0 +1,77 @@
+//! From the archive that the kernel starts from to the image that is the system.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::mount::{MountFlags, mount, mount_move};
+
+use super::verity::Root;
+use crate::console::say;
+
+const SYSROOT: &str = "/sysroot";
+/// The program in the image, which goes on from here.
+const PROGRAM: &str = "/usr/bin/node-boot";
+/// A stick takes seconds until the kernel knows it.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Arguments of the kernel: the partition or the device of the image, and the root of its tree.
+const DEVICE: &str = "nodeboot.os=";
+const ROOT: &str = "nodeboot.root=";
+
+/// Mounts the image, makes it the root, and goes on with the program in it.
+pub fn switch() -> Result<std::convert::Infallible> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let argument = |name: &str| {
+        let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+        word.with_context(|| format!("the kernel's command line has no {name}"))
+    };
+    let root: Root = argument(ROOT)?.parse()?;
+    let device = root.open(&wait_for(argument(DEVICE)?)?)?;
+    fs::create_dir_all(SYSROOT)?;
+    mount(&device, SYSROOT, "erofs", MountFlags::RDONLY, None)
+        .with_context(|| format!("mounting the system's image on {}", device.display()))?;
+    if Path::new("/owner.json").exists() {
+        fs::copy("/owner.json", "/run/owner.json")?;
+    }
+    for own in ["/proc", "/sys", "/dev", "/run"] {
+        mount_move(own, format!("{SYSROOT}{own}")).with_context(|| format!("moving {own}"))?;
+    }
+    // What the archive holds would stay in memory for the life of the machine.
+    for used in ["/init", "/modules"] {
+        let path = Path::new(used);
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
+    std::env::set_current_dir(SYSROOT)?;
+    mount_move(".", "/").context("making the image the root")?;
+    rustix::process::chroot(".")?;
+    std::env::set_current_dir("/")?;
+    Err(Command::new(PROGRAM).exec()).with_context(|| format!("starting {PROGRAM}"))
+}
+
+fn wait_for(name: &str) -> Result<PathBuf> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(device) = find(name) {
+            return Ok(device);
+        }
+        anyhow::ensure!(Instant::now() < until, "no disk has the system's image ({name})");
+        say("Looking for the disk with the system.");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The device of that name, or with a partition of that name.
+fn find(name: &str) -> Option<PathBuf> {
+    let named = |device: &str, uevent: &str| {
+        device == name || uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name))
+    };
+    fs::read_dir("/sys/class/block").ok()?.flatten().find_map(|entry| {
+        let device = entry.file_name().to_string_lossy().into_owned();
+        let uevent = fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
+        let path = Path::new("/dev").join(&device);
+        (named(&device, &uevent) && path.exists()).then_some(path)
+    })
+}

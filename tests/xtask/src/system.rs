@@ -1,0 +1,20 @@
+//! The images of the operating system.
+
+use anyhow::Result;
+use std::path::Path;
+use std::time::Instant;
+
+/// Builds them into a folder, and says what became of them.
+pub fn images(out: &Path) -> Result<()> {
+    crate::need::need()?;
+    let start = Instant::now();
+    eprintln!("images: the agent, the kernel, the first archive, the system");
+    let built = tests::stage::images(out)?;
+    for file in [&built.kernel, &built.archive, &built.system] {
+        #[allow(clippy::cast_precision_loss)] // No image is larger than 2^52 bytes.
+        let size = std::fs::metadata(file)?.len() as f64 / 1e6;
+        println!("{size:>6.1} MB  {}", file.display());
+    }
+    eprintln!("images: built in {} s", start.elapsed().as_secs());
+    Ok(())
+}

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use harness::{Board, Options, Start, Vm};
+use harness::{Board, Options, Vm};
 use protocol::bytes::b64;
 use tests::stage::{SITE, Site, own_images};
 
@@ -27,27 +27,24 @@ fn registered(site: &mut Site, vm: &Vm) {
     site.deliver().unwrap();
 }
 
-/// The owner's file as the kernel's second archive.
-fn owner(site: &Site) -> PathBuf {
-    let file = site.hq.path("owner.cpio");
-    image::own_archive(&site.hq.owner_file(), &file).unwrap();
-    file
+/// The stick of this owner.
+fn stick(site: &Site) -> PathBuf {
+    let stick = site.hq.path("stick");
+    image::stick(&own_images().unwrap(), &site.hq.owner_file(), &stick).unwrap();
+    stick
 }
 
 #[test]
-fn a_bare_machine_becomes_a_ready_node_over_a_link_local_cable() {
+fn a_bare_machine_starts_from_a_stick_and_becomes_a_ready_node_over_a_link_local_cable() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);
     }
-    let images = own_images().unwrap();
     let mut site = Site::build("bare", Options::default()).unwrap();
     let mut vm =
         Vm::new(&site.lan, "vm-1", Board { serial: "VM0001".into(), tpm: true, memory: 3072 }).unwrap();
     registered(&mut site, &vm);
-    let arguments = format!("console=ttyS0 {} nodeboot.os=vda", images.arguments);
-    let archives = vec![images.archive.clone(), owner(&site)];
-    vm.power_on(&Start { kernel: images.kernel.clone(), archives, arguments, system: images.system.clone() })
-        .unwrap();
+    vm.plug_stick(&stick(&site));
+    vm.power_on().unwrap();
     vm.says("This machine is part of the cluster. It needs nothing.", DEADLINE).unwrap();
     site.ready_node("node-1").unwrap();
 }

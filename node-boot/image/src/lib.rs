@@ -2,10 +2,12 @@
 
 mod archive; // what the kernel starts from
 mod debian; // packages of the distribution, by digest
+mod disk; // partitions, and what the firmware reads
 mod drivers; // which modules of the kernel
 mod erofs; // the system as a file system that nobody writes to
 mod recipe; // what is in the images
 mod tree; // folders, files and links, before they are bytes
+mod uki; // one file that the firmware starts
 mod verity; // the hash tree behind an image
 
-pub use recipe::{Built, Inputs, build, own_archive};
+pub use recipe::{Built, Inputs, build, stick};

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use protocol::bytes::hex;
 
+use crate::disk::{self, Content, Part};
 use crate::drivers::Kernel;
 use crate::tree::Tree;
-use crate::{archive, debian, erofs, verity};
+use crate::{archive, debian, erofs, uki, verity};
 
 /// Modules without which the system's image is not found: buses and disks.
 const TO_BOOT: [&str; 16] = [
@@ -79,7 +80,13 @@ const DISTRIBUTION: [(&str, &str); 9] = [
     ("usr/lib64/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
 ];
 /// The kernel says nothing on the screen, and comes back by itself after a panic.
-const QUIET: &str = "quiet loglevel=1 panic=10";
+const ARGUMENTS: &str = "quiet loglevel=1 panic=10 console=tty0 console=ttyS0,115200";
+/// What the firmware looks for (UEFI 2.10 section 3.5.1.1), and what is put beside it for the stub to hand on: the owner's
+/// file.
+const PROGRAM: &str = "EFI/BOOT/BOOTX64.EFI";
+const OWNER: &str = ".extra.d/owner.cred";
+const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+const OS_RELEASE: &str = "ID=node-boot\nNAME=node-boot\nPRETTY_NAME=node-boot\n";
 /// Folders that something is mounted on.
 const MOUNT_POINTS: [&str; 9] = ["dev", "etc", "opt", "proc", "run", "sys", "tmp", "var", "root"];
 
@@ -93,17 +100,15 @@ pub struct Inputs<'a> {
     pub cache: &'a Path,
 }
 
-/// Images that were built.
+/// Images that were built: the same for every machine of every owner.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// The kernel.
-    pub kernel: PathBuf,
-    /// What the kernel starts from.
-    pub archive: PathBuf,
+    /// What the firmware starts: the kernel, the first archive, and which system it is.
+    pub uki: PathBuf,
     /// The system, with its hash tree.
     pub system: PathBuf,
-    /// Arguments of the kernel: which system it is, and that the screen is for people.
-    pub arguments: String,
+    /// Name of the partition that holds the system.
+    pub partition: String,
 }
 
 /// Builds the images into the folder `out`.
@@ -113,21 +118,32 @@ pub fn build(inputs: &Inputs<'_>, out: &Path) -> Result<Built> {
     let root = unpacked.path();
     debian::unpack(&debian::pins()?, inputs.cache, root)?;
     let kernel = Kernel::below(root)?;
-    let file = |name: &str| out.join(name);
-    let packed = root.join("boot").join(format!("vmlinuz-{}", kernel.release));
-    fs::copy(&packed, file("kernel")).with_context(|| format!("copying {}", packed.display()))?;
-    fs::write(file("archive"), archive::archive(&first(inputs, &kernel)?)?)?;
-    erofs::write(&system(inputs, &kernel, root)?, &file("system"))?;
-    let sealed = verity::seal(&file("system"))?;
-    let arguments = format!("{QUIET} nodeboot.root={}:{}", sealed.blocks, hex(&sealed.root.0));
-    Ok(Built { kernel: file("kernel"), archive: file("archive"), system: file("system"), arguments })
+    let image = out.join("system");
+    erofs::write(&system(inputs, &kernel, root)?, &image)?;
+    let sealed = verity::seal(&image)?;
+    let hash = hex(&sealed.root.0);
+    let arguments = format!("{ARGUMENTS} nodeboot.root={}:{hash}", sealed.blocks);
+    let read = |path: &str| fs::read(root.join(path)).with_context(|| format!("there is no {path}"));
+    let sections: [(&str, &[u8]); 4] = [
+        (".osrel", OS_RELEASE.as_bytes()),
+        (".cmdline", arguments.as_bytes()),
+        (".linux", &read(&format!("boot/vmlinuz-{}", kernel.release))?),
+        (".initrd", &archive::archive(&first(inputs, &kernel)?)?),
+    ];
+    let uki = out.join("node-boot.efi");
+    fs::write(&uki, uki::join(&read(STUB)?, &sections)?)?;
+    Ok(Built { uki, system: image, partition: format!("os-{}", &hash[..16]) })
 }
 
-/// What an owner adds to what the kernel starts from: an archive of its own with the owner's file.
-pub fn own_archive(owner: &Path, out: &Path) -> Result<()> {
-    let mut tree = Tree::default();
-    tree.copy("owner.json", owner);
-    fs::write(out, archive::archive(&tree)?).with_context(|| format!("writing {}", out.display()))
+/// Writes a stick from which a machine of this owner starts.
+pub fn stick(built: &Built, owner: &Path, out: &Path) -> Result<()> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let firmware = vec![(PROGRAM.to_owned(), read(&built.uki)?), (format!("{PROGRAM}{OWNER}"), read(owner)?)];
+    let parts = [
+        Part { name: "stick".to_owned(), content: Content::Firmware(firmware) },
+        Part { name: built.partition.clone(), content: Content::Image(built.system.clone()) },
+    ];
+    disk::write(&parts, out)
 }
 
 /// What the kernel starts from: the agent, and what it needs to find the system.
@@ -160,7 +176,7 @@ fn system(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path) -> Result<Tree> {
     }
     tree.file("etc/passwd", "root:x:0:0:root:/root:/sbin/nologin\n");
     tree.file("etc/group", "root:x:0:\n");
-    tree.file("etc/os-release", "ID=node-boot\nNAME=node-boot\nPRETTY_NAME=node-boot\n");
+    tree.file("etc/os-release", OS_RELEASE);
     let of_a_node = kernel.choose(&OF_A_NODE)?;
     kernel.put_listed(&mut tree, "usr/lib/node-boot/modules", &of_a_node);
     kernel.put_findable(&mut tree, &kernel.choose(&FOR_DEVICES)?)?;

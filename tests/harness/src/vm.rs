@@ -27,18 +27,9 @@ pub struct Board {
     pub memory: u32,
 }
 
-/// What it starts from.
-#[derive(Clone, Debug)]
-pub struct Start {
-    /// The kernel.
-    pub kernel: PathBuf,
-    /// What the kernel starts from: archives, one after the other.
-    pub archives: Vec<PathBuf>,
-    /// Arguments of the kernel.
-    pub arguments: String,
-    /// A disk that is only read.
-    pub system: PathBuf,
-}
+/// The firmware, and what it remembers at first.
+const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const MEMORY: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// A virtual machine; it is off when made, and without power when dropped.
 #[derive(Debug)]
@@ -48,6 +39,7 @@ pub struct Vm {
     room: Room,
     _port: Port,
     tpm: Option<Tpm>,
+    stick: Option<PathBuf>,
     process: Option<Process>,
     folder: Folder,
 }
@@ -62,7 +54,7 @@ impl Vm {
         room.ip(&["link", "set", "eth0", "master", "br0"])?;
         let manufacture = || Tpm::manufacture(folder.path().join("tpm"), lan.tpm_authority());
         let tpm = board.tpm.then(manufacture).transpose()?;
-        Ok(Self { name: name.into(), board, room, _port: port, tpm, process: None, folder })
+        Ok(Self { name: name.into(), board, room, _port: port, tpm, stick: None, process: None, folder })
     }
 
     /// Its TPM.
@@ -70,52 +62,53 @@ impl Vm {
         self.tpm.as_ref()
     }
 
+    /// Plugs a stick in; it is only read.
+    pub fn plug_stick(&mut self, image: &Path) {
+        self.stick = Some(image.to_owned());
+    }
+
     /// Switches it on.
-    pub fn power_on(&mut self, start: &Start) -> Result<()> {
+    pub fn power_on(&mut self) -> Result<()> {
         self.power_off();
-        let joined = self.folder.path().join("archive");
-        let mut archive = Vec::new();
-        for part in &start.archives {
-            archive.extend(fs::read(part).map_err(io("read", part.display()))?);
+        let memory = self.folder.path().join("firmware");
+        if !memory.exists() {
+            fs::copy(MEMORY, &memory).map_err(io("copy", MEMORY))?;
         }
-        fs::write(&joined, archive).map_err(io("write", joined.display()))?;
         if let Some(tpm) = &mut self.tpm {
             tpm.power_on_for_emulator(&self.room)?;
         }
-        let words = self.arguments(start, &joined);
+        let words = self.arguments(&memory);
         let mut qemu = self.room.command("qemu-system-x86_64");
         qemu.args(words);
         self.process = Some(Process::start("qemu", qemu, &self.log())?);
         Ok(())
     }
 
-    fn arguments(&self, start: &Start, archive: &Path) -> Vec<String> {
-        let (system, id) = (start.system.display(), digest(&SHA256, self.name.as_bytes()));
+    fn arguments(&self, memory: &Path) -> Vec<String> {
+        let id = digest(&SHA256, self.name.as_bytes());
         let [a, b, c] = [0, 1, 2].map(|place| id.as_ref()[place]);
-        let mut words: Vec<String> = [
+        let mut parts = vec![
             // Software emulation: what says that it can do better may still fail to start a kernel.
-            "-accel tcg,thread=multi -cpu max -smp 2 -nographic -no-reboot -vga none",
-            &format!("-m {}", self.board.memory),
-            &format!("-smbios type=1,manufacturer=QEMU,product=virtual,serial={}", self.board.serial),
-            &format!("-kernel {} -initrd {}", start.kernel.display(), archive.display()),
-            &format!("-drive file={system},format=raw,if=none,id=system,readonly=on -device virtio-blk-pci,drive=system"),
-            "-netdev tap,id=cable,ifname=tap0,script=no,downscript=no",
-            &format!("-device virtio-net-pci,netdev=cable,mac=02:00:00:{a:02x}:{b:02x}:{c:02x}"),
-        ]
-        .iter()
-        .flat_map(|words| words.split(' ').map(str::to_owned))
-        .collect();
-        if let Some(tpm) = &self.tpm {
-            let control = tpm.control();
-            words.extend(["-chardev".to_owned(), format!("socket,id=tpm,path={}", control.display())]);
-            words.extend(
-                "-tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0"
-                    .split(' ')
-                    .map(str::to_owned),
-            );
+            "-machine q35 -accel tcg,thread=multi -cpu max -smp 2 -nographic -vga none -nodefaults"
+                .to_owned(),
+            "-serial stdio -device qemu-xhci".to_owned(),
+            format!("-m {}", self.board.memory),
+            format!("-smbios type=1,manufacturer=QEMU,product=virtual,serial={}", self.board.serial),
+            format!("-drive if=pflash,format=raw,readonly=on,file={FIRMWARE}"),
+            format!("-drive if=pflash,format=raw,file={}", memory.display()),
+            "-netdev tap,id=cable,ifname=tap0,script=no,downscript=no".to_owned(),
+            format!("-device virtio-net-pci,romfile=,netdev=cable,mac=02:00:00:{a:02x}:{b:02x}:{c:02x}"),
+        ];
+        if let Some(stick) = &self.stick {
+            let stick = stick.display();
+            parts.push(format!("-drive if=none,id=stick,format=raw,readonly=on,file={stick}"));
+            parts.push("-device usb-storage,drive=stick,removable=on".to_owned());
         }
-        words.extend(["-append".to_owned(), start.arguments.clone()]);
-        words
+        if let Some(tpm) = &self.tpm {
+            parts.push(format!("-chardev socket,id=tpm,path={}", tpm.control().display()));
+            parts.push("-tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0".to_owned());
+        }
+        parts.iter().flat_map(|words| words.split(' ').map(str::to_owned)).collect()
     }
 
     fn log(&self) -> PathBuf {

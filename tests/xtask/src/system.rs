@@ -8,9 +8,9 @@ use std::time::Instant;
 pub fn images(out: &Path) -> Result<()> {
     crate::need::need()?;
     let start = Instant::now();
-    eprintln!("images: the agent, the kernel, the first archive, the system");
+    eprintln!("images: the agent, what the firmware starts, the system");
     let built = tests::stage::images(out)?;
-    for file in [&built.kernel, &built.archive, &built.system] {
+    for file in [&built.uki, &built.system] {
         #[allow(clippy::cast_precision_loss)] // No image is larger than 2^52 bytes.
         let size = std::fs::metadata(file)?.len() as f64 / 1e6;
         println!("{size:>6.1} MB  {}", file.display());

@@ -17,24 +17,22 @@ const SYSROOT: &str = "/sysroot";
 const PROGRAM: &str = "/usr/bin/node-boot";
 /// A stick takes seconds until the kernel knows it.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Arguments of the kernel: the partition or the device of the image, and the root of its tree.
-const DEVICE: &str = "nodeboot.os=";
+/// Argument of the kernel: which image, by the root of its tree.
 const ROOT: &str = "nodeboot.root=";
+/// Where the firmware's loader puts what the owner added.
+const OWNER: &str = "/.extra/credentials/owner.cred";
 
 /// Mounts the image, makes it the root, and goes on with the program in it.
 pub fn switch() -> Result<std::convert::Infallible> {
     let line = fs::read_to_string("/proc/cmdline")?;
-    let argument = |name: &str| {
-        let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
-        word.with_context(|| format!("the kernel's command line has no {name}"))
-    };
-    let root: Root = argument(ROOT)?.parse()?;
-    let device = root.open(&wait_for(argument(DEVICE)?)?)?;
+    let root = line.split_whitespace().find_map(|word| word.strip_prefix(ROOT));
+    let root: Root = root.with_context(|| format!("the kernel's command line has no {ROOT}"))?.parse()?;
+    let device = root.open(&wait_for(&root.partition())?)?;
     fs::create_dir_all(SYSROOT)?;
     mount(&device, SYSROOT, "erofs", MountFlags::RDONLY, None)
         .with_context(|| format!("mounting the system's image on {}", device.display()))?;
-    if Path::new("/owner.json").exists() {
-        fs::copy("/owner.json", "/run/owner.json")?;
+    if Path::new(OWNER).exists() {
+        fs::copy(OWNER, "/run/owner.json")?;
     }
     for own in ["/proc", "/sys", "/dev", "/run"] {
         mount_move(own, format!("{SYSROOT}{own}")).with_context(|| format!("moving {own}"))?;
@@ -63,15 +61,12 @@ fn wait_for(name: &str) -> Result<PathBuf> {
     }
 }
 
-/// The device of that name, or with a partition of that name.
+/// The device of the partition of that name.
 fn find(name: &str) -> Option<PathBuf> {
-    let named = |device: &str, uevent: &str| {
-        device == name || uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name))
-    };
+    let named = |uevent: &str| uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name));
     fs::read_dir("/sys/class/block").ok()?.flatten().find_map(|entry| {
-        let device = entry.file_name().to_string_lossy().into_owned();
         let uevent = fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
-        let path = Path::new("/dev").join(&device);
-        (named(&device, &uevent) && path.exists()).then_some(path)
+        let path = Path::new("/dev").join(entry.file_name());
+        (named(&uevent) && path.exists()).then_some(path)
     })
 }

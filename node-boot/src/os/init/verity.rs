@@ -39,6 +39,11 @@ impl std::str::FromStr for Root {
 }
 
 impl Root {
+    /// Name of the partition that holds the image.
+    pub fn partition(&self) -> String {
+        format!("os-{}", &self.hash[..16])
+    }
+
     /// The device through which the image on `device` is read: nothing else comes out of it than what was built.
     pub fn open(&self, device: &Path) -> Result<PathBuf> {
         let control = File::options().read(true).write(true).open(CONTROL).context("device-mapper")?;

@@ -1,0 +1,146 @@
+//! A disk as bytes: partitions (GPT), the first of them what the firmware reads (FAT).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Cursor, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use gpt::disk::LogicalBlockSize::Lb512;
+use gpt::mbr::ProtectiveMBR;
+use gpt::partition::Partition;
+use gpt::partition_types::{EFI, LINUX_FS, Type};
+use protocol::bytes::Digest;
+use uuid::Uuid;
+
+const SECTOR: u64 = 512;
+/// Partitions begin where flash likes it, and behind the last one there is room for the second table.
+const ALIGN: u64 = 1024 * 1024;
+/// FAT volumes below this are of a kind that some firmware cannot read.
+const LEAST_FAT: u64 = 40 * 1024 * 1024;
+/// Every volume has the same one: it is told apart by what is on it.
+const VOLUME: u32 = 0x6e6f_6465;
+
+/// What stands in a partition.
+pub(crate) enum Content {
+    /// Files by path, for the firmware.
+    Firmware(Vec<(String, Vec<u8>)>),
+    /// A file of this computer, as it is.
+    Image(PathBuf),
+}
+
+/// A partition to be.
+pub(crate) struct Part {
+    pub name: String,
+    pub content: Content,
+}
+
+/// Writes a disk with these partitions; the same partitions make the same bytes.
+pub(crate) fn write(parts: &[Part], out: &Path) -> Result<()> {
+    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(out)?;
+    let mut table = BTreeMap::new();
+    let mut at = ALIGN;
+    for (number, part) in (1..).zip(parts) {
+        let (kind, data) = match &part.content {
+            Content::Firmware(files) => (EFI, fat(files)?),
+            Content::Image(image) => {
+                (LINUX_FS, fs::read(image).with_context(|| format!("reading {}", image.display()))?)
+            }
+        };
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&data)?;
+        let length = (data.len() as u64).next_multiple_of(ALIGN);
+        table.insert(number, partition(&part.name, kind, at / SECTOR, length / SECTOR));
+        at += length;
+    }
+    file.set_len(at + ALIGN)?;
+    let sectors = u32::try_from((at + ALIGN) / SECTOR - 1)?;
+    ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut file)?;
+    let names: Vec<_> = parts.iter().map(|part| part.name.as_str()).collect();
+    let id = Some(guid(&names.join(" ")));
+    let mut disk =
+        gpt::GptConfig::new().writable(true).logical_block_size(Lb512).create_from_device(file, id)?;
+    disk.update_partitions(table)?;
+    disk.write()?.sync_all()?;
+    Ok(())
+}
+
+fn partition(name: &str, kind: Type, first: u64, sectors: u64) -> Partition {
+    Partition {
+        part_type_guid: kind,
+        part_guid: guid(&format!("partition {name}")),
+        first_lba: first,
+        last_lba: first + sectors - 1,
+        flags: 0,
+        name: name.to_owned(),
+    }
+}
+
+/// The same name has the same id.
+fn guid(name: &str) -> Uuid {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&Digest::of(name.as_bytes()).0[..16]);
+    // Version 8 (RFC 9562 section 5.8): made by a rule of one's own.
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Uuid::from_bytes(bytes)
+}
+
+/// A FAT volume with these files, a quarter of it free.
+fn fat(files: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
+    let used: u64 = files.iter().map(|(_, data)| data.len() as u64).sum();
+    let size = (used * 5 / 4).max(LEAST_FAT).next_multiple_of(ALIGN);
+    let mut volume = Cursor::new(vec![0; usize::try_from(size)?]);
+    let options = fatfs::FormatVolumeOptions::new().volume_id(VOLUME).volume_label(*b"NODE-BOOT  ");
+    fatfs::format_volume(&mut volume, options).context("making a FAT volume")?;
+    {
+        let system = fatfs::FileSystem::new(&mut volume, fatfs::FsOptions::new())?;
+        for (path, data) in files {
+            for (end, _) in path.match_indices('/') {
+                system.root_dir().create_dir(&path[..end])?;
+            }
+            system
+                .root_dir()
+                .create_file(path)?
+                .write_all(data)
+                .with_context(|| format!("writing {path}"))?;
+        }
+    }
+    Ok(volume.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_has_its_partitions_and_files_and_the_same_bytes_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        fs::write(&image, [7; 5000]).unwrap();
+        let make = |name: &str| {
+            let files = vec![("EFI/BOOT/BOOTX64.EFI".to_owned(), b"program".to_vec())];
+            let parts = [
+                Part { name: "esp".to_owned(), content: Content::Firmware(files) },
+                Part { name: "os-0f".to_owned(), content: Content::Image(image.clone()) },
+            ];
+            let out = folder.path().join(name);
+            write(&parts, &out).unwrap();
+            out
+        };
+        let (one, two) = (make("one"), make("two"));
+        assert!(fs::read(&one).unwrap() == fs::read(&two).unwrap());
+        let disk = gpt::GptConfig::new().open(&one).unwrap();
+        let names: Vec<_> = disk.partitions().values().map(|part| part.name.clone()).collect();
+        assert_eq!(names, ["esp", "os-0f"]);
+        let at = |part: u32| usize::try_from(disk.partitions()[&part].first_lba * SECTOR).unwrap();
+        let bytes = fs::read(&one).unwrap();
+        assert_eq!(bytes[at(2)..at(2) + 5001], [&[7; 5000][..], &[0]].concat());
+        let volume = Cursor::new(bytes[at(1)..at(2)].to_vec());
+        let system = fatfs::FileSystem::new(volume, fatfs::FsOptions::new()).unwrap();
+        let mut file = system.root_dir().open_file("EFI/BOOT/BOOTX64.EFI").unwrap();
+        let mut read = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut read).unwrap();
+        assert_eq!(read, b"program");
+    }
+}

@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use protocol::tpm::Spec;
 
 use crate::console;
+use crate::os::init::System;
 use crate::sequence::{Awake, Machine};
 use crate::site::voice::PATIENCE;
 use crate::state::State;
@@ -53,9 +54,9 @@ pub struct Where {
     /// Seconds that a voucher is looked for before an approval by telephone can stand in for it.
     #[arg(long, hide = true, default_value_t = PATIENCE.as_secs())]
     patience: u64,
-    /// PID 1 says so: the machine's whole system is ours.
+    /// PID 1 says so: the machine's whole system is ours, and runs from there.
     #[arg(long, hide = true)]
-    is_ours: bool,
+    system: Option<System>,
 }
 
 #[derive(clap::Subcommand)]
@@ -171,7 +172,7 @@ impl Where {
             root: self.root.clone(),
             stick: self.stick.clone(),
             patience: Duration::from_secs(self.patience),
-            is_ours: self.is_ours,
+            system: self.system,
         })
     }
 

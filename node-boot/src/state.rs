@@ -68,6 +68,11 @@ impl State {
         Ok(Self { dir: dir.to_owned() })
     }
 
+    /// The folder of it all.
+    pub fn folder(&self) -> &Path {
+        &self.dir
+    }
+
     /// The path of a file.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)

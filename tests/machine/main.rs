@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use harness::{Board, Options, Vm};
+use harness::{Board, Bus, Options, Vm, wait};
 use protocol::bytes::b64;
 use tests::stage::{SITE, Site, own_images};
 
@@ -35,16 +35,31 @@ fn stick(site: &Site) -> PathBuf {
 }
 
 #[test]
-fn a_bare_machine_starts_from_a_stick_and_becomes_a_ready_node_over_a_link_local_cable() {
+fn a_bare_machine_installs_itself_from_a_stick_and_becomes_a_ready_node() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);
     }
     let mut site = Site::build("bare", Options::default()).unwrap();
-    let mut vm =
-        Vm::new(&site.lan, "vm-1", Board { serial: "VM0001".into(), tpm: true, memory: 3072 }).unwrap();
+    let board = Board { serial: "VM0001".into(), tpm: true, memory: 3072, disk: Some((Bus::Virtio, 10)) };
+    let mut vm = Vm::new(&site.lan, "vm-1", board).unwrap();
     registered(&mut site, &vm);
     vm.plug_stick(&stick(&site));
     vm.power_on().unwrap();
+    vm.says("The system is on the disk. Starting from there.", DEADLINE).unwrap();
+    // The stick is still in; the firmware starts the disk, and nothing is installed again.
     vm.says("This machine is part of the cluster. It needs nothing.", DEADLINE).unwrap();
-    site.ready_node("node-1").unwrap();
+    let node = site.ready_node("node-1").unwrap();
+    assert_eq!(vm.console().matches("Installing on").count(), 1, "{}", vm.console());
+    // Without the stick, after a power cut, it is the same Node again.
+    vm.power_off();
+    vm.pull_stick();
+    vm.power_on().unwrap();
+    let joined = "This machine is part of the cluster. It needs nothing.";
+    wait::until("it to be back", DEADLINE, || {
+        let console = vm.console();
+        if console.matches(joined).count() == 2 { Ok(()) } else { Err(console) }
+    })
+    .unwrap();
+    assert_eq!(site.ready_node("node-1").unwrap(), node);
+    assert_eq!(vm.console().matches("Installing on").count(), 1, "{}", vm.console());
 }

@@ -59,18 +59,24 @@ const OF_A_NODE: [&str; 22] = [
 const FOR_DEVICES: [&str; 8] =
     ["virtio_net", "e1000", "e1000e", "igb", "igc", "r8169", "iTCO_wdt", "i6300esb"];
 /// Programs of the container runtime and the Pods' network, with their place.
-const RUNTIME: [(&str, &str); 6] = [
+const RUNTIME: [(&str, &str); 7] = [
     ("containerd", "usr/bin/containerd"),
     ("containerd-shim-runc-v2", "usr/bin/containerd-shim-runc-v2"),
+    ("ctr", "usr/bin/ctr"),
     ("runc", "usr/bin/runc"),
     ("bridge", "opt/cni/bin/bridge"),
     ("loopback", "opt/cni/bin/loopback"),
     ("host-local", "opt/cni/bin/host-local"),
 ];
 /// Files of the distribution's packages, and where they are there. Libraries are found by their own names.
-const DISTRIBUTION: [(&str, &str); 9] = [
+const DISTRIBUTION: [(&str, &str); 14] = [
     ("usr/bin/mount", "bin/mount"),
     ("usr/bin/umount", "bin/umount"),
+    ("usr/sbin/mke2fs", "sbin/mke2fs"),
+    ("usr/lib/x86_64-linux-gnu/libext2fs.so.2", "lib/x86_64-linux-gnu/libext2fs.so.2"),
+    ("usr/lib/x86_64-linux-gnu/libe2p.so.2", "lib/x86_64-linux-gnu/libe2p.so.2"),
+    ("usr/lib/x86_64-linux-gnu/libcom_err.so.2", "lib/x86_64-linux-gnu/libcom_err.so.2"),
+    ("usr/lib/x86_64-linux-gnu/libuuid.so.1", "usr/lib/x86_64-linux-gnu/libuuid.so.1"),
     ("usr/lib/x86_64-linux-gnu/libmount.so.1", "usr/lib/x86_64-linux-gnu/libmount.so.1"),
     ("usr/lib/x86_64-linux-gnu/libblkid.so.1", "usr/lib/x86_64-linux-gnu/libblkid.so.1"),
     ("usr/lib/x86_64-linux-gnu/libselinux.so.1", "lib/x86_64-linux-gnu/libselinux.so.1"),
@@ -96,6 +102,8 @@ pub struct Inputs<'a> {
     pub node_boot: &'a Path,
     /// Where a program of Kubernetes or of its runtime is.
     pub program: &'a dyn Fn(&str) -> PathBuf,
+    /// Pod images that the system brings, archives of one each, by name.
+    pub pods: &'a [(&'a str, PathBuf)],
     /// Where downloaded packages are kept.
     pub cache: &'a Path,
 }
@@ -168,6 +176,9 @@ fn system(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path) -> Result<Tree> {
         tree.program(place, &(inputs.program)(name))?;
     }
     tree.program("usr/bin/kubelet", &(inputs.program)("kubelet"))?;
+    for (name, file) in inputs.pods {
+        tree.copy(&format!("usr/lib/kubernetes/images/{name}.tar"), file);
+    }
     for (place, from) in DISTRIBUTION {
         tree.program(
             place,

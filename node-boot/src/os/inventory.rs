@@ -22,7 +22,7 @@ pub fn look(dmi: &Path, has_tpm: bool) -> Facts {
     Facts {
         dmi: read_dmi(dmi),
         tpm: if has_tpm { "2.0".to_owned() } else { String::new() },
-        disks: names("/sys/block").iter().filter_map(|name| disk(name)).collect(),
+        disks: disks(),
         nics: names("/sys/class/net").iter().filter_map(|name| nic(name)).collect(),
         cpu: cpu(),
         cores: std::thread::available_parallelism()
@@ -62,6 +62,11 @@ fn names(folder: &str) -> Vec<String> {
     let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
+}
+
+/// Every disk, and nothing that only looks like one.
+pub fn disks() -> Vec<Disk> {
+    names("/sys/block").iter().filter_map(|name| disk(name)).collect()
 }
 
 fn disk(name: &str) -> Option<Disk> {

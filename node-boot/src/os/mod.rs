@@ -1,6 +1,8 @@
 //! The operating system under the agent: clock, inventory, services.
 
 pub mod clock; // set by what the site says
+pub mod disk; // which one, what stands on it, how it gets there
+pub mod images; // Pod images that the system brings
 pub mod init; // PID 1 of a bare machine
 pub mod inventory; // what the machine is made of
 pub mod network; // links and addresses

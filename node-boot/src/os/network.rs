@@ -42,14 +42,15 @@ pub fn links_up() {
     }
 }
 
-/// Makes the network what the configuration below `root` says, on the cable over which `site` is reached.
-pub fn apply(root: &Path, site: Peer) -> Result<()> {
+/// Makes the network what the configuration below `root` says, on the cable over which `site` is reached; before it was
+/// reached on the first one that has a link.
+pub fn apply(root: &Path, site: Option<Peer>) -> Result<()> {
     let text = fs::read(root.join(PLAN)).with_context(|| format!("reading {PLAN}"))?;
     let plan: Plan = serde_json::from_slice(&text).with_context(|| format!("reading {PLAN}"))?;
     if let Some(own) = &plan.address {
         let (address, prefix) = own.split_once('/').context("an address without the length of its prefix")?;
         let cable = match site {
-            Peer::V6(six) if six.scope_id() != 0 => Some(six.scope_id()),
+            Some(Peer::V6(six)) if six.scope_id() != 0 => Some(six.scope_id()),
             _ => discover::interfaces().first().copied(),
         };
         add_address(cable.context("no network interface has a cable")?, address.parse()?, prefix.parse()?)?;

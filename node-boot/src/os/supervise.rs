@@ -63,8 +63,8 @@ pub struct Services {
 const GLANCE: Duration = Duration::from_millis(200);
 
 impl Services {
-    /// Starts them one after the other, each once the one before is ready.
-    pub fn start(services: Vec<Service>) -> Result<Self> {
+    /// Starts them one after the other, each once the one before is ready and `then` was done with its name.
+    pub fn start(services: Vec<Service>, mut then: impl FnMut(&str)) -> Result<Self> {
         let mut all = Vec::new();
         for service in services {
             let now = Instant::now();
@@ -73,6 +73,7 @@ impl Services {
             running.start();
             // The last one is watched by whoever waits for the Node, not here.
             running.await_ready();
+            then(&running.service.name);
             all.push(running);
         }
         let (all, ends) = (Arc::new(Mutex::new(all)), Arc::new(AtomicBool::new(false)));

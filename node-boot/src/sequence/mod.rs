@@ -10,7 +10,7 @@ mod voice; // an approval by telephone
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use protocol::anchors::Trust;
 use protocol::cert::Cert;
 use protocol::clock::{self, Time};
@@ -23,7 +23,8 @@ use self::image::Owner;
 use crate::cli::pause;
 use crate::console::{say, stands};
 use crate::join::kubelet;
-use crate::os::{inventory, network};
+use crate::os::init::{self, System};
+use crate::os::{disk, inventory, network};
 use crate::site::configure;
 use crate::site::enroll::{Proved, Setup, Step};
 use crate::site::identify::{Identity, begin_anew, identify};
@@ -48,8 +49,8 @@ pub struct Machine {
     pub stick: Option<PathBuf>,
     /// How long a voucher is looked for before a voice can stand in for it.
     pub patience: Duration,
-    /// Whether the machine's whole system is ours, and its network for us to set.
-    pub is_ours: bool,
+    /// Where the system runs from, where the whole of it is ours; none on somebody else's.
+    pub system: Option<System>,
 }
 
 /// A machine that is awake: keys, belief, facts.
@@ -149,13 +150,13 @@ impl Awake {
             match configure::ask(proved, &self.belief)? {
                 Step::Done(config) => {
                     configure::write(&self.at.state, &self.at.root, &config)?;
-                    if self.at.is_ours {
-                        network::apply(&self.at.root, proved.talk().address()?)?;
-                    }
                     say(&format!(
                         "This machine is {} of site {} (Node {}).",
                         config.slot, config.site, config.node
                     ));
+                    if let Some(system) = self.at.system {
+                        self.settle(system, proved)?;
+                    }
                     return Ok(config);
                 }
                 Step::Wait(said, after) => {
@@ -166,6 +167,17 @@ impl Awake {
                 Step::Refused(refused) => bail!("{refused}"),
             }
         }
+    }
+
+    /// On a machine that is all ours: its system goes on its disk, and its network is what the site says.
+    fn settle(&self, system: System, proved: &mut Proved) -> Result<()> {
+        if system == System::Live {
+            disk::install(&self.at.root.join(disk::RULE), self.at.state.folder(), &init::partition()?)?;
+            stands("The system is on the disk. Starting from there.");
+            rustix::fs::sync();
+            rustix::system::reboot(rustix::system::RebootCommand::Restart).context("starting anew")?;
+        }
+        network::apply(&self.at.root, Some(proved.talk().address()?))
     }
 
     /// A name that was used before is used for good: this installation is over, and a new one begins with a new key.

@@ -11,8 +11,12 @@ use crate::console::{say, stands};
 use crate::join::agent::{self, Beats};
 use crate::join::{balancer, kubelet};
 use crate::os::supervise::{Service, Services};
+use crate::os::{images, network};
 use crate::site::enroll::{Proved, Step};
 use crate::site::sign::{Sign, State};
+
+/// What runs containers, as the configuration names it.
+const RUNTIME: &str = "containerd";
 
 impl Awake {
     /// Everything, and then the agent, until the program is ended.
@@ -25,6 +29,12 @@ impl Awake {
             && kubelet::current(&self.at.root, &config.node).is_some_and(|cert| cert.not_after > self.now())
         {
             servers.set(&config.api);
+            // Without its address the cluster is out of reach, whether or not the provisioner is there.
+            if self.at.system.is_some()
+                && let Err(error) = network::apply(&self.at.root, None)
+            {
+                say(&format!("The network is not as the site wants it: {error:#}."));
+            }
             services = Some(self.start_services(&config)?);
         }
         let state = if services.is_some() { State::Joined } else { State::New };
@@ -115,6 +125,11 @@ impl Awake {
         let services: Vec<Service> =
             serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
         self.runs = Some(config.node.clone());
-        Services::start(services)
+        let is_ours = self.at.system.is_some();
+        Services::start(services, |name| {
+            if is_ours && name == RUNTIME {
+                images::import();
+            }
+        })
     }
 }

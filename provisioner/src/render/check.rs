@@ -23,6 +23,7 @@ pub fn check(path: &str, text: &str) -> Result<(), CheckError> {
             serde_saphyr::from_str::<KubeletConfiguration>(text).map(drop).map_err(|e| e.to_string())
         }
         "kubelet.conf" => serde_saphyr::from_str::<Kubeconfig>(text).map(drop).map_err(|e| e.to_string()),
+        "disk.json" => serde_json::from_str::<OwnDisk>(text).map(drop).map_err(|e| e.to_string()),
         "network.json" => serde_json::from_str::<OwnNetwork>(text).map(drop).map_err(|e| e.to_string()),
         "services.json" => serde_json::from_str::<Vec<Service>>(text).map(drop).map_err(|e| e.to_string()),
         name if name.ends_with(".conflist") => {
@@ -65,6 +66,15 @@ struct KubeletConfiguration {
     server_tls_bootstrap: bool,
     system_reserved: BTreeMap<String, String>,
     volume_plugin_dir: String,
+}
+
+/// Which disk node-boot puts the system on where that is its own.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[allow(dead_code)] // Reading is the whole purpose.
+struct OwnDisk {
+    transports: Vec<String>,
+    min_gib: u64,
 }
 
 /// What node-boot makes of the network where the whole system is its own.

@@ -55,6 +55,7 @@ struct Context<'a> {
     site: SiteView<'a>,
     slot: SlotView<'a>,
     profile: &'a KubeletShare,
+    disk: DiskView<'a>,
     facts: FactsView,
     node: &'a str,
     address: Option<IpAddr>,
@@ -85,17 +86,24 @@ struct SlotView<'a> {
 }
 
 #[derive(Serialize)]
+struct DiskView<'a> {
+    transports: &'a [String],
+    min_gib: u64,
+}
+
+#[derive(Serialize)]
 struct FactsView {
     cgroups: u8,
     adjusts_oom: bool,
 }
 
 /// Where each template's output goes, with what permissions, and in what syntax it is written.
-const FILES: [(&str, &str, &str, Syntax); 6] = [
+const FILES: [(&str, &str, &str, Syntax); 7] = [
     ("kubelet.yaml", "/var/lib/kubelet/config.yaml", "0644", Syntax::Yaml),
     ("kubelet.conf", "/etc/kubernetes/kubelet.conf", "0600", Syntax::Yaml),
     ("containerd.toml", "/etc/containerd/config.toml", "0644", Syntax::Toml),
     ("cni.conflist", "/etc/cni/net.d/10-node-boot.conflist", "0644", Syntax::Json),
+    ("disk.json", "/etc/node-boot/disk.json", "0644", Syntax::Json),
     ("network.json", "/etc/node-boot/network.json", "0644", Syntax::Json),
     ("services.json", "/etc/node-boot/services.json", "0644", Syntax::Json),
 ];
@@ -113,6 +121,7 @@ pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, Ren
         },
         slot: SlotView { name: &slot.name, role: slot.role.word(), taints: &slot.taints },
         profile: &order.profile.kubelet,
+        disk: DiskView { transports: &order.profile.disk.transports, min_gib: order.profile.disk.min_gib },
         facts: FactsView { cgroups: order.facts.cgroups, adjusts_oom: order.facts.adjusts_oom },
         node: order.node,
         address: slot.address.or(order.address),

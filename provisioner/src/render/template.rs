@@ -48,6 +48,7 @@ impl Templates {
             "kubeadm/kubelet.conf",
             "kubeadm/containerd.toml",
             "kubeadm/cni.conflist",
+            "kubeadm/disk.json",
             "kubeadm/network.json",
             "kubeadm/services.json"
         ))

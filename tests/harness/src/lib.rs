@@ -23,7 +23,7 @@ pub use lan::{Lan, Port};
 pub use machine::{Hardware, Machine};
 pub use process::Process;
 pub use tpm::Tpm;
-pub use vm::{Board, Vm};
+pub use vm::{Board, Bus, Vm};
 
 /// Why this machine cannot run the site tier, in one line, or `None` when it can.
 pub fn missing() -> Option<String> {

@@ -25,6 +25,19 @@ pub struct Board {
     pub tpm: bool,
     /// Memory, MiB.
     pub memory: u32,
+    /// How its disk is connected, and its size in GiB; without one it has none.
+    pub disk: Option<(Bus, u64)>,
+}
+
+/// How a disk is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk.
+    Virtio,
+    /// NVMe.
+    Nvme,
+    /// AHCI.
+    Ata,
 }
 
 /// The firmware, and what it remembers at first.
@@ -54,6 +67,11 @@ impl Vm {
         room.ip(&["link", "set", "eth0", "master", "br0"])?;
         let manufacture = || Tpm::manufacture(folder.path().join("tpm"), lan.tpm_authority());
         let tpm = board.tpm.then(manufacture).transpose()?;
+        if let Some((_, gib)) = board.disk {
+            let disk = folder.path().join("disk");
+            let made = fs::File::create(&disk).and_then(|file| file.set_len(gib << 30));
+            made.map_err(io("create", disk.display()))?;
+        }
         Ok(Self { name: name.into(), board, room, _port: port, tpm, stick: None, process: None, folder })
     }
 
@@ -65,6 +83,16 @@ impl Vm {
     /// Plugs a stick in; it is only read.
     pub fn plug_stick(&mut self, image: &Path) {
         self.stick = Some(image.to_owned());
+    }
+
+    /// Pulls the stick out; a machine that runs does not notice before it starts anew.
+    pub fn pull_stick(&mut self) {
+        self.stick = None;
+    }
+
+    /// Its disk, as a file.
+    pub fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk")
     }
 
     /// Switches it on.
@@ -99,6 +127,20 @@ impl Vm {
             "-netdev tap,id=cable,ifname=tap0,script=no,downscript=no".to_owned(),
             format!("-device virtio-net-pci,romfile=,netdev=cable,mac=02:00:00:{a:02x}:{b:02x}:{c:02x}"),
         ];
+        if let Some((bus, _)) = self.board.disk {
+            parts.push(format!(
+                "-drive if=none,id=disk,format=raw,cache=unsafe,file={}",
+                self.disk().display()
+            ));
+            parts.push(
+                match bus {
+                    Bus::Virtio => "-device virtio-blk-pci,drive=disk",
+                    Bus::Nvme => "-device nvme,drive=disk,serial=disk",
+                    Bus::Ata => "-device ide-hd,drive=disk",
+                }
+                .to_owned(),
+            );
+        }
         if let Some(stick) = &self.stick {
             let stick = stick.display();
             parts.push(format!("-drive if=none,id=stick,format=raw,readonly=on,file={stick}"));

@@ -30,7 +30,9 @@ pub fn images(out: &Path) -> Result<Built> {
     let node_boot = static_program("node-boot")?;
     let assets = Assets::find()?;
     let cache = harness::assets::cache().with_file_name("debian");
-    image::build(&Inputs { node_boot: &node_boot, program: &|name| assets.program(name), cache: &cache }, out)
+    let program = |name: &str| assets.program(name);
+    let pods = ["hello", "pause"].map(|name| (name, assets.image(name)));
+    image::build(&Inputs { node_boot: &node_boot, program: &program, pods: &pods, cache: &cache }, out)
 }
 
 /// The images of this checkout, built once in the life of this process.

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use protocol::bytes::{Digest, hex};
 use rustix::mount::{MountFlags, mount};
 
-use super::modules;
-use crate::os::network;
+use super::{System, modules};
+use crate::os::{disk, network};
 
 /// File systems that are windows into the kernel.
 const KERNELS_OWN: [(&str, &str, &str); 4] = [
@@ -18,12 +19,13 @@ const KERNELS_OWN: [(&str, &str, &str); 4] = [
     ("tmpfs", "/run", "mode=755"),
 ];
 /// What the system needs beside them. A kernel without the last ones has nothing to show there.
-const SYSTEMS: [(&str, &str, &str); 6] = [
+const SYSTEMS: [(&str, &str, &str); 7] = [
     ("tmpfs", "/tmp", "mode=1777"),
     ("devpts", "/dev/pts", "mode=620,ptmxmode=666"),
     ("tmpfs", "/dev/shm", "mode=1777"),
     ("cgroup2", "/sys/fs/cgroup", "nsdelegate"),
     ("bpf", "/sys/fs/bpf", ""),
+    ("efivarfs", "/sys/firmware/efi/efivars", ""),
     ("securityfs", "/sys/kernel/security", ""),
 ];
 /// What a machine in a cluster is set to: Pods' packets pass, and after a panic it comes back by itself.
@@ -35,6 +37,8 @@ const SETTINGS: [(&str, &str); 6] = [
     ("kernel/panic_on_oops", "1"),
     ("vm/overcommit_memory", "1"),
 ];
+/// How long the disk with the state is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Folders that configuration is written to, over the image that nobody writes to.
 const WRITABLE: [&str; 2] = ["/etc", "/opt"];
 
@@ -60,7 +64,7 @@ pub fn quieten() {
 }
 
 /// Makes the running system out of the image: writable folders, control groups, drivers, network, names.
-pub fn system() -> Result<()> {
+pub fn system() -> Result<System> {
     modules::load_listed(Path::new("/usr/lib/node-boot/modules"))?;
     for (kind, at, options) in SYSTEMS {
         let mounted = fs::create_dir_all(at).map_err(Into::into).and_then(|()| put(kind, at, options));
@@ -69,9 +73,9 @@ pub fn system() -> Result<()> {
             mounted?;
         }
     }
-    put("tmpfs", "/var", "mode=755")?;
+    let system = if mount_state()? { System::Installed } else { System::Live };
     for folder in WRITABLE {
-        over(folder)?;
+        over(folder, system)?;
     }
     for folder in ["/var/lib", "/var/log", "/var/tmp"] {
         fs::create_dir_all(folder)?;
@@ -84,12 +88,30 @@ pub fn system() -> Result<()> {
     }
     name()?;
     network::links_up();
-    Ok(())
+    Ok(system)
 }
 
-/// An overlay whose changes last until the machine is switched off.
-fn over(folder: &str) -> Result<()> {
-    let own = format!("/run/over{folder}");
+/// Mounts the machine's state where it has one; else what is written is gone when it is switched off.
+fn mount_state() -> Result<bool> {
+    // A disk that the machine was not started from may take a moment longer.
+    let until = Instant::now() + PATIENCE;
+    let device = loop {
+        let found = disk::partition(disk::STATE);
+        if found.is_some() || Instant::now() >= until {
+            break found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let Some(device) = device else { return put("tmpfs", "/var", "mode=755").map(|()| false) };
+    mount(&device, "/var", "ext4", MountFlags::NOSUID | MountFlags::NODEV, None)
+        .with_context(|| format!("mounting the machine's state on {}", device.display()))?;
+    Ok(true)
+}
+
+/// An overlay whose changes last as long as the state does.
+fn over(folder: &str, system: System) -> Result<()> {
+    let place = if system == System::Installed { "/var/lib/over" } else { "/run/over" };
+    let own = format!("{place}{folder}");
     fs::create_dir_all(format!("{own}/upper"))?;
     fs::create_dir_all(format!("{own}/work"))?;
     let options = format!("lowerdir={folder},upperdir={own}/upper,workdir={own}/work");

@@ -18,6 +18,20 @@ const ARCHIVE: &str = "/init";
 /// Before a machine that cannot go on starts anew: long enough to read why.
 const LAST_WORDS: Duration = Duration::from_mins(1);
 
+/// Where the system of a machine that is ours runs from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum System {
+    /// A stick: nothing lasts.
+    Live,
+    /// The machine's disk.
+    Installed,
+}
+
+/// Name of the partition that holds the system, by the kernel's command line.
+pub fn partition() -> Result<String> {
+    Ok(root::root()?.partition())
+}
+
 /// Whether the kernel started this program.
 pub fn is_init() -> bool {
     rustix::process::getpid().is_init()
@@ -42,6 +56,5 @@ fn go_on() -> Result<std::convert::Infallible> {
         modules::load_listed(Path::new("/modules"))?;
         return root::switch();
     }
-    early::system()?;
-    agent::keep_up()
+    agent::keep_up(early::system()?)
 }

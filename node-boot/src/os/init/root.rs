@@ -24,9 +24,7 @@ const OWNER: &str = "/.extra/credentials/owner.cred";
 
 /// Mounts the image, makes it the root, and goes on with the program in it.
 pub fn switch() -> Result<std::convert::Infallible> {
-    let line = fs::read_to_string("/proc/cmdline")?;
-    let root = line.split_whitespace().find_map(|word| word.strip_prefix(ROOT));
-    let root: Root = root.with_context(|| format!("the kernel's command line has no {ROOT}"))?.parse()?;
+    let root = root()?;
     let device = root.open(&wait_for(&root.partition())?)?;
     fs::create_dir_all(SYSROOT)?;
     mount(&device, SYSROOT, "erofs", MountFlags::RDONLY, None)
@@ -47,6 +45,13 @@ pub fn switch() -> Result<std::convert::Infallible> {
     rustix::process::chroot(".")?;
     std::env::set_current_dir("/")?;
     Err(Command::new(PROGRAM).exec()).with_context(|| format!("starting {PROGRAM}"))
+}
+
+/// Which image, by the kernel's command line.
+pub fn root() -> Result<Root> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let root = line.split_whitespace().find_map(|word| word.strip_prefix(ROOT));
+    root.with_context(|| format!("the kernel's command line has no {ROOT}"))?.parse()
 }
 
 fn wait_for(name: &str) -> Result<PathBuf> {

@@ -1,0 +1,106 @@
+//! What the firmware starts first: our entry in its variables (UEFI 2.10 sections 3.1 and 10.3).
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::table::Placed;
+
+const VARIABLES: &str = "/sys/firmware/efi/efivars";
+/// Vendor of the firmware's own variables.
+const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
+/// Our entry's number: far from those that firmware gives by itself.
+const NUMBER: u16 = 0x6e62;
+/// Kept over a power cut, seen by the firmware and by us.
+const ATTRIBUTES: u32 = 7;
+const ACTIVE: u32 = 1;
+const NAME: &str = "node-boot";
+const FILE: &str = "\\EFI\\BOOT\\BOOTX64.EFI";
+
+/// Has the firmware start the disk before anything else, sticks included.
+pub(super) fn prefer(disk: &Placed) -> Result<()> {
+    put(&format!("Boot{NUMBER:04X}"), &entry(disk)).context("the firmware's boot entry")?;
+    let order = get("BootOrder").unwrap_or_default();
+    put("BootOrder", &first(&order)).context("the firmware's order of starting")
+}
+
+/// The order with our number at its head.
+fn first(order: &[u8]) -> Vec<u8> {
+    let ours = NUMBER.to_le_bytes();
+    let others = order.chunks_exact(2).filter(|number| *number != ours);
+    ours.into_iter().chain(others.flatten().copied()).collect()
+}
+
+/// `EFI_LOAD_OPTION`: attributes, the length of the path, a name, the path.
+fn entry(disk: &Placed) -> Vec<u8> {
+    let path = path(disk);
+    let length = u16::try_from(path.len()).unwrap_or(0);
+    let name: Vec<u8> = wide(NAME);
+    [&ACTIVE.to_le_bytes()[..], &length.to_le_bytes(), &name, &path].concat()
+}
+
+/// The file on the partition, by the partition's id: wherever the disk is connected.
+fn path(disk: &Placed) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Media, hard drive: number, first block, blocks, id, GPT, id is a GUID.
+    out.extend([4, 1, 42, 0]);
+    out.extend(disk.number.to_le_bytes());
+    out.extend(disk.first.to_le_bytes());
+    out.extend(disk.sectors.to_le_bytes());
+    out.extend(disk.id.to_bytes_le());
+    out.extend([2, 2]);
+    // Media, file.
+    let file = wide(FILE);
+    out.extend([4, 4]);
+    out.extend(u16::try_from(file.len() + 4).unwrap_or(4).to_le_bytes());
+    out.extend(file);
+    out.extend([0x7f, 0xff, 4, 0]);
+    out
+}
+
+/// UTF-16 with its end.
+fn wide(text: &str) -> Vec<u8> {
+    text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+}
+
+fn get(name: &str) -> Option<Vec<u8>> {
+    let bytes = fs::read(Path::new(VARIABLES).join(format!("{name}-{GLOBAL}"))).ok()?;
+    bytes.get(4..).map(<[u8]>::to_vec)
+}
+
+/// A variable is written in one piece, its attributes before it.
+fn put(name: &str, value: &[u8]) -> Result<()> {
+    if get(name).as_deref() == Some(value) {
+        return Ok(());
+    }
+    let file = Path::new(VARIABLES).join(format!("{name}-{GLOBAL}"));
+    fs::write(&file, [&ATTRIBUTES.to_le_bytes(), value].concat())
+        .with_context(|| format!("writing {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_as_the_firmware_reads_it() {
+        let id = uuid::Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
+        let entry = entry(&Placed { number: 1, first: 2048, sectors: 524_288, id });
+        assert_eq!(entry[..4], [1, 0, 0, 0]);
+        let name = wide(NAME);
+        assert_eq!(entry[6..6 + name.len()], name);
+        let path = &entry[6 + name.len()..];
+        assert_eq!(usize::from(u16::from_le_bytes([entry[4], entry[5]])), path.len());
+        assert_eq!(path[..8], [4, 1, 42, 0, 1, 0, 0, 0]);
+        assert_eq!(path[24..28], [0x33, 0x22, 0x11, 0x00], "an id begins with its small end");
+        assert_eq!(path[42..44], [4, 4], "the file follows after 42 bytes");
+        assert_eq!(path[path.len() - 4..], [0x7f, 0xff, 4, 0]);
+    }
+
+    #[test]
+    fn our_entry_comes_first_and_only_once() {
+        assert_eq!(first(&[]), [0x62, 0x6e]);
+        assert_eq!(first(&[1, 0, 0x62, 0x6e, 2, 0]), [0x62, 0x6e, 1, 0, 2, 0]);
+    }
+}

@@ -1,0 +1,135 @@
+//! The system onto the machine's disk: from the stick that it was started from, in an order in which a power cut leaves
+//! either the disk as it was or one that is done again.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use super::choose::{Rule, Seen, choose};
+use super::{boot, is_removable, partitions, table};
+use crate::console::{say, stands};
+use crate::os::inventory;
+
+/// Where the machine's configuration says which disk.
+pub const RULE: &str = "etc/node-boot/disk.json";
+/// What the stick's own partition for the firmware is called.
+const STICK: &str = "stick";
+/// Where the new state is while it is filled.
+const NEW: &str = "/run/new";
+/// How much is copied at once.
+const PIECE: usize = 1024 * 1024;
+
+/// Puts the system that runs on the disk that the rule names, and `state` with it. Nothing that is not ours is touched.
+pub fn install(rule: &Path, state: &Path, system: &str) -> Result<()> {
+    let text = fs::read(rule).with_context(|| format!("reading {}", rule.display()))?;
+    let rule: Rule = serde_json::from_slice(&text).with_context(|| format!("reading {}", rule.display()))?;
+    let disks = disks(system)?;
+    let disk = match choose(&disks, &rule) {
+        Ok(disk) => Path::new("/dev").join(&disk.name),
+        Err(found) => {
+            stands(&found);
+            bail!("{found}");
+        }
+    };
+    say(&format!("Installing on {}.", disk.display()));
+    table::make(&disk)?;
+    copy(&on_stick(STICK)?, &part(&disk, table::PART_FIRMWARE)?)?;
+    copy(&on_stick(system)?, &part(&disk, table::PART_OS)?)?;
+    for (number, label) in [(table::PART_STATE, "state"), (table::PART_VOLUMES, "volumes")] {
+        format(&part(&disk, number)?, label)?;
+    }
+    fill(&part(&disk, table::PART_STATE)?, state)?;
+    let firmware = table::finish(&disk, system)?;
+    // Firmware that keeps no variables starts what it finds; the disk has the file where every firmware looks.
+    if let Err(error) = boot::prefer(&firmware) {
+        say(&format!("The firmware was not told to start this disk first: {error:#}. Pull the stick out."));
+    }
+    Ok(())
+}
+
+/// Every disk of the machine; what it was started from is only a guest.
+fn disks(system: &str) -> Result<Vec<Seen>> {
+    let started: Vec<_> =
+        partitions(system).into_iter().map(|(_, disk)| disk).filter(|disk| is_removable(disk)).collect();
+    inventory::disks()
+        .into_iter()
+        .map(|disk| {
+            let is_guest = is_removable(&disk.name) || started.contains(&disk.name);
+            let holds = table::holds(&Path::new("/dev").join(&disk.name))?;
+            Ok(Seen { name: disk.name, transport: disk.transport, size: disk.size, is_guest, holds })
+        })
+        .collect()
+}
+
+fn on_stick(name: &str) -> Result<PathBuf> {
+    let found = partitions(name).into_iter().find(|(_, disk)| is_removable(disk));
+    found.map(|(device, _)| device).with_context(|| format!("the stick has no partition {name}"))
+}
+
+/// The device of a partition of a disk.
+fn part(disk: &Path, number: u32) -> Result<PathBuf> {
+    let name = disk.file_name().context("a disk without a name")?;
+    let folder = Path::new("/sys/block").join(name);
+    let is_it = |entry: &fs::DirEntry| super::text(&entry.path().join("partition")) == number.to_string();
+    let found =
+        fs::read_dir(&folder)?.flatten().find(is_it).map(|entry| Path::new("/dev").join(entry.file_name()));
+    found.with_context(|| format!("{} has no partition {number}", disk.display()))
+}
+
+/// Copies a partition to the beginning of another one, and waits until it is there.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let what = || format!("copying {} to {}", from.display(), to.display());
+    let mut source = File::open(from).with_context(what)?;
+    let mut target = File::options().write(true).open(to).with_context(what)?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        let length = source.read(&mut piece).with_context(what)?;
+        if length == 0 {
+            return target.sync_all().with_context(what);
+        }
+        target.write_all(&piece[..length]).with_context(what)?;
+    }
+}
+
+fn format(device: &Path, label: &str) -> Result<()> {
+    let mut tool = Command::new("mke2fs");
+    tool.args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", label]).arg(device);
+    let done = tool.output().context("running mke2fs")?;
+    ensure!(
+        done.status.success(),
+        "mke2fs cannot make a file system on {}: {}",
+        device.display(),
+        String::from_utf8_lossy(&done.stderr).trim()
+    );
+    Ok(())
+}
+
+/// What the machine has become so far goes with it.
+fn fill(device: &Path, state: &Path) -> Result<()> {
+    fs::create_dir_all(NEW)?;
+    mount(device, NEW, "ext4", MountFlags::NOSUID | MountFlags::NODEV, None)
+        .with_context(|| format!("mounting {}", device.display()))?;
+    let filled = copy_folder(state, &Path::new(NEW).join(state.strip_prefix("/var").unwrap_or(state)));
+    rustix::fs::sync();
+    let taken_off = unmount(NEW, UnmountFlags::empty()).context("unmounting the new state");
+    filled.and(taken_off)
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target).with_context(|| format!("copying to {}", target.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! The machine's disk: which one, what stands where on it, and how the system gets there.
+
+mod boot; // what the firmware starts first
+mod choose; // which disk
+mod install; // the system onto it
+mod table; // its partitions
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub use choose::Rule;
+pub use install::{RULE, install};
+
+/// Names of our partitions. What holds a system is named after it.
+pub const FIRMWARE: &str = "nodeboot-esp";
+/// Keys, what was joined, containerd, kubelet.
+pub const STATE: &str = "nodeboot-state";
+/// What the state is called until everything is in its place.
+const UNFINISHED: &str = "nodeboot-unfinished";
+/// Pods' own volumes.
+const VOLUMES: &str = "nodeboot-volumes";
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// The device of a partition of this name, on a disk that cannot be pulled out.
+pub fn partition(name: &str) -> Option<PathBuf> {
+    partitions(name).into_iter().find(|(_, disk)| !is_removable(disk)).map(|(device, _)| device)
+}
+
+/// Devices of the partitions of this name, with their disks.
+fn partitions(name: &str) -> Vec<(PathBuf, String)> {
+    let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+    let named = entries.filter(|entry| {
+        text(&entry.path().join("uevent")).lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name))
+    });
+    let device = |entry: fs::DirEntry| {
+        let disk = fs::canonicalize(entry.path()).ok()?.parent()?.file_name()?.to_string_lossy().into_owned();
+        Some((Path::new("/dev").join(entry.file_name()), disk))
+    };
+    named.filter_map(device).collect()
+}
+
+/// A stick, a card, whatever hangs on USB: nothing that the machine keeps.
+fn is_removable(disk: &str) -> bool {
+    let folder = Path::new("/sys/block").join(disk);
+    let on_usb = fs::canonicalize(&folder).is_ok_and(|path| path.display().to_string().contains("/usb"));
+    on_usb || text(&folder.join("removable")) == "1"
+}

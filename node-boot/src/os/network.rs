@@ -10,6 +10,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -26,8 +29,19 @@ const PLAN: &str = "etc/node-boot/network.json";
 struct Plan {
     /// Its address with the length of the prefix; none where it keeps what it has.
     address: Option<String>,
+    /// Where the Pods of other machines are.
+    routes: Vec<Way>,
     dns: Vec<IpAddr>,
     search: Vec<String>,
+}
+
+/// A way to a range of addresses.
+#[derive(Debug, Deserialize)]
+struct Way {
+    /// `10.244.2.0/24`.
+    to: String,
+    /// The machine that has them.
+    via: IpAddr,
 }
 
 /// Switches every link on, so that each cable gets its link-local address; says which one does not.
@@ -54,6 +68,12 @@ pub fn apply(root: &Path, site: Option<Peer>) -> Result<()> {
             _ => discover::interfaces().first().copied(),
         };
         add_address(cable.context("no network interface has a cable")?, address.parse()?, prefix.parse()?)?;
+    }
+    for way in &plan.routes {
+        // One that leads nowhere, since its machine is on no cable of ours, keeps none of the others from being there.
+        if let Err(error) = add_route(way) {
+            say(&format!("There is no way to {}: {error:#}.", way.to));
+        }
     }
     fs::write(root.join("etc/resolv.conf"), resolver(&plan)).context("writing etc/resolv.conf")
 }
@@ -84,6 +104,22 @@ fn add_address(index: u32, address: IpAddr, prefix: u8) -> Result<()> {
     let how = NLM_F_CREATE | NLM_F_REPLACE;
     tell(RouteNetlinkMessage::NewAddress(message), how)
         .with_context(|| format!("giving it the address {address}"))
+}
+
+/// A route, in place of the one that there was.
+fn add_route(way: &Way) -> Result<()> {
+    let (to, prefix) = way.to.split_once('/').context("a range without the length of its prefix")?;
+    let to: IpAddr = to.parse()?;
+    let mut message = RouteMessage::default();
+    message.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = prefix.parse()?;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes =
+        vec![RouteAttribute::Destination(to.into()), RouteAttribute::Gateway(way.via.into())];
+    tell(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).context("adding the route")
 }
 
 /// Tells the kernel (rtnetlink(7)), and waits until it has done so.

@@ -83,6 +83,7 @@ struct OwnDisk {
 #[allow(dead_code)] // Reading is the whole purpose.
 struct OwnNetwork {
     address: Option<String>,
+    routes: Vec<BTreeMap<String, String>>,
     dns: Vec<std::net::IpAddr>,
     search: Vec<String>,
 }

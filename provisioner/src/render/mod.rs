@@ -61,6 +61,8 @@ struct Context<'a> {
     address: Option<IpAddr>,
     /// The address that the slot gives, with the length of its range's prefix: `10.7.0.13/24`.
     own_address: Option<String>,
+    /// Where the Pods of the other slots are, as far as their machines have fixed addresses.
+    routes: Vec<Route>,
     pod_cidr: String,
     balancer_port: u16,
 }
@@ -83,6 +85,12 @@ struct SlotView<'a> {
     name: &'a str,
     role: &'static str,
     taints: &'a [crate::model::Taint],
+}
+
+#[derive(Serialize)]
+struct Route {
+    to: String,
+    via: IpAddr,
 }
 
 #[derive(Serialize)]
@@ -126,6 +134,7 @@ pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, Ren
         node: order.node,
         address: slot.address.or(order.address),
         own_address: slot.own_address(),
+        routes: routes(order, &slot.name),
         pod_cidr: order.slots.pod_cidr(&slot.name, plan).ok_or_else(missing)?,
         balancer_port: BALANCER_PORT,
     };
@@ -136,6 +145,14 @@ pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, Ren
         files.push(file(path, mode, text.as_bytes()));
     }
     Ok(files)
+}
+
+fn routes(order: &Order<'_>, own: &str) -> Vec<Route> {
+    let others = order.slots.slots.iter().filter(|slot| slot.name != own);
+    let route = |slot: &crate::model::Slot| {
+        Some(Route { to: order.slots.pod_cidr(&slot.name, &order.site.cluster)?, via: slot.address? })
+    };
+    others.filter_map(route).collect()
 }
 
 fn file(path: &str, mode: &str, data: &[u8]) -> File {

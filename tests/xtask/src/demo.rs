@@ -1,58 +1,11 @@
 //! The main job as a story: three machines are registered, headquarters goes away, machines are plugged in, one dies.
 
-use std::fmt::Write as _;
-use std::io::IsTerminal as _;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, ensure};
 use harness::{Hardware, Options};
 use tests::stage::{Csv, DEADLINE, Programs, SITE, SLOTS, Site, Spare};
 
 use crate::need;
-
-/// What is told, with the time each step took.
-struct Story {
-    start: Instant,
-    steps: Vec<(String, Duration)>,
-}
-
-impl Story {
-    fn say(&self, text: &str) {
-        let colour = std::io::stdout().is_terminal();
-        let at = self.start.elapsed().as_secs_f64();
-        if colour {
-            println!("\x1b[2m{at:6.1} s\x1b[0m  {text}");
-        } else {
-            println!("{at:6.1} s  {text}");
-        }
-    }
-
-    fn step<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let begin = Instant::now();
-        let done = work().with_context(|| name.to_owned())?;
-        self.steps.push((name.to_owned(), begin.elapsed()));
-        Ok(done)
-    }
-
-    fn table(&self) -> String {
-        let mut table = format!("\n{:<62} {:>8}\n", "step", "seconds");
-        for (name, took) in &self.steps {
-            // Writing to a String cannot fail.
-            let _ = writeln!(table, "{name:<62} {:>8.2}", took.as_secs_f64());
-        }
-        table
-    }
-}
-
-const POD: &str = r"apiVersion: v1
-kind: Pod
-metadata: { name: NAME }
-spec:
-  terminationGracePeriodSeconds: 1
-  nodeName: NODE
-  containers:
-  - { name: hello, image: localhost/hello:1, imagePullPolicy: Never }
-";
+use crate::story::{Story, indent};
 
 /// Runs the story; with `keep` the site stays until Enter is pressed.
 pub fn demo(keep: bool) -> Result<()> {
@@ -65,7 +18,7 @@ pub fn demo(keep: bool) -> Result<()> {
     );
     println!("building provisioner and node-boot (a first build takes some minutes)");
     Programs::build_before_your_eyes()?;
-    let mut story = Story { start: Instant::now(), steps: Vec::new() };
+    let mut story = Story::begin();
     story.say("A ship has a small Kubernetes cluster and a provisioner. Its machines are namespaces of this computer.");
     let mut site = story
         .step("cluster, headquarters and provisioner set up", || Site::build("demo", Options::default()))?;
@@ -86,7 +39,6 @@ pub fn demo(keep: bool) -> Result<()> {
     std::fs::rename(&hq_away, site.hq.dir())?;
     story.say("HQ can be reached again, by telephone.");
     unknown(&mut story, &site, &mut strange)?;
-    story.steps.push(("everything".to_owned(), story.start.elapsed()));
     println!("{}", story.table());
     println!("{}", site.plane.kubectl(&["get", "nodes", "-o", "wide"])?);
     println!("{}", site.provisioner.run(&["machines"])?);
@@ -152,16 +104,7 @@ fn join(story: &mut Story, site: &Site, spare: &mut Spare, who: &str, slot: &str
     print!("{}", indent(&spare.log()));
     story.say(&format!("{who} is the Node {node}, Ready."));
     spare.import_images(&site.assets()?)?;
-    let account = ["get", "sa", "default"];
-    site.plane.kubectl_until("the default account", DEADLINE, &account, |_| true)?;
-    story.step(&format!("{who}: a Pod on it runs"), || {
-        let pod = format!("hello-{node}");
-        site.plane.apply(&POD.replace("NAME", &pod).replace("NODE", &node))?;
-        let words = ["get", "pod", &pod, "-o", "jsonpath={.status.phase}"];
-        Ok(site.plane.kubectl_until("the Pod", DEADLINE, &words, |said| said == "Running")?)
-    })?;
-    story.say(&format!("A Pod runs on {node}."));
-    Ok(())
+    story.pod(site, who, &node).map(drop)
 }
 
 /// One dies, a person says so, the spare is plugged in.
@@ -209,13 +152,6 @@ fn theft(story: &mut Story, site: &Site, thief: &mut Spare) -> Result<()> {
         "It is refused, HQ will hear of it in the site's report, and machine 1 is still {before}, Ready."
     ));
     Ok(())
-}
-
-fn indent(text: &str) -> String {
-    text.lines().fold(String::new(), |mut all, line| {
-        let _ = writeln!(all, "          | {line}");
-        all
-    })
 }
 
 fn explore(site: &Site, machine: &Spare) -> Result<()> {

@@ -7,8 +7,10 @@ mod image;
 mod kube;
 mod lock;
 mod need;
+mod story;
 mod system;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -41,6 +43,9 @@ enum Chore {
         /// Keep the site until Enter is pressed.
         #[arg(long)]
         keep: bool,
+        /// The same for a bare machine: a virtual one with an empty disk, started from a stick.
+        #[arg(long, conflicts_with = "keep")]
+        vm: bool,
     },
     /// Run every tier of tests, or those whose name contains a word.
     Test {
@@ -54,7 +59,8 @@ fn main() -> ExitCode {
         Chore::Bench { goals } => bench(&goals),
         Chore::Image { out } => system::images(&out),
         Chore::Kube => need::need(),
-        Chore::Demo { keep } => demo::demo(keep),
+        Chore::Demo { vm: true, .. } => vm::demo(),
+        Chore::Demo { keep, .. } => demo::demo(keep),
         Chore::Test { only } => test::test(only.as_deref()),
     };
     match done {

@@ -2,64 +2,33 @@
 
 #![allow(clippy::unwrap_used)] // The lint exempts test functions and not what they call.
 
-use std::path::PathBuf;
+mod install; // from a stick onto a disk
+mod system; // what is in the images
+
 use std::time::Duration;
 
-use harness::{Board, Bus, Options, Vm, wait};
+use harness::{Board, Options, Vm};
 use protocol::bytes::b64;
 use tests::stage::{SITE, Site, own_images};
 
 /// An emulated machine takes its time.
 const DEADLINE: Duration = Duration::from_mins(4);
 
-/// A site with one slot, which a machine with this TPM is registered for by its maker's certificates.
-fn registered(site: &mut Site, vm: &Vm) {
-    site.hq
-        .edit(
-            &format!("sites/{SITE}/slots.yaml"),
-            "slots:\n- name: node-1\n  address: 10.77.0.11\n  cidr: 10.77.0.0/24\n",
-        )
-        .unwrap();
-    let cell =
-        vm.tpm().unwrap().certificates().unwrap().iter().map(|der| b64(der)).collect::<Vec<_>>().join(" ");
-    site.hq.import(&format!("serial,ek-cert,site,slot\nVM0001,{cell},{SITE},node-1\n")).unwrap();
+/// A site with one slot, and a machine that is registered for it by the list of its maker, with the owner's stick in and
+/// no power yet.
+fn site_and_machine(name: &str, board: &Board) -> (Site, Vm) {
+    let images = own_images().unwrap();
+    let mut site = Site::build(name, Options::default()).unwrap();
+    let mut vm = Vm::new(&site.lan, &format!("{name}-1"), board.clone()).unwrap();
+    let slots = "slots:\n- name: node-1\n  address: 10.77.0.11\n  cidr: 10.77.0.0/24\n";
+    site.hq.edit(&format!("sites/{SITE}/slots.yaml"), slots).unwrap();
+    let tpm: Vec<_> = vm.tpm().unwrap().certificates().unwrap().iter().map(|der| b64(der)).collect();
+    let row = format!("{},{},{SITE},node-1", board.serial, tpm.join(" "));
+    site.hq.import(&format!("serial,ek-cert,site,slot\n{row}\n")).unwrap();
     site.provisioner.start().unwrap();
     site.deliver().unwrap();
-}
-
-/// The stick of this owner.
-fn stick(site: &Site) -> PathBuf {
     let stick = site.hq.path("stick");
-    image::stick(&own_images().unwrap(), &site.hq.owner_file(), &stick).unwrap();
-    stick
-}
-
-#[test]
-fn a_bare_machine_installs_itself_from_a_stick_and_becomes_a_ready_node() {
-    if let Some(missing) = harness::missing_for_machine() {
-        return harness::skip(&missing);
-    }
-    let mut site = Site::build("bare", Options::default()).unwrap();
-    let board = Board { serial: "VM0001".into(), tpm: true, memory: 3072, disk: Some((Bus::Virtio, 10)) };
-    let mut vm = Vm::new(&site.lan, "vm-1", board).unwrap();
-    registered(&mut site, &vm);
-    vm.plug_stick(&stick(&site));
-    vm.power_on().unwrap();
-    vm.says("The system is on the disk. Starting from there.", DEADLINE).unwrap();
-    // The stick is still in; the firmware starts the disk, and nothing is installed again.
-    vm.says("This machine is part of the cluster. It needs nothing.", DEADLINE).unwrap();
-    let node = site.ready_node("node-1").unwrap();
-    assert_eq!(vm.console().matches("Installing on").count(), 1, "{}", vm.console());
-    // Without the stick, after a power cut, it is the same Node again.
-    vm.power_off();
-    vm.pull_stick();
-    vm.power_on().unwrap();
-    let joined = "This machine is part of the cluster. It needs nothing.";
-    wait::until("it to be back", DEADLINE, || {
-        let console = vm.console();
-        if console.matches(joined).count() == 2 { Ok(()) } else { Err(console) }
-    })
-    .unwrap();
-    assert_eq!(site.ready_node("node-1").unwrap(), node);
-    assert_eq!(vm.console().matches("Installing on").count(), 1, "{}", vm.console());
+    image::stick(&images, &site.hq.owner_file(), &stick).unwrap();
+    vm.plug_stick(&stick);
+    (site, vm)
 }

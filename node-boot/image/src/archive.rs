@@ -67,7 +67,7 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
         else {
-            return;
+            return harness::skip("`cpio` is not installed");
         };
         cpio.stdin.take().unwrap().write_all(&bytes).unwrap();
         let listed = String::from_utf8(cpio.wait_with_output().unwrap().stdout).unwrap();

@@ -25,8 +25,17 @@ pub struct Board {
     pub tpm: bool,
     /// Memory, MiB.
     pub memory: u32,
-    /// How its disk is connected, and its size in GiB; without one it has none.
-    pub disk: Option<(Bus, u64)>,
+    /// How its disk is connected, and its size in GiB.
+    pub disk: (Bus, u64),
+    /// Its network card, as QEMU calls it: `virtio-net-pci`, `e1000e`.
+    pub card: &'static str,
+}
+
+impl Board {
+    /// With a TPM and this disk.
+    pub fn new(serial: &str, bus: Bus) -> Self {
+        Self { serial: serial.into(), tpm: true, memory: 3072, disk: (bus, 10), card: "virtio-net-pci" }
+    }
 }
 
 /// How a disk is connected.
@@ -67,11 +76,9 @@ impl Vm {
         room.ip(&["link", "set", "eth0", "master", "br0"])?;
         let manufacture = || Tpm::manufacture(folder.path().join("tpm"), lan.tpm_authority());
         let tpm = board.tpm.then(manufacture).transpose()?;
-        if let Some((_, gib)) = board.disk {
-            let disk = folder.path().join("disk");
-            let made = fs::File::create(&disk).and_then(|file| file.set_len(gib << 30));
-            made.map_err(io("create", disk.display()))?;
-        }
+        let disk = folder.path().join("disk");
+        let made = fs::File::create(&disk).and_then(|file| file.set_len(board.disk.1 << 30));
+        made.map_err(io("create", disk.display()))?;
         Ok(Self { name: name.into(), board, room, _port: port, tpm, stick: None, process: None, folder })
     }
 
@@ -125,22 +132,15 @@ impl Vm {
             format!("-drive if=pflash,format=raw,readonly=on,file={FIRMWARE}"),
             format!("-drive if=pflash,format=raw,file={}", memory.display()),
             "-netdev tap,id=cable,ifname=tap0,script=no,downscript=no".to_owned(),
-            format!("-device virtio-net-pci,romfile=,netdev=cable,mac=02:00:00:{a:02x}:{b:02x}:{c:02x}"),
+            format!("-device {},romfile=,netdev=cable,mac=02:00:00:{a:02x}:{b:02x}:{c:02x}", self.board.card),
         ];
-        if let Some((bus, _)) = self.board.disk {
-            parts.push(format!(
-                "-drive if=none,id=disk,format=raw,cache=unsafe,file={}",
-                self.disk().display()
-            ));
-            parts.push(
-                match bus {
-                    Bus::Virtio => "-device virtio-blk-pci,drive=disk",
-                    Bus::Nvme => "-device nvme,drive=disk,serial=disk",
-                    Bus::Ata => "-device ide-hd,drive=disk",
-                }
-                .to_owned(),
-            );
-        }
+        parts.push(format!("-drive if=none,id=disk,format=raw,cache=unsafe,file={}", self.disk().display()));
+        let disk = match self.board.disk.0 {
+            Bus::Virtio => "-device virtio-blk-pci,drive=disk",
+            Bus::Nvme => "-device nvme,drive=disk,serial=disk",
+            Bus::Ata => "-device ide-hd,drive=disk",
+        };
+        parts.push(disk.to_owned());
         if let Some(stick) = &self.stick {
             let stick = stick.display();
             parts.push(format!("-drive if=none,id=stick,format=raw,readonly=on,file={stick}"));

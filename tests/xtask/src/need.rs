@@ -7,10 +7,13 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Debian packages that the tests call, beside what every Debian has.
-const PACKAGES: [&str; 25] = [
+const PACKAGES: [&str; 29] = [
     "avahi-daemon",
     "avahi-utils",
+    "binutils",
     "conntrack",
+    "cpio",
+    "cryptsetup-bin",
     "dbus-daemon",
     "dnsmasq-base",
     "erofs-utils",
@@ -32,6 +35,7 @@ const PACKAGES: [&str; 25] = [
     "strongswan-pki",
     "swtpm",
     "swtpm-tools",
+    "systemd-boot-efi",
     "tpm2-tools",
 ];
 

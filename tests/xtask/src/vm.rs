@@ -28,8 +28,7 @@ pub fn demo() -> Result<()> {
         Site::build("demo-vm", Options::default())
     })?;
     let mut member = site.spare("machine-1", 11, Hardware::nuc("GEWS1240001X"))?;
-    let board = Board { serial: SERIAL.into(), tpm: true, memory: 3072, disk: Some((Bus::Nvme, 10)) };
-    let mut vm = Vm::new(&site.lan, "machine-2", board)?;
+    let mut vm = Vm::new(&site.lan, "machine-2", Board::new(SERIAL, Bus::Nvme))?;
     register(&mut story, &mut site, &member, &vm)?;
     let asker = ask_from(&mut story, &site, &mut member)?;
 

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,11 +37,14 @@ pub fn install(rule: &Path, state: &Path, system: &str) -> Result<()> {
         }
     };
     say(&format!("Installing on {}.", disk.display()));
-    table::make(&disk)?;
+    table::begin(&disk)?;
     copy(&on_stick(STICK)?, &part(&disk, table::PART_FIRMWARE)?)?;
     copy(&on_stick(system)?, &part(&disk, table::PART_OS)?)?;
-    for (number, label) in [(table::PART_STATE, "state"), (table::PART_VOLUMES, "volumes")] {
-        format(&part(&disk, number)?, label)?;
+    format(&part(&disk, table::PART_STATE)?, "state")?;
+    let volumes = part(&disk, table::PART_VOLUMES)?;
+    // What Pods have kept there outlives the system.
+    if !is_formatted(&volumes)? {
+        format(&volumes, "volumes")?;
     }
     fill(&part(&disk, table::PART_STATE)?, state)?;
     let firmware = table::finish(&disk, system)?;
@@ -106,6 +110,16 @@ fn format(device: &Path, label: &str) -> Result<()> {
         String::from_utf8_lossy(&done.stderr).trim()
     );
     Ok(())
+}
+
+/// Whether there is a file system of the kind that [`format`] makes.
+fn is_formatted(device: &Path) -> Result<bool> {
+    /// `s_magic` of ext4, and where it is.
+    const MAGIC: ([u8; 2], u64) = ([0x53, 0xef], 1024 + 56);
+    let mut magic = [0; 2];
+    let file = File::open(device).with_context(|| format!("reading {}", device.display()))?;
+    file.read_exact_at(&mut magic, MAGIC.1).with_context(|| format!("reading {}", device.display()))?;
+    Ok(magic == MAGIC.0)
 }
 
 /// What the machine has become so far goes with it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
@@ -64,8 +64,16 @@ pub(super) fn holds(device: &Path) -> Result<Holds> {
     Ok(Holds::Foreign(if has_table { "a partition table" } else { "data" }.to_owned()))
 }
 
-/// Makes the table on a disk, with a state that is not finished.
-pub(super) fn make(device: &Path) -> Result<()> {
+/// Begins on a disk: its state is not finished from here on. A table of ours stays as it is; any other is made anew.
+pub(super) fn begin(device: &Path) -> Result<()> {
+    let named = [(PART_OS, EMPTY_OS), (PART_STATE, UNFINISHED), (PART_VOLUMES, VOLUMES)];
+    if rename(device, &named).is_err() {
+        make(device)?;
+    }
+    read_again(&open(device)?)
+}
+
+fn make(device: &Path) -> Result<()> {
     let mut file = open(device)?;
     let (block, size) = (block_of(&file)?, file.seek(SeekFrom::End(0))?);
     let sector = block.as_u64();
@@ -89,9 +97,8 @@ pub(super) fn make(device: &Path) -> Result<()> {
         );
     }
     disk.update_partitions(table)?;
-    let file = disk.write()?;
-    file.sync_all()?;
-    read_again(&file)
+    disk.write()?.sync_all()?;
+    Ok(())
 }
 
 /// Names and places of the partitions of a disk of this size, bytes.
@@ -121,24 +128,25 @@ fn layout(size: u64) -> Result<Vec<(String, Type, u64, u64)>> {
 
 /// Everything is in its place: from here on the disk is a system. Where the firmware's partition is.
 pub(super) fn finish(device: &Path, system: &str) -> Result<Placed> {
+    let firmware = rename(device, &[(PART_OS, system), (PART_STATE, STATE)])?;
+    let sectors = firmware.last_lba - firmware.first_lba + 1;
+    Ok(Placed { number: PART_FIRMWARE, first: firmware.first_lba, sectors, id: firmware.part_guid })
+}
+
+/// Gives partitions of ours other names, in one write; what the firmware's one is.
+fn rename(device: &Path, names: &[(u32, &str)]) -> Result<Partition> {
     let file = open(device)?;
     let block = block_of(&file)?;
     let mut disk = gpt::GptConfig::new().writable(true).logical_block_size(block).open_from_device(file)?;
     let mut table = disk.partitions().clone();
-    let mut name = |number: u32, name: &str| -> Result<()> {
-        name.clone_into(&mut table.get_mut(&number).context("a partition is missing")?.name);
-        Ok(())
-    };
-    name(PART_OS, system)?;
-    name(PART_STATE, STATE)?;
-    let firmware = table.get(&PART_FIRMWARE).context("a partition is missing")?;
-    let sectors = firmware.last_lba - firmware.first_lba + 1;
-    let placed = Placed { number: PART_FIRMWARE, first: firmware.first_lba, sectors, id: firmware.part_guid };
+    let firmware = table.get(&PART_FIRMWARE).filter(|part| part.name == FIRMWARE).cloned();
+    let firmware = firmware.context("the disk has no table of ours")?;
+    for (number, name) in names {
+        (*name).clone_into(&mut table.get_mut(number).context("a partition is missing")?.name);
+    }
     disk.update_partitions(table)?;
-    let mut file = disk.write()?;
-    file.flush()?;
-    file.sync_all()?;
-    Ok(placed)
+    disk.write()?.sync_all()?;
+    Ok(firmware)
 }
 
 fn open(device: &Path) -> Result<File> {
@@ -201,6 +209,37 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_ours_stays_and_a_damaged_one_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("disk");
+        File::create(&file).unwrap().set_len(8 << 30).unwrap();
+        make(&file).unwrap();
+        assert_eq!(holds(&file).unwrap(), Holds::Ours);
+        let parts = || {
+            let disk = gpt::GptConfig::new().open(&file).unwrap();
+            let parts: Vec<_> =
+                disk.partitions().values().map(|part| (part.name.clone(), part.part_guid)).collect();
+            parts
+        };
+        let before = parts();
+        assert_eq!(before[5].0, UNFINISHED);
+        let placed = finish(&file, "os-0f").unwrap();
+        assert_eq!((placed.first, placed.id), (2048, before[0].1));
+        let after = parts();
+        assert_eq!((after[1].0.as_str(), after[5].0.as_str()), ("os-0f", STATE));
+        let again = [(PART_OS, EMPTY_OS), (PART_STATE, UNFINISHED), (PART_VOLUMES, VOLUMES)];
+        rename(&file, &again).unwrap();
+        assert_eq!(parts(), before, "as it was begun, with the same partitions");
+        // Both tables are gone, and with them whose disk it is; the mark is not.
+        let open = File::options().write(true).open(&file).unwrap();
+        for at in [512, (8 << 30) - 512] {
+            std::os::unix::fs::FileExt::write_all_at(&open, &[0; 512], at).unwrap();
+        }
+        assert!(rename(&file, &again).is_err());
+        assert_eq!(holds(&file).unwrap(), Holds::Ours);
+    }
+
+    #[test]
     fn a_disk_is_empty_ours_or_somebody_elses() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("disk");
@@ -208,9 +247,8 @@ mod tests {
         disk.set_len(64 * MIB).unwrap();
         assert_eq!(holds(&file).unwrap(), Holds::Nothing);
         let put = |at: u64, bytes: &[u8]| {
-            let mut open = File::options().write(true).open(&file).unwrap();
-            open.seek(SeekFrom::Start(at)).unwrap();
-            open.write_all(bytes).unwrap();
+            let open = File::options().write(true).open(&file).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&open, bytes, at).unwrap();
         };
         put(63 * MIB + 9, b"x");
         assert_eq!(holds(&file).unwrap(), Holds::Foreign("data".into()));

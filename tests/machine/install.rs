@@ -1,0 +1,50 @@
+//! From a stick onto a disk, and from the disk into the cluster, without a key being touched.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use harness::{Board, Bus, wait};
+
+use crate::{DEADLINE, site_and_machine};
+
+const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
+
+#[test]
+fn a_bare_machine_installs_itself_once_joins_and_is_the_same_node_after_a_power_cut() {
+    if let Some(missing) = harness::missing_for_machine() {
+        return harness::skip(&missing);
+    }
+    let (site, mut vm) = site_and_machine("bare", &Board::new("VM0001", Bus::Virtio));
+    vm.power_on().unwrap();
+    vm.says("The system is on the disk. Starting from there.", DEADLINE).unwrap();
+    // The stick is still in; the firmware starts the disk, and nothing is installed again.
+    vm.says(JOINED, DEADLINE).unwrap();
+    let node = site.ready_node("node-1").unwrap();
+    vm.power_off();
+    vm.pull_stick();
+    vm.power_on().unwrap();
+    wait::until("it to be back", DEADLINE, || {
+        let console = vm.console();
+        if console.matches(JOINED).count() == 2 { Ok(()) } else { Err(console) }
+    })
+    .unwrap();
+    assert_eq!(site.ready_node("node-1").unwrap(), node);
+    assert_eq!(vm.console().matches("Installing on").count(), 1, "{}", vm.console());
+}
+
+#[test]
+fn a_disk_with_somebodys_data_is_shown_and_left_alone() {
+    if let Some(missing) = harness::missing_for_machine() {
+        return harness::skip(&missing);
+    }
+    let board = Board { card: "e1000e", ..Board::new("VM0002", Bus::Ata) };
+    let (_site, mut vm) = site_and_machine("data", &board);
+    let disk = File::options().read(true).write(true).open(vm.disk()).unwrap();
+    disk.write_all_at(b"a letter to somebody", 4096).unwrap();
+    vm.power_on().unwrap();
+    vm.says("sda (10 GiB) holds data, which is not ours to overwrite", DEADLINE).unwrap();
+    vm.power_off();
+    let mut kept = [0; 8192];
+    disk.read_exact_at(&mut kept, 0).unwrap();
+    assert!(kept[4096..].starts_with(b"a letter to somebody") && kept[..4096].iter().all(|byte| *byte == 0));
+}

@@ -1,0 +1,68 @@
+//! What is in the images, and that the same inputs make the same bits.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use tests::stage::{images, own_images, run};
+
+/// Every program of a machine: another one has to argue for itself.
+const PROGRAMS: [&str; 13] = [
+    "opt/cni/bin/bridge",
+    "opt/cni/bin/host-local",
+    "opt/cni/bin/loopback",
+    "usr/bin/containerd",
+    "usr/bin/containerd-shim-runc-v2",
+    "usr/bin/ctr",
+    "usr/bin/kubelet",
+    "usr/bin/mount",
+    "usr/bin/node-boot",
+    "usr/bin/runc",
+    "usr/bin/umount",
+    "usr/sbin/mke2fs",
+    "usr/lib64/ld-linux-x86-64.so.2",
+];
+
+fn programs(folder: &Path, below: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        if kind.is_dir() {
+            programs(&path, below, found);
+        } else if kind.is_file() && entry.metadata().unwrap().permissions().mode() & 0o111 != 0 {
+            found.push(path.strip_prefix(below).unwrap().display().to_string());
+        }
+    }
+}
+
+#[test]
+fn a_machine_has_these_programs_and_no_shell() {
+    if let Some(missing) = harness::missing_for_machine() {
+        return harness::skip(&missing);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    let system = own_images().unwrap().system;
+    run(Command::new("fsck.erofs").arg(format!("--extract={}", root.display())).arg(system)).unwrap();
+    let mut found = Vec::new();
+    programs(&root, &root, &mut found);
+    // Libraries are marked as programs in the distribution too.
+    found.retain(|path| !path.starts_with("usr/lib/x86_64-linux-gnu/"));
+    found.sort();
+    let mut wanted = PROGRAMS.map(str::to_owned).to_vec();
+    wanted.sort();
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn a_second_build_makes_the_same_bits() {
+    if let Some(missing) = harness::missing_for_machine() {
+        return harness::skip(&missing);
+    }
+    let first = own_images().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let second = images(folder.path()).unwrap();
+    assert_eq!(first.partition, second.partition);
+    for (one, two) in [(&first.uki, &second.uki), (&first.system, &second.system)] {
+        assert!(std::fs::read(one).unwrap() == std::fs::read(two).unwrap(), "{}", one.display());
+    }
+}

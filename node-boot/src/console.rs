@@ -1,10 +1,15 @@
 //! What a person at the machine reads: one plain sentence at every moment, each only once.
 
+mod screen; // the machine's own screen
+
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use protocol::refusal::{Refusal, Wait};
 use qrcode::QrCode;
+
+use self::screen::Screen;
 
 /// No word of a site is shown longer.
 const LONGEST_WORD: usize = 40;
@@ -13,6 +18,18 @@ static LAST: Mutex<String> = Mutex::new(String::new());
 
 /// Where the machine stands, and the file that `status` reads it from.
 static STANDS: Mutex<(String, Option<PathBuf>)> = Mutex::new((String::new(), None));
+
+/// The machine's own screen, where it has one and the whole system is ours.
+static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
+/// Terminal that is in front.
+const FRONT: &str = "/dev/tty0";
+
+/// From now on the machine's own screen shows what is said, beside the terminal; `who` stands on top of it.
+pub fn on_screen(who: &str) {
+    if let Ok(front) = File::options().write(true).read(true).open(FRONT) {
+        *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Screen::new(front, &clean(who)));
+    }
+}
 
 /// From now on [`stands`] is kept in this file.
 pub fn keep_in(file: PathBuf) {
@@ -76,6 +93,9 @@ fn show(sentence: &str) {
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if *last != sentence {
         println!("{sentence}");
+        if let Some(screen) = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            screen.show(sentence);
+        }
         sentence.clone_into(&mut last);
     }
 }

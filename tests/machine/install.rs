@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt as _;
 
 use harness::{Board, Bus, wait};
 
+use tests::stage::code_in;
+
 use crate::{DEADLINE, site_and_machine};
 
 const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
@@ -30,6 +32,25 @@ fn a_bare_machine_installs_itself_once_joins_and_is_the_same_node_after_a_power_
     .unwrap();
     assert_eq!(site.ready_node("node-1").unwrap(), node);
     assert_eq!(vm.console().matches("Installing on").count(), 1, "{}", vm.console());
+}
+
+#[test]
+fn a_machine_without_tpm_that_nobody_registered_shows_its_code_is_approved_and_joins() {
+    if let Some(missing) = harness::missing_for_machine() {
+        return harness::skip(&missing);
+    }
+    let board = Board { card: "e1000e", tpm: false, ..Board::new("VM0003", Bus::Ata) };
+    let (site, mut vm) = site_and_machine("code", &board);
+    site.provisioner.run(&["window"]).unwrap();
+    vm.power_on().unwrap();
+    let code = wait::until("its code", DEADLINE, || {
+        let console = vm.console();
+        code_in(&console).ok_or(console)
+    });
+    site.approve("node-1", &code.unwrap()).unwrap();
+    vm.says("Installing on /dev/sda.", DEADLINE).unwrap();
+    vm.says(JOINED, DEADLINE).unwrap();
+    site.ready_node("node-1").unwrap();
 }
 
 #[test]

@@ -93,6 +93,10 @@ const PROGRAM: &str = "EFI/BOOT/BOOTX64.EFI";
 const OWNER: &str = ".extra.d/owner.cred";
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 const OS_RELEASE: &str = "ID=node-boot\nNAME=node-boot\nPRETTY_NAME=node-boot\n";
+/// Files of a folder with images; the last holds the partition's name.
+const UKI: &str = "node-boot.efi";
+const SYSTEM: &str = "system";
+const PARTITION: &str = "partition";
 /// Folders that something is mounted on.
 const MOUNT_POINTS: [&str; 9] = ["dev", "etc", "opt", "proc", "run", "sys", "tmp", "var", "root"];
 
@@ -119,6 +123,20 @@ pub struct Built {
     pub partition: String,
 }
 
+impl Built {
+    /// Those that [`build`] has put into a folder.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let partition = fs::read_to_string(folder.join(PARTITION)).with_context(|| {
+            format!("there are no images in {}: `provisioner hq image build` makes them", folder.display())
+        })?;
+        Ok(Self {
+            uki: folder.join(UKI),
+            system: folder.join(SYSTEM),
+            partition: partition.trim().to_owned(),
+        })
+    }
+}
+
 /// Builds the images into the folder `out`.
 pub fn build(inputs: &Inputs<'_>, out: &Path) -> Result<Built> {
     fs::create_dir_all(out)?;
@@ -126,7 +144,7 @@ pub fn build(inputs: &Inputs<'_>, out: &Path) -> Result<Built> {
     let root = unpacked.path();
     debian::unpack(&debian::pins()?, inputs.cache, root)?;
     let kernel = Kernel::below(root)?;
-    let image = out.join("system");
+    let image = out.join(SYSTEM);
     erofs::write(&system(inputs, &kernel, root)?, &image)?;
     let sealed = verity::seal(&image)?;
     let hash = hex(&sealed.root.0);
@@ -138,15 +156,17 @@ pub fn build(inputs: &Inputs<'_>, out: &Path) -> Result<Built> {
         (".linux", &read(&format!("boot/vmlinuz-{}", kernel.release))?),
         (".initrd", &archive::archive(&first(inputs, &kernel)?)?),
     ];
-    let uki = out.join("node-boot.efi");
-    fs::write(&uki, uki::join(&read(STUB)?, &sections)?)?;
-    Ok(Built { uki, system: image, partition: format!("os-{}", &hash[..16]) })
+    fs::write(out.join(UKI), uki::join(&read(STUB)?, &sections)?)?;
+    fs::write(out.join(PARTITION), format!("os-{}\n", &hash[..16]))?;
+    Built::open(out)
 }
 
-/// Writes a stick from which a machine of this owner starts.
-pub fn stick(built: &Built, owner: &Path, out: &Path) -> Result<()> {
+/// Writes a stick from which a machine of this owner starts; more files of its are put beside, by path.
+pub fn stick(built: &Built, owner: &Path, more: &[(&str, &[u8])], out: &Path) -> Result<()> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
-    let firmware = vec![(PROGRAM.to_owned(), read(&built.uki)?), (format!("{PROGRAM}{OWNER}"), read(owner)?)];
+    let mut firmware =
+        vec![(PROGRAM.to_owned(), read(&built.uki)?), (format!("{PROGRAM}{OWNER}"), read(owner)?)];
+    firmware.extend(more.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec())));
     let parts = [
         Part { name: "stick".to_owned(), content: Content::Firmware(firmware) },
         Part { name: built.partition.clone(), content: Content::Image(built.system.clone()) },

@@ -7,7 +7,7 @@ use protocol::cert::{Cert, MACHINE_URI};
 use protocol::messages::Config;
 
 use super::Awake;
-use crate::console::{say, stands};
+use crate::console::{self, say, stands};
 use crate::join::agent::{self, Beats};
 use crate::join::{balancer, kubelet};
 use crate::os::supervise::{Service, Services};
@@ -21,6 +21,11 @@ const RUNTIME: &str = "containerd";
 impl Awake {
     /// Everything, and then the agent, until the program is ended.
     pub fn run(mut self) -> Result<()> {
+        if self.at.system.is_some() {
+            let dmi = &self.facts.dmi;
+            let tpm = if self.identity.tpm.is_some() { "TPM" } else { "no TPM" };
+            console::on_screen(&format!("{} {}, serial {}, {tpm}", dmi.vendor, dmi.product, dmi.serial));
+        }
         let servers = balancer::Servers::default();
         balancer::start(&servers)?;
         let mut services = None;

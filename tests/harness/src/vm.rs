@@ -9,6 +9,8 @@ use crate::tpm::Tpm;
 use crate::wait::until;
 use ring::digest::{SHA256, digest};
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -124,9 +126,12 @@ impl Vm {
         let [a, b, c] = [0, 1, 2].map(|place| id.as_ref()[place]);
         let mut parts = vec![
             // Software emulation: what says that it can do better may still fail to start a kernel.
-            "-machine q35 -accel tcg,thread=multi -cpu max -smp 2 -nographic -vga none -nodefaults"
+            "-machine q35 -accel tcg,thread=multi -cpu max -smp 2 -display none -vga std -nodefaults"
                 .to_owned(),
-            "-serial stdio -device qemu-xhci".to_owned(),
+            format!(
+                "-serial stdio -device qemu-xhci -qmp unix:{},server=on,wait=off",
+                self.monitor().display()
+            ),
             format!("-m {}", self.board.memory),
             format!("-smbios type=1,manufacturer=QEMU,product=virtual,serial={}", self.board.serial),
             format!("-drive if=pflash,format=raw,readonly=on,file={FIRMWARE}"),
@@ -151,6 +156,26 @@ impl Vm {
             parts.push("-tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0".to_owned());
         }
         parts.iter().flat_map(|words| words.split(' ').map(str::to_owned)).collect()
+    }
+
+    /// Where the emulator is spoken to.
+    fn monitor(&self) -> PathBuf {
+        self.folder.path().join("monitor")
+    }
+
+    /// Takes a picture (PNG) of the machine's screen.
+    pub fn picture(&self, png: &Path) -> Result<()> {
+        let failed = |error| io("ask the emulator for", png.display())(error);
+        let mut monitor = UnixStream::connect(self.monitor()).map_err(failed)?;
+        let file = png.display();
+        let ask = format!(
+            "{{\"execute\":\"qmp_capabilities\"}}\n{{\"execute\":\"screendump\",\"arguments\":{{\"filename\":\"{file}\",\"format\":\"png\"}}}}\n"
+        );
+        monitor.write_all(ask.as_bytes()).map_err(failed)?;
+        until("a picture of the screen", Duration::from_secs(10), || {
+            let size = fs::metadata(png).map_or(0, |found| found.len());
+            if size > 0 { Ok(()) } else { Err("there is none yet".to_owned()) }
+        })
     }
 
     fn log(&self) -> PathBuf {

@@ -8,6 +8,8 @@ use anyhow::{Result, ensure};
 use harness::Assets;
 use image::{Built, Inputs};
 
+use super::{Hq, SITE};
+
 /// What the static files are built for.
 const TARGET: &str = "x86_64-unknown-linux-musl";
 
@@ -38,7 +40,21 @@ pub fn images(out: &Path) -> Result<Built> {
 /// The images of this checkout, built once in the life of this process.
 pub fn own_images() -> Result<Built> {
     static BUILT: OnceLock<Result<Built, String>> = OnceLock::new();
-    let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image");
-    let built = BUILT.get_or_init(|| images(&out).map_err(|error| format!("{error:#}")));
+    let built = BUILT.get_or_init(|| images(&own_folder()).map_err(|error| format!("{error:#}")));
     built.clone().map_err(anyhow::Error::msg)
+}
+
+/// Where they are.
+fn own_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image")
+}
+
+impl Hq {
+    /// The stick of the site, with the images of this checkout.
+    pub fn kit(&self) -> Result<PathBuf> {
+        own_images()?;
+        let (images, stick) = (own_folder().display().to_string(), self.path("stick"));
+        self.run(&["site", "kit", SITE, "--images", &images, "-o", &stick.display().to_string()])?;
+        Ok(stick)
+    }
 }

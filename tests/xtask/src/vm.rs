@@ -21,7 +21,7 @@ pub fn demo() -> Result<()> {
     let missing = harness::missing_for_machine();
     ensure!(missing.is_none(), "{}", missing.unwrap_or_default());
     println!("building the programs and the images (a first build takes some minutes)");
-    let images = own_images()?;
+    own_images()?;
     let mut story = Story::begin();
     story.say("A ship has a small Kubernetes cluster and a provisioner. One machine is a member.");
     let mut site = story.step("cluster, headquarters and provisioner set up", || {
@@ -32,8 +32,7 @@ pub fn demo() -> Result<()> {
     register(&mut story, &mut site, &member, &vm)?;
     let asker = ask_from(&mut story, &site, &mut member)?;
 
-    let stick = site.hq.path("stick");
-    story.step("the owner's stick is written", || image::stick(&images, &site.hq.owner_file(), &stick))?;
+    let stick = story.step("HQ writes the site's stick", || site.hq.kit())?;
     story.say("Somebody puts the stick into a machine with an empty disk, and gives it power and network.");
     vm.plug_stick(&stick);
     let node = join(&mut story, &site, &mut vm)?;
@@ -47,7 +46,9 @@ pub fn demo() -> Result<()> {
     print!("{}", indent(&answer));
     println!("{}", story.table());
     println!("{}", site.plane.kubectl(&["get", "nodes", "-o", "wide"])?);
-    println!("What the machine showed, from power-on to now:\n");
+    let picture = std::env::current_dir()?.join("target/screen.png");
+    vm.picture(&picture)?;
+    println!("What the machine said, from power-on to now (its screen is in {}):\n", picture.display());
     print!("{}", indent(&vm.console()));
     Ok(())
 }

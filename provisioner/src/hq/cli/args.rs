@@ -58,6 +58,9 @@ pub(super) enum Command {
     /// Vouchers of anybody.
     #[command(subcommand)]
     Voucher(VoucherCommand),
+    /// The operating system of machines.
+    #[command(subcommand)]
+    Image(ImageCommand),
 }
 
 #[derive(clap::Subcommand)]
@@ -78,6 +81,17 @@ pub(super) enum SiteCommand {
         code: Option<String>,
         /// Where to write the reply.
         #[arg(short, long, default_value = "reply.json")]
+        output: PathBuf,
+    },
+    /// Write the stick of a site: its machines start from it, install themselves and join.
+    Kit {
+        /// The site.
+        site: String,
+        /// A folder with images, as `image build` makes it.
+        #[arg(long)]
+        images: PathBuf,
+        /// Where to write it: a file, to be copied onto a stick as a whole.
+        #[arg(short, long)]
         output: PathBuf,
     },
     /// Withdraw the site's CA.
@@ -125,6 +139,25 @@ pub(super) enum BundleCommand {
         /// Where to write it.
         #[arg(short, long)]
         output: Option<PathBuf>,
+    },
+}
+
+#[derive(clap::Subcommand)]
+pub(super) enum ImageCommand {
+    /// Build the images, the same for every site and owner, from pinned inputs.
+    Build {
+        /// `node-boot` as one static file.
+        #[arg(long)]
+        node_boot: PathBuf,
+        /// A folder with containerd, runc, the CNI programs and the kubelet; below it `images` with Pod images.
+        #[arg(long)]
+        programs: PathBuf,
+        /// Where downloaded packages are kept.
+        #[arg(long, default_value = "/var/cache/node-boot")]
+        cache: PathBuf,
+        /// The folder to build them in.
+        #[arg(short, long)]
+        output: PathBuf,
     },
 }
 

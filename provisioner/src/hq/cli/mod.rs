@@ -1,6 +1,7 @@
 //! The command line of headquarters.
 
 mod args; // what may be typed
+mod images; // the operating system of machines
 mod machines; // registrations
 
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ const APPROVAL_LIFE: i64 = 7 * 86_400;
 pub fn run(args: Args) -> Result<()> {
     let keys = args.keys.unwrap_or_else(|| args.dir.join("node-boot-keys"));
     let hq = Hq { keys: Keys::new(keys, args.passphrase_file.as_deref())?, dir: args.dir };
-    if !matches!(args.command, Command::Init { .. } | Command::Voucher(_)) {
+    if !matches!(args.command, Command::Init { .. } | Command::Voucher(_) | Command::Image(_)) {
         hq.check_founded()?;
     }
     match args.command {
@@ -47,6 +48,7 @@ pub fn run(args: Args) -> Result<()> {
             Ok(())
         }
         Command::Voucher(command) => voucher(command),
+        Command::Image(command) => images::build(&command),
     }
 }
 
@@ -99,6 +101,7 @@ fn site(hq: &Hq, command: SiteCommand) -> Result<()> {
                 output.display()
             );
         }
+        SiteCommand::Kit { site, images, output } => images::kit(hq, &site, &images, &output)?,
         SiteCommand::Revoke { site } => {
             let generation = hq.revoke_site(&site, now)?;
             println!(

@@ -1,0 +1,57 @@
+//! The operating system of machines: its images, and the stick of a site.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use image::{Built, Inputs};
+
+use super::args::ImageCommand;
+use crate::hq::Hq;
+use crate::site::{plain, system_clock};
+
+/// Where a stick has the site's bundle.
+const BUNDLE: &str = "nodeboot/site.nbb";
+
+pub(super) fn build(command: &ImageCommand) -> Result<()> {
+    let ImageCommand::Build { node_boot, programs, cache, output } = command;
+    let pods = pods(&programs.join("images"))?;
+    let pods: Vec<_> = pods.iter().map(|(name, file)| (name.as_str(), file.clone())).collect();
+    let program = |name: &str| programs.join(name);
+    let built = image::build(&Inputs { node_boot, program: &program, pods: &pods, cache }, output)?;
+    println!("The images are in {}: {} and {}.", output.display(), shown(&built.uki)?, shown(&built.system)?);
+    Ok(())
+}
+
+/// Pod images of a folder, in their order.
+fn pods(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut pods = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        pods.extend(
+            name.filter(|_| path.extension().is_some_and(|end| end == "tar")).map(|name| (name, path)),
+        );
+    }
+    pods.sort();
+    Ok(pods)
+}
+
+fn shown(file: &Path) -> Result<String> {
+    let size = std::fs::metadata(file)?.len() / 1_000_000;
+    Ok(format!("{} ({size} MB)", file.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Writes the stick of a site, with its next bundle.
+pub(super) fn kit(hq: &Hq, site: &str, images: &Path, output: &Path) -> Result<()> {
+    hq.check_site(site)?;
+    let built = Built::open(images)?;
+    let bundle = hq.build_bundle(site, system_clock())?;
+    for warning in &bundle.warnings {
+        eprintln!("warning: {}", plain::shown(warning));
+    }
+    image::stick(&built, &hq.dir.join("public/owner.json"), &[(BUNDLE, &bundle.file)], output)?;
+    let file = output.display();
+    println!("{file} is the stick of {site}, with bundle {}.", bundle.seq);
+    println!("Copy it onto a stick as a whole, as with `dd if={file} of=/dev/sdX bs=4M`.");
+    Ok(())
+}

@@ -54,6 +54,20 @@ fn a_machine_without_tpm_that_nobody_registered_shows_its_code_is_approved_and_j
 }
 
 #[test]
+fn a_machine_whose_disk_was_flashed_at_the_depot_needs_no_stick() {
+    if let Some(missing) = harness::missing_for_machine() {
+        return harness::skip(&missing);
+    }
+    let (site, mut vm) = site_and_machine("flashed", &Board::new("VM0004", Bus::Nvme));
+    vm.flash(&site.hq.path("stick")).unwrap();
+    vm.pull_stick();
+    vm.power_on().unwrap();
+    vm.says("Installing on /dev/nvme0n1.", DEADLINE).unwrap();
+    vm.says(JOINED, DEADLINE).unwrap();
+    site.ready_node("node-1").unwrap();
+}
+
+#[test]
 fn a_disk_with_somebodys_data_is_shown_and_left_alone() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);

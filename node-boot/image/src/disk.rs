@@ -1,11 +1,11 @@
 //! A disk as bytes: partitions (GPT), the first of them what the firmware reads (FAT).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Cursor, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use gpt::disk::LogicalBlockSize::Lb512;
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition::Partition;
@@ -16,8 +16,10 @@ use uuid::Uuid;
 const SECTOR: u64 = 512;
 /// Partitions begin where flash likes it, and behind the last one there is room for the second table.
 const ALIGN: u64 = 1024 * 1024;
-/// FAT volumes below this are of a kind that some firmware cannot read.
-const LEAST_FAT: u64 = 40 * 1024 * 1024;
+/// First thing on every disk of ours, where old firmware looks for a program.
+const MARK: &[u8] = b"node-boot's disk";
+/// How much is looked at at once.
+const PIECE: usize = 64 * 1024;
 /// Every volume has the same one: it is told apart by what is on it.
 const VOLUME: u32 = 0x6e6f_6465;
 
@@ -33,6 +35,8 @@ pub(crate) enum Content {
 pub(crate) struct Part {
     pub name: String,
     pub content: Content,
+    /// MiB.
+    pub size: u64,
 }
 
 /// Writes a disk with these partitions; the same partitions make the same bytes.
@@ -41,21 +45,29 @@ pub(crate) fn write(parts: &[Part], out: &Path) -> Result<()> {
     let mut table = BTreeMap::new();
     let mut at = ALIGN;
     for (number, part) in (1..).zip(parts) {
-        let (kind, data) = match &part.content {
-            Content::Firmware(files) => (EFI, fat(files)?),
+        let length = part.size * ALIGN;
+        file.seek(SeekFrom::Start(at))?;
+        let (kind, used) = match &part.content {
+            Content::Firmware(files) => {
+                write_used(&mut file, at, &fat(files, length)?)?;
+                (EFI, length)
+            }
             Content::Image(image) => {
-                (LINUX_FS, fs::read(image).with_context(|| format!("reading {}", image.display()))?)
+                let mut from = File::open(image).with_context(|| format!("reading {}", image.display()))?;
+                (LINUX_FS, std::io::copy(&mut from, &mut file)?)
             }
         };
-        file.seek(SeekFrom::Start(at))?;
-        file.write_all(&data)?;
-        let length = (data.len() as u64).next_multiple_of(ALIGN);
+        ensure!(used <= length, "{} does not fit into {} MiB", part.name, part.size);
         table.insert(number, partition(&part.name, kind, at / SECTOR, length / SECTOR));
         at += length;
     }
     file.set_len(at + ALIGN)?;
     let sectors = u32::try_from((at + ALIGN) / SECTOR - 1)?;
-    ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut file)?;
+    let mut boot = ProtectiveMBR::with_lb_size(sectors);
+    let mut mark = [0; 440];
+    mark[..MARK.len()].copy_from_slice(MARK);
+    boot.set_bootcode(mark);
+    boot.overwrite_lba0(&mut file)?;
     let names: Vec<_> = parts.iter().map(|part| part.name.as_str()).collect();
     let id = Some(guid(&names.join(" ")));
     let mut disk =
@@ -86,10 +98,19 @@ fn guid(name: &str) -> Uuid {
     Uuid::from_bytes(bytes)
 }
 
-/// A FAT volume with these files, a quarter of it free.
-fn fat(files: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
-    let used: u64 = files.iter().map(|(_, data)| data.len() as u64).sum();
-    let size = (used * 5 / 4).max(LEAST_FAT).next_multiple_of(ALIGN);
+/// Writes what is not zero: the rest stays a hole of the file.
+fn write_used(file: &mut File, at: u64, data: &[u8]) -> Result<()> {
+    for (piece, begin) in data.chunks(PIECE).zip((at..).step_by(PIECE)) {
+        if piece.iter().any(|byte| *byte != 0) {
+            file.seek(SeekFrom::Start(begin))?;
+            file.write_all(piece)?;
+        }
+    }
+    Ok(())
+}
+
+/// A FAT volume of this size with these files.
+fn fat(files: &[(String, Vec<u8>)], size: u64) -> Result<Vec<u8>> {
     let mut volume = Cursor::new(vec![0; usize::try_from(size)?]);
     let options = fatfs::FormatVolumeOptions::new().volume_id(VOLUME).volume_label(*b"NODE-BOOT  ");
     fatfs::format_volume(&mut volume, options).context("making a FAT volume")?;
@@ -111,6 +132,8 @@ fn fat(files: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -121,8 +144,8 @@ mod tests {
         let make = |name: &str| {
             let files = vec![("EFI/BOOT/BOOTX64.EFI".to_owned(), b"program".to_vec())];
             let parts = [
-                Part { name: "esp".to_owned(), content: Content::Firmware(files) },
-                Part { name: "os-0f".to_owned(), content: Content::Image(image.clone()) },
+                Part { name: "esp".to_owned(), content: Content::Firmware(files), size: 40 },
+                Part { name: "os-0f".to_owned(), content: Content::Image(image.clone()), size: 2 },
             ];
             let out = folder.path().join(name);
             write(&parts, &out).unwrap();

@@ -93,6 +93,10 @@ const PROGRAM: &str = "EFI/BOOT/BOOTX64.EFI";
 const OWNER: &str = ".extra.d/owner.cred";
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 const OS_RELEASE: &str = "ID=node-boot\nNAME=node-boot\nPRETTY_NAME=node-boot\n";
+/// MiB of a stick's partitions: they are the first two of an installed disk as well, so that a stick's bits on a disk are
+/// most of an installation.
+const FIRMWARE_SIZE: u64 = 256;
+const SYSTEM_SIZE: u64 = 512;
 /// Files of a folder with images; the last holds the partition's name.
 const UKI: &str = "node-boot.efi";
 const SYSTEM: &str = "system";
@@ -168,8 +172,12 @@ pub fn stick(built: &Built, owner: &Path, more: &[(&str, &[u8])], out: &Path) ->
         vec![(PROGRAM.to_owned(), read(&built.uki)?), (format!("{PROGRAM}{OWNER}"), read(owner)?)];
     firmware.extend(more.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec())));
     let parts = [
-        Part { name: "stick".to_owned(), content: Content::Firmware(firmware) },
-        Part { name: built.partition.clone(), content: Content::Image(built.system.clone()) },
+        Part { name: "stick".to_owned(), content: Content::Firmware(firmware), size: FIRMWARE_SIZE },
+        Part {
+            name: built.partition.clone(),
+            content: Content::Image(built.system.clone()),
+            size: SYSTEM_SIZE,
+        },
     ];
     disk::write(&parts, out)
 }

@@ -94,6 +94,14 @@ impl Vm {
         self.stick = Some(image.to_owned());
     }
 
+    /// Writes a stick's bits on its disk, as a depot does; the disk stays as large as it is.
+    pub fn flash(&self, stick: &Path) -> Result<()> {
+        let failed = |error| io("write", self.disk().display())(error);
+        let mut from = fs::File::open(stick).map_err(failed)?;
+        let mut to = fs::File::options().write(true).open(self.disk()).map_err(failed)?;
+        std::io::copy(&mut from, &mut to).map(drop).map_err(failed)
+    }
+
     /// Pulls the stick out; a machine that runs does not notice before it starts anew.
     pub fn pull_stick(&mut self) {
         self.stick = None;

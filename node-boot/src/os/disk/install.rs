@@ -11,14 +11,13 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::choose::{Rule, Seen, choose};
-use super::{boot, is_removable, partitions, table};
+use super::table::Begun;
+use super::{STICK, boot, is_removable, partitions, table};
 use crate::console::{say, stands};
 use crate::os::inventory;
 
 /// Where the machine's configuration says which disk.
 pub const RULE: &str = "etc/node-boot/disk.json";
-/// What the stick's own partition for the firmware is called.
-const STICK: &str = "stick";
 /// Where the new state is while it is filled.
 const NEW: &str = "/run/new";
 /// How much is copied at once.
@@ -37,9 +36,15 @@ pub fn install(rule: &Path, state: &Path, system: &str) -> Result<()> {
         }
     };
     say(&format!("Installing on {}.", disk.display()));
-    table::begin(&disk)?;
-    copy(&on_stick(STICK)?, &part(&disk, table::PART_FIRMWARE)?)?;
-    copy(&on_stick(system)?, &part(&disk, table::PART_OS)?)?;
+    let begun = table::begin(&disk, system)?;
+    let stick = on_stick(STICK);
+    // A disk that was flashed has its owner's file; a stick may be of another owner than the one before.
+    if begun == Begun::Empty || stick.is_ok() {
+        copy(&stick?, &part(&disk, table::PART_FIRMWARE)?)?;
+    }
+    if begun == Begun::Empty {
+        copy(&on_stick(system)?, &part(&disk, table::PART_OS)?)?;
+    }
     format(&part(&disk, table::PART_STATE)?, "state")?;
     let volumes = part(&disk, table::PART_VOLUMES)?;
     // What Pods have kept there outlives the system.

@@ -15,6 +15,8 @@ pub use install::{RULE, install};
 pub const FIRMWARE: &str = "nodeboot-esp";
 /// Keys, what was joined, containerd, kubelet.
 pub const STATE: &str = "nodeboot-state";
+/// What the firmware's partition of a stick is called.
+const STICK: &str = "stick";
 /// What the state is called until everything is in its place.
 const UNFINISHED: &str = "nodeboot-unfinished";
 /// Pods' own volumes.

@@ -15,7 +15,7 @@ use protocol::crypto::random;
 use uuid::Uuid;
 
 use super::choose::Holds;
-use super::{FIRMWARE, STATE, UNFINISHED, VOLUMES};
+use super::{FIRMWARE, STATE, STICK, UNFINISHED, VOLUMES};
 
 const MIB: u64 = 1024 * 1024;
 /// Stands where old firmware looks for a program: written first, so that a table that was cut off is known as ours.
@@ -64,13 +64,93 @@ pub(super) fn holds(device: &Path) -> Result<Holds> {
     Ok(Holds::Foreign(if has_table { "a partition table" } else { "data" }.to_owned()))
 }
 
-/// Begins on a disk: its state is not finished from here on. A table of ours stays as it is; any other is made anew.
-pub(super) fn begin(device: &Path) -> Result<()> {
-    let named = [(PART_OS, EMPTY_OS), (PART_STATE, UNFINISHED), (PART_VOLUMES, VOLUMES)];
-    if rename(device, &named).is_err() {
-        make(device)?;
+/// How far a disk is when the installation begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begun {
+    /// It has our partitions, and nothing in them that is to be used.
+    Empty,
+    /// The system that is to be there is there: from before, or since the depot has written a stick's bits on the disk.
+    WithSystem,
+}
+
+/// Begins on a disk: its state is not finished from here on. A table of ours stays as it is; a stick's gets the partitions
+/// that it lacks; any other is made anew.
+pub(super) fn begin(device: &Path, system: &str) -> Result<Begun> {
+    let begun = again(device, system)?;
+    let begun = if begun.is_none() && complete(device, system)? { Some(Begun::WithSystem) } else { begun };
+    if let Some(begun) = begun {
+        return Ok(begun);
     }
-    read_again(&open(device)?)
+    make(device)?;
+    read_again(&open(device)?)?;
+    Ok(Begun::Empty)
+}
+
+/// Begins again on a disk that has all of our partitions; none where it has not.
+fn again(device: &Path, system: &str) -> Result<Option<Begun>> {
+    let Ok(names) = names(device) else { return Ok(None) };
+    if names.get(&PART_FIRMWARE).is_none_or(|name| name != FIRMWARE) || !names.contains_key(&PART_VOLUMES) {
+        return Ok(None);
+    }
+    // Its name is given only once its content is whole.
+    if names.get(&PART_OS).is_some_and(|name| name == system) {
+        rename(device, &[(PART_STATE, UNFINISHED)])?;
+        return Ok(Some(Begun::WithSystem));
+    }
+    rename(device, &[(PART_OS, EMPTY_OS), (PART_STATE, UNFINISHED)])?;
+    Ok(Some(Begun::Empty))
+}
+
+fn names(device: &Path) -> Result<BTreeMap<u32, String>> {
+    let file = open(device)?;
+    let disk = gpt::GptConfig::new().logical_block_size(block_of(&file)?).open_from_device(file)?;
+    Ok(disk.partitions().iter().map(|(number, part)| (*number, part.name.clone())).collect())
+}
+
+/// Adds to a stick's table on the machine's disk what an installed one has more. Whether it was a stick's.
+fn complete(device: &Path, system: &str) -> Result<bool> {
+    let mut file = open(device)?;
+    let (block, size) = (block_of(&file)?, file.seek(SeekFrom::End(0))?);
+    let config = gpt::GptConfig::new().writable(true).logical_block_size(block);
+    // Of a stick's two tables the second one is not at the end of this disk.
+    let Ok(disk) = config.clone().only_valid_headers(false).open_from_device(&mut file) else {
+        return Ok(false);
+    };
+    let mut table = disk.partitions().clone();
+    drop(disk);
+    let is = |number: u32, name: &str| table.get(&number).is_some_and(|part| part.name == name);
+    if !(table.len() == 2 && is(PART_FIRMWARE, STICK) && is(PART_OS, system)) {
+        return Ok(false);
+    }
+    let sector = block.as_u64();
+    let mut added = Vec::new();
+    for (number, (name, kind, at, length)) in (1..).zip(layout(size)?) {
+        let (first_lba, last_lba) = (at / sector, (at + length) / sector - 1);
+        if let Some(there) = table.get_mut(&number) {
+            ensure!(
+                (there.first_lba, there.last_lba) == (first_lba, last_lba),
+                "the stick's partitions are elsewhere"
+            );
+            continue;
+        }
+        added.push((number, at, length));
+        table.insert(
+            number,
+            Partition { part_type_guid: kind, part_guid: new_id()?, first_lba, last_lba, flags: 0, name },
+        );
+    }
+    if let Some(firmware) = table.get_mut(&PART_FIRMWARE) {
+        FIRMWARE.clone_into(&mut firmware.name);
+    }
+    let mut disk = config.create_from_device(file, Some(new_id()?))?;
+    disk.update_partitions(table)?;
+    let file = disk.write()?;
+    file.sync_all()?;
+    // The system runs from this disk: the kernel takes new partitions, and no new table.
+    for (number, at, length) in added {
+        add(&file, number, at, length)?;
+    }
+    Ok(true)
 }
 
 fn make(device: &Path) -> Result<()> {
@@ -178,6 +258,36 @@ fn block_of(file: &File) -> Result<LogicalBlockSize> {
     }
 }
 
+/// Tells the kernel of a partition on a disk that is in use.
+fn add(disk: &File, number: u32, at: u64, length: u64) -> Result<()> {
+    /// `BLKPG` and `BLKPG_ADD_PARTITION` (`linux/blkpg.h`).
+    const PARTITIONS: u64 = 0x1269;
+    const ADD: libc::c_int = 1;
+    #[repr(C)]
+    struct New {
+        start: libc::c_longlong,
+        length: libc::c_longlong,
+        number: libc::c_int,
+        names: [u8; 128],
+    }
+    #[repr(C)]
+    struct Asked {
+        what: libc::c_int,
+        flags: libc::c_int,
+        size: libc::c_int,
+        new: *mut New,
+    }
+    let size = libc::c_int::try_from(size_of::<New>())?;
+    let number = libc::c_int::try_from(number)?;
+    let mut new = New { start: i64::try_from(at)?, length: i64::try_from(length)?, number, names: [0; 128] };
+    let mut asked = Asked { what: ADD, flags: 0, size, new: &raw mut new };
+    // SAFETY: both structures are as the kernel's header has them, and live until it answers.
+    #[allow(unsafe_code)]
+    let done = unsafe { libc::ioctl(disk.as_raw_fd(), PARTITIONS as _, &raw mut asked) };
+    ensure!(done == 0, "the kernel does not take partition {number}: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
 /// Has the kernel look at the table again.
 fn read_again(file: &File) -> Result<()> {
     /// `BLKRRPART` (`linux/fs.h`).
@@ -227,15 +337,17 @@ mod tests {
         assert_eq!((placed.first, placed.id), (2048, before[0].1));
         let after = parts();
         assert_eq!((after[1].0.as_str(), after[5].0.as_str()), ("os-0f", STATE));
-        let again = [(PART_OS, EMPTY_OS), (PART_STATE, UNFINISHED), (PART_VOLUMES, VOLUMES)];
-        rename(&file, &again).unwrap();
+        assert_eq!(again(&file, "os-0f").unwrap(), Some(Begun::WithSystem));
+        assert_eq!((parts()[1].0.as_str(), parts()[5].0.as_str()), ("os-0f", UNFINISHED));
+        assert_eq!(again(&file, "os-1e").unwrap(), Some(Begun::Empty));
         assert_eq!(parts(), before, "as it was begun, with the same partitions");
         // Both tables are gone, and with them whose disk it is; the mark is not.
         let open = File::options().write(true).open(&file).unwrap();
         for at in [512, (8 << 30) - 512] {
             std::os::unix::fs::FileExt::write_all_at(&open, &[0; 512], at).unwrap();
         }
-        assert!(rename(&file, &again).is_err());
+        assert_eq!(again(&file, "os-1e").unwrap(), None);
+        assert!(!complete(&file, "os-1e").unwrap());
         assert_eq!(holds(&file).unwrap(), Holds::Ours);
     }
 

@@ -12,7 +12,7 @@ use crate::{DEADLINE, site_and_machine};
 const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
 
 #[test]
-fn a_bare_machine_installs_itself_once_joins_and_is_the_same_node_after_a_power_cut() {
+fn a_bare_machine_installs_itself_once_is_the_same_node_after_a_power_cut_and_heeds_its_power_button() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);
     }
@@ -32,6 +32,9 @@ fn a_bare_machine_installs_itself_once_joins_and_is_the_same_node_after_a_power_
     .unwrap();
     assert_eq!(site.ready_node("node-1").unwrap(), node);
     assert_eq!(vm.console().matches("Installing on").count(), 1, "{}", vm.console());
+    vm.press_power().unwrap();
+    vm.is_off(DEADLINE).unwrap();
+    assert!(vm.console().contains("Switching off."), "{}", vm.console());
 }
 
 #[test]

@@ -30,8 +30,8 @@ const TO_BOOT: [&str; 16] = [
     "overlay",
     "efivarfs",
 ];
-/// Modules that a machine in a cluster has, whatever it is made of: Pods' networks, and file systems.
-const OF_A_NODE: [&str; 22] = [
+/// Modules that a machine in a cluster has, whatever it is made of: Pods' networks, file systems, the power button.
+const OF_A_NODE: [&str; 24] = [
     "bridge",
     "veth",
     "br_netfilter",
@@ -54,6 +54,8 @@ const OF_A_NODE: [&str; 22] = [
     "ip6_tables",
     "ext4",
     "vfat",
+    "evdev",
+    "button",
 ];
 /// Modules for what a machine may be made of: one is loaded where its device is.
 const FOR_DEVICES: [&str; 8] =

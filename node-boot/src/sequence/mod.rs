@@ -32,6 +32,9 @@ use crate::site::race::Shunned;
 use crate::site::sign::Sign;
 use crate::state::{Belief, State};
 
+/// PID 1 ends this program sooner.
+const PATIENCE_FOR_END: Duration = Duration::from_mins(5);
+
 /// Where the machine's things are.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -174,8 +177,8 @@ impl Awake {
         if system == System::Live {
             disk::install(&self.at.root.join(disk::RULE), self.at.state.folder(), &init::partition()?)?;
             stands("The system is on the disk. Starting from there.");
-            rustix::fs::sync();
-            rustix::system::reboot(rustix::system::RebootCommand::Restart).context("starting anew")?;
+            init::power::ask_for_restart().context("asking for a new start")?;
+            return pause(PATIENCE_FOR_END);
         }
         network::apply(&self.at.root, Some(proved.talk().address()?))
     }

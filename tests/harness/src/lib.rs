@@ -43,12 +43,17 @@ pub fn missing_for_cluster() -> Option<String> {
 
 /// Why this machine cannot run the machine tier, in one line, or `None` when it can.
 pub fn missing_for_machine() -> Option<String> {
-    let there =
-        assets::on_path("qemu-system-x86_64") && assets::on_path("mkfs.erofs") && assets::on_path("depmod");
-    missing_for_cluster().or_else(|| {
-        (!there).then(|| "QEMU, erofs-utils or kmod is not installed: run `cargo xtask kube`".into())
-    })
+    let absent =
+        ["qemu-system-x86_64", "mkfs.erofs", "depmod"].into_iter().find(|name| !assets::on_path(name));
+    missing_for_cluster()
+        .or_else(|| absent.map(|program| format!("`{program}` is not installed: run `cargo xtask kube`")))
+        .or_else(|| {
+            (!std::path::Path::new(TUN).exists()).then(|| format!("a virtual machine's cable needs {TUN}"))
+        })
 }
+
+/// Where the kernel makes the other end of a virtual machine's cable.
+const TUN: &str = "/dev/net/tun";
 
 /// Leaves a test whose needs are missing. Where the tier was found fit to run (`TIERS_MUST_RUN`), that is a failure:
 /// a skipped test never counts as passed.

@@ -8,29 +8,51 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, WaitOptions, wait};
 
 use super::System;
+use super::power::{self, Watchdog};
 use crate::console::say;
 
 /// It ran well if it ran that long: the next pause is short again.
 const WELL: Duration = Duration::from_mins(1);
 const LONGEST: Duration = Duration::from_mins(1);
+/// Between two looks at who has died and what was asked for.
+const GLANCE: Duration = Duration::from_millis(100);
 
-/// Starts the agent, and again whenever it ends; buries whoever else has died.
+/// Starts the agent, and again whenever it ends; buries whoever else has died; ends the run when it is asked to.
 pub fn keep_up(system: System) -> Result<std::convert::Infallible> {
+    let mut watchdog = Watchdog::start();
     let mut pause = Duration::from_secs(1);
+    power::listen();
     loop {
         let started = Instant::now();
         let agent = start(system)?;
-        let how = loop {
-            match wait(WaitOptions::empty()) {
-                Ok(Some((pid, status))) if pid == agent => break format!("{status:?}"),
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => break error.to_string(),
-            }
-        };
+        let how = watch(agent, &mut watchdog);
         say(&format!("The agent has ended ({how}); it is started again."));
         pause = if started.elapsed() > WELL { Duration::from_secs(1) } else { (pause * 2).min(LONGEST) };
-        std::thread::sleep(pause);
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            look(agent, &mut watchdog);
+        }
     }
+}
+
+/// Waits until the agent has ended; how it did.
+fn watch(agent: Pid, watchdog: &mut Watchdog) -> String {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) if pid == agent => return format!("{status:?}"),
+            Ok(Some(_)) => {}
+            Ok(None) => look(agent, watchdog),
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
+fn look(agent: Pid, watchdog: &mut Watchdog) {
+    watchdog.alive();
+    if let Some(how) = power::asked() {
+        power::end(how, agent, watchdog);
+    }
+    std::thread::sleep(GLANCE);
 }
 
 fn start(system: System) -> Result<Pid> {

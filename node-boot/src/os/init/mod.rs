@@ -3,6 +3,7 @@
 mod agent; // the agent: started again when it ends
 mod early; // what the kernel leaves to us
 mod modules; // drivers
+pub mod power; // the end of a run, and the watchdog
 mod root; // from the first archive to the system's own image
 mod verity; // an image whose every block is checked
 

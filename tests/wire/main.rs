@@ -16,6 +16,7 @@ mod limits; // those who ask too much or too slowly
 mod machine; // node-boot itself, between two provisioners
 mod metrics; // what the program says of itself
 mod neighbours; // others on a machine's LAN, who cannot hold it up
+mod network; // of a machine whose whole system is ours
 mod off; // a site that was off for years
 mod office; // what headquarters tells the person who sits at it
 mod posers; // who is not believed by a machine

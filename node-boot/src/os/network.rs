@@ -4,23 +4,33 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr as Peer};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use anyhow::{Context, Result};
+use rustix::net;
 use serde::Deserialize;
 
 use crate::console::say;
 use crate::site::discover;
 
+/// Numbers of `linux/rtnetlink.h`, `linux/if_addr.h` and `linux/netlink.h`.
+const NEW_LINK: u16 = 16;
+const NEW_ADDRESS: u16 = 20;
+const NEW_ROUTE: u16 = 24;
+const ERROR: u16 = 2;
+const REQUEST: u16 = 1;
+const ACKNOWLEDGE: u16 = 4;
+/// Made where there is none, put in the place of one that there is.
+const CREATE: u16 = 0x400 | 0x100;
+const HEADER: usize = 16;
+const UP: u32 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_GATEWAY: u16 = 5;
+const TABLE_MAIN: u8 = 254;
+const BY_ADMINISTRATOR: u8 = 4;
+const UNICAST: u8 = 1;
+const INET: u8 = 2;
+const INET6: u8 = 10;
 /// Where the machine's configuration says what its network is.
 const PLAN: &str = "etc/node-boot/network.json";
 
@@ -87,58 +97,97 @@ fn resolver(plan: &Plan) -> String {
 }
 
 fn up(index: u32) -> Result<()> {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    tell(RouteNetlinkMessage::SetLink(link), 0).context("switching it on")
+    // `struct ifinfomsg`: family, kind, index, flags, and which of them change.
+    let message = [&[0; 4][..], &index.to_ne_bytes(), &UP.to_ne_bytes(), &UP.to_ne_bytes()].concat();
+    tell(NEW_LINK, 0, &message).context("switching it on")
 }
 
 /// Gives an interface an address; one that it has stays.
 fn add_address(index: u32, address: IpAddr, prefix: u8) -> Result<()> {
-    let mut message = AddressMessage::default();
-    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    message.header.prefix_len = prefix;
-    message.header.index = index;
-    message.attributes = vec![AddressAttribute::Address(address), AddressAttribute::Local(address)];
-    let how = NLM_F_CREATE | NLM_F_REPLACE;
-    tell(RouteNetlinkMessage::NewAddress(message), how)
-        .with_context(|| format!("giving it the address {address}"))
+    // `struct ifaddrmsg`: family, prefix, flags, scope, index.
+    let head = [family(address), prefix, 0, 0];
+    let bytes = bytes(address);
+    let parts =
+        [&head[..], &index.to_ne_bytes(), &attribute(IFA_LOCAL, &bytes), &attribute(IFA_ADDRESS, &bytes)];
+    tell(NEW_ADDRESS, CREATE, &parts.concat()).with_context(|| format!("giving it the address {address}"))
 }
 
 /// A route, in place of the one that there was.
 fn add_route(way: &Way) -> Result<()> {
     let (to, prefix) = way.to.split_once('/').context("a range without the length of its prefix")?;
     let to: IpAddr = to.parse()?;
-    let mut message = RouteMessage::default();
-    message.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    message.header.destination_prefix_length = prefix.parse()?;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Unicast;
-    message.attributes =
-        vec![RouteAttribute::Destination(to.into()), RouteAttribute::Gateway(way.via.into())];
-    tell(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).context("adding the route")
+    // `struct rtmsg`: family, prefixes, service, table, who made it, scope, kind, flags.
+    let head = [family(to), prefix.parse()?, 0, 0, TABLE_MAIN, BY_ADMINISTRATOR, 0, UNICAST, 0, 0, 0, 0];
+    let parts = [&head[..], &attribute(RTA_DST, &bytes(to)), &attribute(RTA_GATEWAY, &bytes(way.via))];
+    tell(NEW_ROUTE, CREATE, &parts.concat()).context("adding the route")
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { INET } else { INET6 }
+}
+
+fn bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(four) => four.octets().to_vec(),
+        IpAddr::V6(six) => six.octets().to_vec(),
+    }
+}
+
+/// `struct rtattr` with its value; both kinds of address fill whole words.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(4);
+    [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
 }
 
 /// Tells the kernel (rtnetlink(7)), and waits until it has done so.
-fn tell(message: RouteNetlinkMessage, how: u16) -> Result<()> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_ACK | how;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    let socket = Socket::new(NETLINK_ROUTE)?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&bytes, 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    let answer =
-        NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).context("the kernel's answer")?;
-    match answer.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io().into()),
-        NetlinkPayload::Error(_) => Ok(()),
-        other => bail!("the kernel answered {other:?}"),
+fn tell(kind: u16, how: u16, message: &[u8]) -> Result<()> {
+    let length = u32::try_from(HEADER + message.len())?;
+    // `struct nlmsghdr`: length, kind, flags, number, port.
+    let head = [
+        &length.to_ne_bytes()[..],
+        &kind.to_ne_bytes(),
+        &(REQUEST | ACKNOWLEDGE | how).to_ne_bytes(),
+        &[0; 8],
+    ];
+    let socket = net::socket(net::AddressFamily::NETLINK, net::SocketType::RAW, None)?;
+    net::connect(&socket, &net::netlink::SocketAddrNetlink::new(0, 0))?;
+    net::send(&socket, &[&head.concat()[..], message].concat(), net::SendFlags::empty())?;
+    let mut answer = [0; 4096];
+    let (length, _) = net::recv(&socket, &mut answer[..], net::RecvFlags::empty())?;
+    verdict(answer.get(..length).unwrap_or_default())
+}
+
+/// What the kernel answered: `NLMSG_ERROR` with a number, 0 where all is well.
+fn verdict(answer: &[u8]) -> Result<()> {
+    let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
+    let number =
+        answer.get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+    match number.filter(|_| kind == Some(ERROR)).context("the kernel's answer is none")? {
+        0 => Ok(()),
+        number => Err(std::io::Error::from_raw_os_error(-number).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_no_with_a_number() {
+        let answer = |kind: u16, number: i32| {
+            let head = [&36u32.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10], &number.to_ne_bytes()];
+            verdict(&head.concat()).map_err(|error| error.to_string())
+        };
+        assert_eq!(answer(ERROR, 0), Ok(()));
+        assert!(answer(ERROR, -17).unwrap_err().contains("exists"));
+        assert!(answer(16, 0).is_err() && verdict(&[]).is_err());
+    }
+
+    #[test]
+    fn a_resolver_has_a_line_for_each_server_and_one_for_where_to_search() {
+        let dns = vec!["10.7.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let search = vec!["a.test".to_owned(), "b.test".to_owned()];
+        let plan = Plan { address: None, routes: vec![], dns, search };
+        assert_eq!(resolver(&plan), "nameserver 10.7.0.1\nnameserver fd00::1\nsearch a.test b.test\n");
     }
 }

@@ -32,6 +32,8 @@ use crate::site::race::Shunned;
 use crate::site::sign::Sign;
 use crate::state::{Belief, State};
 
+/// How long a machine without a disk for its system waits before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// PID 1 ends this program sooner.
 const PATIENCE_FOR_END: Duration = Duration::from_mins(5);
 
@@ -153,13 +155,16 @@ impl Awake {
             match configure::ask(proved, &self.belief)? {
                 Step::Done(config) => {
                     configure::write(&self.at.state, &self.at.root, &config)?;
+                    if let Some(found) = self.settle(proved)? {
+                        stands(&found);
+                        // A person may empty a disk meanwhile, or headquarters change its rule.
+                        pause(LOOK_AGAIN)?;
+                        continue;
+                    }
                     say(&format!(
                         "This machine is {} of site {} (Node {}).",
                         config.slot, config.site, config.node
                     ));
-                    if let Some(system) = self.at.system {
-                        self.settle(system, proved)?;
-                    }
                     return Ok(config);
                 }
                 Step::Wait(said, after) => {
@@ -172,15 +177,22 @@ impl Awake {
         }
     }
 
-    /// On a machine that is all ours: its system goes on its disk, and its network is what the site says.
-    fn settle(&self, system: System, proved: &mut Proved) -> Result<()> {
+    /// On a machine that is all ours: its system goes on its disk, and its network is what the site says. Where there is
+    /// no disk for it: what was found.
+    fn settle(&self, proved: &mut Proved) -> Result<Option<String>> {
+        let Some(system) = self.at.system else { return Ok(None) };
         if system == System::Live {
-            disk::install(&self.at.root.join(disk::RULE), self.at.state.folder(), &init::partition()?)?;
+            let rule = self.at.root.join(disk::RULE);
+            let found = disk::install(&rule, self.at.state.folder(), &init::partition()?)?;
+            if found.is_some() {
+                return Ok(found);
+            }
             stands("The system is on the disk. Starting from there.");
             init::power::ask_for_restart().context("asking for a new start")?;
-            return pause(PATIENCE_FOR_END);
+            pause(PATIENCE_FOR_END)?;
         }
-        network::apply(&self.at.root, Some(proved.talk().address()?))
+        network::apply(&self.at.root, Some(proved.talk().address()?))?;
+        Ok(None)
     }
 
     /// A name that was used before is used for good: this installation is over, and a new one begins with a new key.

@@ -7,13 +7,13 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::choose::{Rule, Seen, choose};
 use super::table::Begun;
 use super::{STICK, boot, is_removable, partitions, table};
-use crate::console::{say, stands};
+use crate::console::say;
 use crate::os::inventory;
 
 /// Where the machine's configuration says which disk.
@@ -24,16 +24,14 @@ const NEW: &str = "/run/new";
 const PIECE: usize = 1024 * 1024;
 
 /// Puts the system that runs on the disk that the rule names, and `state` with it. Nothing that is not ours is touched.
-pub fn install(rule: &Path, state: &Path, system: &str) -> Result<()> {
+/// Where there is no such disk: what was found, for a person.
+pub fn install(rule: &Path, state: &Path, system: &str) -> Result<Option<String>> {
     let text = fs::read(rule).with_context(|| format!("reading {}", rule.display()))?;
     let rule: Rule = serde_json::from_slice(&text).with_context(|| format!("reading {}", rule.display()))?;
     let disks = disks(system)?;
     let disk = match choose(&disks, &rule) {
         Ok(disk) => Path::new("/dev").join(&disk.name),
-        Err(found) => {
-            stands(&found);
-            bail!("{found}");
-        }
+        Err(found) => return Ok(Some(found)),
     };
     say(&format!("Installing on {}.", disk.display()));
     let begun = table::begin(&disk, system)?;
@@ -57,7 +55,7 @@ pub fn install(rule: &Path, state: &Path, system: &str) -> Result<()> {
     if let Err(error) = boot::prefer(&firmware) {
         say(&format!("The firmware was not told to start this disk first: {error:#}. Pull the stick out."));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Every disk of the machine; what it was started from is only a guest.

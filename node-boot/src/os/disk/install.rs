@@ -2,7 +2,6 @@
 //! either the disk as it was or one that is done again.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -87,18 +86,24 @@ fn part(disk: &Path, number: u32) -> Result<PathBuf> {
     found.with_context(|| format!("{} has no partition {number}", disk.display()))
 }
 
-/// Copies a partition to the beginning of another one, and waits until it is there.
+/// Copies a partition to the beginning of another one, and waits until it is there. Zeros that are there already are not
+/// written again: most of a partition is room for later.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let what = || format!("copying {} to {}", from.display(), to.display());
-    let mut source = File::open(from).with_context(what)?;
-    let mut target = File::options().write(true).open(to).with_context(what)?;
-    let mut piece = vec![0; PIECE];
+    let source = File::open(from).with_context(what)?;
+    let target = File::options().read(true).write(true).open(to).with_context(what)?;
+    let (mut piece, mut there, mut at) = (vec![0; PIECE], vec![0; PIECE], 0);
     loop {
-        let length = source.read(&mut piece).with_context(what)?;
+        let length = source.read_at(&mut piece, at).with_context(what)?;
         if length == 0 {
             return target.sync_all().with_context(what);
         }
-        target.write_all(&piece[..length]).with_context(what)?;
+        let (new, old) = (&piece[..length], &mut there[..length]);
+        let is_zero = new.iter().all(|byte| *byte == 0);
+        if !is_zero || target.read_exact_at(old, at).is_err() || old.iter().any(|byte| *byte != 0) {
+            target.write_all_at(new, at).with_context(what)?;
+        }
+        at += length as u64;
     }
 }
 
@@ -149,4 +154,30 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_the_same_whatever_was_there_and_writes_no_zeros_over_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        let mut source = vec![0; 3 * PIECE + 5];
+        source[PIECE + 7] = 7;
+        fs::write(&from, &source).unwrap();
+        for filled in [0, 9] {
+            let mut target = vec![filled; 4 * PIECE];
+            fs::write(&to, &target).unwrap();
+            copy(&from, &to).unwrap();
+            target[..source.len()].copy_from_slice(&source);
+            assert!(fs::read(&to).unwrap() == target, "over {filled}");
+        }
+        let holes = File::create(&to).unwrap();
+        holes.set_len(4 * PIECE as u64).unwrap();
+        copy(&from, &to).unwrap();
+        let used = std::os::unix::fs::MetadataExt::blocks(&holes.metadata().unwrap()) * 512;
+        assert!(used <= PIECE as u64 + 65_536, "{used} bytes");
+    }
 }

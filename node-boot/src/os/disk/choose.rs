@@ -21,7 +21,7 @@ pub struct Seen {
     pub transport: String,
     /// Bytes.
     pub size: u64,
-    /// Whether it can be pulled out, or is what the machine was started from.
+    /// Whether it can be pulled out.
     pub is_guest: bool,
     /// What is on it.
     pub holds: Holds,

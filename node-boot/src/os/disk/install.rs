@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use protocol::inventory::Disk;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::choose::{Rule, Seen, choose};
@@ -27,7 +28,7 @@ const PIECE: usize = 1024 * 1024;
 pub fn install(rule: &Path, state: &Path, system: &str) -> Result<Option<String>> {
     let text = fs::read(rule).with_context(|| format!("reading {}", rule.display()))?;
     let rule: Rule = serde_json::from_slice(&text).with_context(|| format!("reading {}", rule.display()))?;
-    let disks = disks(system)?;
+    let disks = disks()?;
     let disk = match choose(&disks, &rule) {
         Ok(disk) => Path::new("/dev").join(&disk.name),
         Err(found) => return Ok(Some(found)),
@@ -57,18 +58,14 @@ pub fn install(rule: &Path, state: &Path, system: &str) -> Result<Option<String>
     Ok(None)
 }
 
-/// Every disk of the machine; what it was started from is only a guest.
-fn disks(system: &str) -> Result<Vec<Seen>> {
-    let started: Vec<_> =
-        partitions(system).into_iter().map(|(_, disk)| disk).filter(|disk| is_removable(disk)).collect();
-    inventory::disks()
-        .into_iter()
-        .map(|disk| {
-            let is_guest = is_removable(&disk.name) || started.contains(&disk.name);
-            let holds = table::holds(&Path::new("/dev").join(&disk.name))?;
-            Ok(Seen { name: disk.name, transport: disk.transport, size: disk.size, is_guest, holds })
-        })
-        .collect()
+/// Every disk of the machine.
+fn disks() -> Result<Vec<Seen>> {
+    let seen = |disk: Disk| {
+        let is_guest = is_removable(&disk.name);
+        let holds = table::holds(&Path::new("/dev").join(&disk.name))?;
+        Ok(Seen { name: disk.name, transport: disk.transport, size: disk.size, is_guest, holds })
+    };
+    inventory::disks().into_iter().map(seen).collect()
 }
 
 fn on_stick(name: &str) -> Result<PathBuf> {

@@ -8,7 +8,6 @@ mod table; // its partitions
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use choose::Rule;
 pub use install::{RULE, install};
 
 /// Names of our partitions. What holds a system is named after it.

@@ -33,9 +33,12 @@ pub fn partition() -> Result<String> {
     Ok(root::root()?.partition())
 }
 
-/// Whether the kernel started this program.
+/// Whether the kernel started this program, under its own name for the first one: in a container it may be PID 1 too,
+/// and is to do there what it is told.
 pub fn is_init() -> bool {
-    rustix::process::getpid().is_init()
+    let name = std::env::args_os().next();
+    let named = name.is_some_and(|name| Path::new(&name).file_name() == Path::new(ARCHIVE).file_name());
+    rustix::process::getpid().is_init() && named
 }
 
 /// Everything, for the life of the machine.

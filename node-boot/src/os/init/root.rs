@@ -44,7 +44,7 @@ pub fn switch() -> Result<std::convert::Infallible> {
     mount_move(".", "/").context("making the image the root")?;
     rustix::process::chroot(".")?;
     std::env::set_current_dir("/")?;
-    Err(Command::new(PROGRAM).exec()).with_context(|| format!("starting {PROGRAM}"))
+    Err(Command::new(PROGRAM).arg0("init").exec()).with_context(|| format!("starting {PROGRAM}"))
 }
 
 /// Which image, by the kernel's command line.

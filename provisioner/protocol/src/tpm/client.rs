@@ -113,7 +113,10 @@ impl Tpm {
     }
 
     /// Runs `work`, and leaves nothing behind where that would be in anyone's way, or after a failure.
-    fn operation<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn operation<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let done = work(self);
         if done.is_err() || !self.link.keeps_objects() {
             (self.key, self.ek) = (None, None);
@@ -122,7 +125,7 @@ impl Tpm {
         done
     }
 
-    fn call(
+    pub(super) fn call(
         &mut self,
         verb: Verb,
         handles: &[u32],
@@ -132,11 +135,19 @@ impl Tpm {
         self.link.call(&Command { verb, handles, sessions, parameters })
     }
 
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.forget_ek();
         if let Some((_, handle)) = self.key.take() {
             self.link.flush(handle);
         }
+    }
+
+    pub(super) fn flush(&mut self, handle: u32) {
+        self.link.flush(handle);
+    }
+
+    pub(super) fn used_up(&mut self, session: u32) {
+        self.link.used_up(session);
     }
 
     fn forget_ek(&mut self) {
@@ -147,7 +158,7 @@ impl Tpm {
 
     /// The storage key under which ours are kept: always made anew from its seed, since a persistent one may be gone
     /// or replaced after the next installation of some other system.
-    fn storage(&mut self) -> Result<u32, Error> {
+    pub(super) fn storage(&mut self) -> Result<u32, Error> {
         self.primary(OWNER, Template::Storage).map(|(_, handle)| handle)
     }
 
@@ -220,11 +231,7 @@ impl Tpm {
         if kind == EkKind::P384 {
             return Ok(PASSWORD);
         }
-        // Nothing is authenticated or encrypted by this session: the nonce may be any 16 bytes. No salt;
-        // TPM_SE_POLICY; TPM_ALG_NULL; TPM_ALG_SHA256.
-        let rest = [0, 0, 1, 0, 0x10, 0, 0x0b];
-        let parameters: &[&[u8]] = &[&sized(&[0; 16]), &rest];
-        let session = self.call(Verb::StartAuthSession, &[NULL, NULL], &[], parameters)?.handle;
+        let session = self.policy_session()?;
         // No nonce, parameter hash, reference or expiration.
         self.call(Verb::PolicySecret, &[ENDORSEMENT, session], &[PASSWORD], &[&[0; 10]])?;
         Ok(session)

@@ -1,5 +1,7 @@
 //! TPM commands and answers as bytes (TPM 2.0 Part 1, section 18, and Part 3).
 
+use zeroize::Zeroizing;
+
 use super::wire::{Reader, sized};
 
 /// `TPM_RS_PW`: authorisation by password; all of ours are empty.
@@ -38,10 +40,14 @@ verbs! {
     Create = 0x153, "TPM2_Create";
     Load = 0x157, "TPM2_Load";
     Sign = 0x15d, "TPM2_Sign";
+    Unseal = 0x15e, "TPM2_Unseal";
     FlushContext = 0x165, "TPM2_FlushContext";
     ReadPublic = 0x173, "TPM2_ReadPublic";
     StartAuthSession = 0x176, "TPM2_StartAuthSession";
     GetCapability = 0x17a, "TPM2_GetCapability";
+    PcrRead = 0x17e, "TPM2_PCR_Read";
+    PolicyPcr = 0x17f, "TPM2_PolicyPCR";
+    PcrExtend = 0x182, "TPM2_PCR_Extend";
 }
 
 impl Verb {
@@ -59,8 +65,9 @@ pub(super) struct Command<'a> {
 }
 
 impl Command<'_> {
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut body = Vec::new();
+    /// Its bytes: parameters may be secrets.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let mut body = Zeroizing::new(Vec::with_capacity(LONGEST));
         self.handles.iter().for_each(|handle| body.extend(handle.to_be_bytes()));
         if !self.sessions.is_empty() {
             // Each: handle, empty nonce, attributes 0 (a policy session ends with its use), empty password.
@@ -72,10 +79,11 @@ impl Command<'_> {
             body.extend(u32_len(&sessions).to_be_bytes());
             body.extend(sessions);
         }
-        self.parameters.iter().for_each(|parameter| body.extend(*parameter));
+        self.parameters.iter().for_each(|parameter| body.extend_from_slice(parameter));
         let tag = if self.sessions.is_empty() { NO_SESSIONS } else { SESSIONS };
         let len = u32_len(&body) + 10;
-        [&tag.to_be_bytes()[..], &len.to_be_bytes(), &(self.verb as u32).to_be_bytes(), &body].concat()
+        let head = [&tag.to_be_bytes()[..], &len.to_be_bytes(), &(self.verb as u32).to_be_bytes()].concat();
+        Zeroizing::new([&head[..], &body].concat())
     }
 }
 
@@ -87,7 +95,8 @@ fn u32_len(bytes: &[u8]) -> u32 {
 pub(super) struct Answer {
     /// The object that it made; 0 where the command makes none.
     pub handle: u32,
-    pub parameters: Vec<u8>,
+    /// They may be secrets.
+    pub parameters: Zeroizing<Vec<u8>>,
 }
 
 impl Answer {
@@ -117,7 +126,7 @@ pub(super) fn read_answer(verb: Verb, bytes: &[u8]) -> Option<Result<Answer, u32
     } else {
         reader.take(reader.0.len())?
     };
-    Some(Ok(Answer { handle, parameters: parameters.to_vec() }))
+    Some(Ok(Answer { handle, parameters: Zeroizing::new(parameters.to_vec()) }))
 }
 
 /// `TPM2B_SENSITIVE_CREATE` of a key without a password.
@@ -141,14 +150,14 @@ mod tests {
             &[0x80, 2, 0, 0, 0, 29, 0, 0, 1, 0x5d, 0x80, 0, 0, 1, 0, 0, 0, 9][..],
             &[0x40, 0, 0, 9, 0, 0, 0, 0, 0, 1, 2],
         ];
-        assert_eq!(sign.to_bytes(), expected.concat());
+        assert_eq!(*sign.to_bytes(), expected.concat());
     }
 
     #[test]
     fn answers_cut_anywhere_are_refused() {
         let good = [0x80, 2, 0, 0, 0, 21, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 1, 7, 0, 0];
         let answer = read_answer(Verb::Load, &good).unwrap().ok().unwrap();
-        assert_eq!((answer.handle, answer.parameters), (0x8000_0000, vec![7]));
+        assert_eq!((answer.handle, &answer.parameters[..]), (0x8000_0000, &[7][..]));
         for len in 0..good.len() {
             assert!(read_answer(Verb::Load, &good[..len]).is_none());
         }

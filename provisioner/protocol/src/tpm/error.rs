@@ -42,6 +42,9 @@ pub enum Error {
         "the endorsement key is not this security chip's: the main board was changed, or the chip was reset by its maker's tool"
     )]
     OtherEk,
+    /// Bytes that are too few to be a secret, or more than every TPM takes.
+    #[error("the security chip seals 32 to 64 bytes, and not {0}")]
+    Length(usize),
 }
 
 impl Error {
@@ -55,6 +58,12 @@ impl Error {
         }
     }
 
+    /// Whether what was sealed is kept back because the machine is not as it was: another firmware, its checks switched
+    /// on or off, or another system.
+    pub fn changed(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if reason(*code) == POLICY)
+    }
+
     /// Whether the TPM does not know this kind of key.
     pub(super) fn unsupported(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if UNSUPPORTED.contains(&reason(*code)))
@@ -63,6 +72,8 @@ impl Error {
 
 /// `TPM_RC_INTEGRITY`: an HMAC over the given data is wrong.
 const INTEGRITY: u32 = 0x9f;
+/// `TPM_RC_POLICY_FAIL`.
+const POLICY: u32 = 0x9d;
 /// `TPM_RC_ASYMMETRIC`, `_HASH`, `_VALUE`, `_KEY_SIZE`, `_SYMMETRIC`, `_CURVE`.
 const UNSUPPORTED: [u32; 6] = [0x81, 0x83, 0x84, 0x87, 0x96, 0xa6];
 
@@ -94,6 +105,7 @@ fn words(code: u32) -> &'static str {
             "it is locked after wrong passwords; leave the machine on for a day, or clear the chip in the firmware setup"
         }
         0x8e | 0xa2 => "somebody set a password on it; clear the chip in the firmware setup",
+        POLICY => "the firmware or its settings are not what they were when it was sealed",
         INTEGRITY => "what it was given was made for another chip or key, or before this chip was cleared",
         code if UNSUPPORTED.contains(&code) => "it does not make this kind of key",
         _ => "clear the chip in the firmware setup; if that does not help, call for support",

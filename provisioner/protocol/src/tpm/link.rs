@@ -3,6 +3,8 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::command::{Answer, Command, Verb, read_answer};
 use super::error::Error;
 use super::transport::Transport;
@@ -65,11 +67,8 @@ impl Link {
 
     fn once(&mut self, command: &Command<'_>) -> Result<Result<Answer, u32>, Error> {
         let verb = command.verb;
-        let bytes = self.transport.transact(&command.to_bytes()).map_err(|source| Error::Silent {
-            tpm: self.tpm.clone(),
-            command: verb.name(),
-            source,
-        })?;
+        let silent = |source| Error::Silent { tpm: self.tpm.clone(), command: verb.name(), source };
+        let bytes = self.transport.transact(&command.to_bytes()).map(Zeroizing::new).map_err(silent)?;
         read_answer(verb, &bytes).ok_or(Error::Garbled(verb.name()))
     }
 

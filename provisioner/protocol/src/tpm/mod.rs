@@ -10,6 +10,7 @@ mod error; // what went wrong, and what a person can do about it
 mod key; // keys that a TPM holds for us
 mod link; // one conversation with a TPM: retries, handles, rest
 mod public; // public areas and their templates
+mod seal; // secrets that are given out only while the machine is as it was
 mod transport; // the ways to a TPM
 mod wire; // big-endian integers and sized buffers
 
@@ -21,4 +22,5 @@ pub use credential::{Credential, CredentialError, make_credential};
 pub use error::Error;
 pub use key::{Key, KeyBlob};
 pub use public::{Ek, EkKind, NotInTpm, Public};
+pub use seal::Sealed;
 pub use transport::{BadSpec, Spec, Transport};

@@ -14,7 +14,7 @@ use crate::console;
 use crate::os::init::System;
 use crate::sequence::{Awake, Machine};
 use crate::site::voice::PATIENCE;
-use crate::state::State;
+use crate::state::{STATE, State};
 
 /// Finds the site, proves who the machine is, and joins it to the cluster.
 #[derive(clap::Parser)]
@@ -33,7 +33,7 @@ renaming a file. It never becomes a control-plane machine that way.";
 #[derive(clap::Args, Clone)]
 pub struct Where {
     /// The machine's state.
-    #[arg(long, default_value = "/var/lib/node-boot")]
+    #[arg(long, default_value = STATE)]
     state: PathBuf,
     /// The owner's file.
     #[arg(long, default_value = "/etc/node-boot/owner.json")]

@@ -12,6 +12,9 @@ use protocol::id::Id;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// Where it is on a machine whose whole system is ours.
+pub const STATE: &str = "/var/lib/node-boot";
+
 /// The folder of the machine's state.
 #[derive(Clone, Debug)]
 pub struct State {

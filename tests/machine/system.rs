@@ -7,14 +7,13 @@ use std::process::Command;
 use tests::stage::{images, own_images, run};
 
 /// Every program of a machine: another one has to argue for itself.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 12] = [
     "opt/cni/bin/bridge",
     "opt/cni/bin/host-local",
     "opt/cni/bin/loopback",
     "usr/bin/containerd",
     "usr/bin/containerd-shim-runc-v2",
     "usr/bin/ctr",
-    "usr/bin/kubelet",
     "usr/bin/mount",
     "usr/bin/node-boot",
     "usr/bin/runc",
@@ -22,6 +21,9 @@ const PROGRAMS: [&str; 13] = [
     "usr/sbin/mke2fs",
     "usr/lib64/ld-linux-x86-64.so.2",
 ];
+
+/// Those that come with Kubernetes.
+const KUBERNETES: [&str; 2] = ["bin/kubeadm", "bin/kubelet"];
 
 fn programs(folder: &Path, below: &Path, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -39,18 +41,20 @@ fn a_machine_has_these_programs_and_no_shell() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);
     }
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().join("root");
-    let system = own_images().unwrap().system;
-    run(Command::new("fsck.erofs").arg(format!("--extract={}", root.display())).arg(system)).unwrap();
-    let mut found = Vec::new();
-    programs(&root, &root, &mut found);
-    // Libraries are marked as programs in the distribution too.
-    found.retain(|path| !path.starts_with("usr/lib/x86_64-linux-gnu/"));
-    found.sort();
-    let mut wanted = PROGRAMS.map(str::to_owned).to_vec();
-    wanted.sort();
-    assert_eq!(found, wanted);
+    let images = own_images().unwrap();
+    for (image, wanted) in [(images.os.1, &PROGRAMS[..]), (images.kubernetes.1, &KUBERNETES)] {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        run(Command::new("fsck.erofs").arg(format!("--extract={}", root.display())).arg(image)).unwrap();
+        let mut found = Vec::new();
+        programs(&root, &root, &mut found);
+        // Libraries are marked as programs in the distribution too.
+        found.retain(|path| !path.starts_with("usr/lib/x86_64-linux-gnu/"));
+        found.sort();
+        let mut wanted: Vec<_> = wanted.iter().map(|path| (*path).to_owned()).collect();
+        wanted.sort();
+        assert_eq!(found, wanted);
+    }
 }
 
 #[test]
@@ -61,8 +65,10 @@ fn a_second_build_makes_the_same_bits() {
     let first = own_images().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let second = images(folder.path()).unwrap();
-    assert_eq!(first.partition, second.partition);
-    for (one, two) in [(&first.uki, &second.uki), (&first.system, &second.system)] {
+    assert_eq!(first.images(), second.images());
+    let files =
+        [(&first.uki, &second.uki), (&first.os.1, &second.os.1), (&first.kubernetes.1, &second.kubernetes.1)];
+    for (one, two) in files {
         assert!(std::fs::read(one).unwrap() == std::fs::read(two).unwrap(), "{}", one.display());
     }
 }

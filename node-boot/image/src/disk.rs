@@ -10,14 +10,11 @@ use gpt::disk::LogicalBlockSize::Lb512;
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition::Partition;
 use gpt::partition_types::{EFI, LINUX_FS, Type};
+use layout::{MARK, MIB};
 use protocol::bytes::Digest;
 use uuid::Uuid;
 
 const SECTOR: u64 = 512;
-/// Partitions begin where flash likes it, and behind the last one there is room for the second table.
-const ALIGN: u64 = 1024 * 1024;
-/// First thing on every disk of ours, where old firmware looks for a program.
-const MARK: &[u8] = b"node-boot's disk";
 /// How much is looked at at once.
 const PIECE: usize = 64 * 1024;
 /// Every volume has the same one: it is told apart by what is on it.
@@ -43,9 +40,9 @@ pub(crate) struct Part {
 pub(crate) fn write(parts: &[Part], out: &Path) -> Result<()> {
     let mut file = File::options().read(true).write(true).create(true).truncate(true).open(out)?;
     let mut table = BTreeMap::new();
-    let mut at = ALIGN;
+    let mut at = MIB;
     for (number, part) in (1..).zip(parts) {
-        let length = part.size * ALIGN;
+        let length = part.size * MIB;
         file.seek(SeekFrom::Start(at))?;
         let (kind, used) = match &part.content {
             Content::Firmware(files) => {
@@ -61,8 +58,8 @@ pub(crate) fn write(parts: &[Part], out: &Path) -> Result<()> {
         table.insert(number, partition(&part.name, kind, at / SECTOR, length / SECTOR));
         at += length;
     }
-    file.set_len(at + ALIGN)?;
-    let sectors = u32::try_from((at + ALIGN) / SECTOR - 1)?;
+    file.set_len(at + MIB)?;
+    let sectors = u32::try_from((at + MIB) / SECTOR - 1)?;
     let mut boot = ProtectiveMBR::with_lb_size(sectors);
     let mut mark = [0; 440];
     mark[..MARK.len()].copy_from_slice(MARK);

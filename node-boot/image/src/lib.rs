@@ -5,9 +5,12 @@ mod debian; // packages of the distribution, by digest
 mod disk; // partitions, and what the firmware reads
 mod drivers; // which modules of the kernel
 mod erofs; // the system as a file system that nobody writes to
+mod kubernetes; // what is in the image of Kubernetes
 mod recipe; // what is in the images
+mod stick; // what a machine starts from
 mod tree; // folders, files and links, before they are bytes
 mod uki; // one file that the firmware starts
 mod verity; // the hash tree behind an image
 
-pub use recipe::{Built, Inputs, build, stick};
+pub use recipe::{Built, Inputs, build};
+pub use stick::stick;

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use protocol::bytes::hex;
+use protocol::bytes::{Digest, hex};
+use protocol::image::{Image, Kind, Program};
 
-use crate::disk::{self, Content, Part};
 use crate::drivers::Kernel;
 use crate::tree::Tree;
-use crate::{archive, debian, erofs, uki, verity};
+use crate::{archive, debian, erofs, kubernetes, uki, verity};
 
 /// Modules without which the system's image is not found: buses and disks.
 const TO_BOOT: [&str; 16] = [
@@ -89,30 +89,23 @@ const DISTRIBUTION: [(&str, &str); 14] = [
 ];
 /// The kernel says nothing on the screen, and comes back by itself after a panic.
 const ARGUMENTS: &str = "quiet loglevel=1 panic=10 console=tty0 console=ttyS0,115200";
-/// What the firmware looks for (UEFI 2.10 section 3.5.1.1), and what is put beside it for the stub to hand on: the owner's
-/// file.
-const PROGRAM: &str = "EFI/BOOT/BOOTX64.EFI";
-const OWNER: &str = ".extra.d/owner.cred";
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
-const OS_RELEASE: &str = "ID=node-boot\nNAME=node-boot\nPRETTY_NAME=node-boot\n";
-/// MiB of a stick's partitions: they are the first two of an installed disk as well, so that a stick's bits on a disk are
-/// most of an installation.
-const FIRMWARE_SIZE: u64 = 256;
-const SYSTEM_SIZE: u64 = 512;
-/// Files of a folder with images; the last holds the partition's name.
+/// Files of a folder with images; the last says what the others are.
 const UKI: &str = "node-boot.efi";
-const SYSTEM: &str = "system";
-const PARTITION: &str = "partition";
+const LIST: &str = "images.json";
 /// Folders that something is mounted on.
-const MOUNT_POINTS: [&str; 9] = ["dev", "etc", "opt", "proc", "run", "sys", "tmp", "var", "root"];
+const MOUNT_POINTS: [&str; 10] =
+    ["dev", "etc", "opt", "proc", "run", "sys", "tmp", "usr/lib/kubernetes", "var", "root"];
 
 /// What the images are made from.
 pub struct Inputs<'a> {
+    /// Version of the operating system.
+    pub version: &'a str,
     /// The agent, one static program.
     pub node_boot: &'a Path,
     /// Where a program of Kubernetes or of its runtime is.
     pub program: &'a dyn Fn(&str) -> PathBuf,
-    /// Pod images that the system brings, archives of one each, by name.
+    /// Pod images that come with Kubernetes, archives of one each, by name.
     pub pods: &'a [(&'a str, PathBuf)],
     /// Where downloaded packages are kept.
     pub cache: &'a Path,
@@ -123,23 +116,31 @@ pub struct Inputs<'a> {
 pub struct Built {
     /// What the firmware starts: the kernel, the first archive, and which system it is.
     pub uki: PathBuf,
-    /// The system, with its hash tree.
-    pub system: PathBuf,
-    /// Name of the partition that holds the system.
-    pub partition: String,
+    /// The operating system.
+    pub os: (Image, PathBuf),
+    /// Kubernetes.
+    pub kubernetes: (Image, PathBuf),
 }
 
 impl Built {
     /// Those that [`build`] has put into a folder.
     pub fn open(folder: &Path) -> Result<Self> {
-        let partition = fs::read_to_string(folder.join(PARTITION)).with_context(|| {
+        let list = fs::read(folder.join(LIST)).with_context(|| {
             format!("there are no images in {}: `provisioner hq image build` makes them", folder.display())
         })?;
-        Ok(Self {
-            uki: folder.join(UKI),
-            system: folder.join(SYSTEM),
-            partition: partition.trim().to_owned(),
-        })
+        let images: Vec<Image> = protocol::json::parse(&list)
+            .with_context(|| format!("reading {LIST} of {}", folder.display()))?;
+        let of = |kind: Kind| {
+            let image = images.iter().find(|image| image.kind == kind);
+            let image = image.with_context(|| format!("{LIST} names no image {}", kind.word()))?;
+            Ok::<_, anyhow::Error>((image.clone(), folder.join(kind.word())))
+        };
+        Ok(Self { uki: folder.join(UKI), os: of(Kind::Os)?, kubernetes: of(Kind::Kubernetes)? })
+    }
+
+    /// What they are.
+    pub fn images(&self) -> [&Image; 2] {
+        [&self.os.0, &self.kubernetes.0]
     }
 }
 
@@ -150,38 +151,50 @@ pub fn build(inputs: &Inputs<'_>, out: &Path) -> Result<Built> {
     let root = unpacked.path();
     debian::unpack(&debian::pins()?, inputs.cache, root)?;
     let kernel = Kernel::below(root)?;
-    let image = out.join(SYSTEM);
-    erofs::write(&system(inputs, &kernel, root)?, &image)?;
-    let sealed = verity::seal(&image)?;
-    let hash = hex(&sealed.root.0);
-    let arguments = format!("{ARGUMENTS} nodeboot.root={}:{hash}", sealed.blocks);
-    let read = |path: &str| fs::read(root.join(path)).with_context(|| format!("there is no {path}"));
-    let sections: [(&str, &[u8]); 4] = [
-        (".osrel", OS_RELEASE.as_bytes()),
-        (".cmdline", arguments.as_bytes()),
-        (".linux", &read(&format!("boot/vmlinuz-{}", kernel.release))?),
-        (".initrd", &archive::archive(&first(inputs, &kernel)?)?),
-    ];
-    fs::write(out.join(UKI), uki::join(&read(STUB)?, &sections)?)?;
-    fs::write(out.join(PARTITION), format!("os-{}\n", &hash[..16]))?;
+    let mut os = sealed(Kind::Os, inputs.version, &system(inputs, &kernel, root)?, out)?;
+    let uki = uki(inputs, &kernel, root, &os)?;
+    fs::write(out.join(UKI), &uki)?;
+    os.program = Some(Program { sha256: Digest::of(&uki), size: uki.len() as u64 });
+    let version = kubernetes::version(inputs)?;
+    let kubernetes = sealed(Kind::Kubernetes, &version, &kubernetes::tree(inputs)?, out)?;
+    // Last: a folder without it holds no images.
+    fs::write(out.join(LIST), protocol::json::to_vec(&[os, kubernetes]))?;
     Built::open(out)
 }
 
-/// Writes a stick from which a machine of this owner starts; more files of its are put beside, by path.
-pub fn stick(built: &Built, owner: &Path, more: &[(&str, &[u8])], out: &Path) -> Result<()> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
-    let mut firmware =
-        vec![(PROGRAM.to_owned(), read(&built.uki)?), (format!("{PROGRAM}{OWNER}"), read(owner)?)];
-    firmware.extend(more.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec())));
-    let parts = [
-        Part { name: "stick".to_owned(), content: Content::Firmware(firmware), size: FIRMWARE_SIZE },
-        Part {
-            name: built.partition.clone(),
-            content: Content::Image(built.system.clone()),
-            size: SYSTEM_SIZE,
-        },
+/// A tree as an image in the folder `out`.
+fn sealed(kind: Kind, version: &str, tree: &Tree, out: &Path) -> Result<Image> {
+    let file = out.join(kind.word());
+    erofs::write(tree, &file)?;
+    let sealed = verity::seal(&file)?;
+    let size = fs::metadata(&file)?.len();
+    Ok(Image {
+        kind,
+        version: version.to_owned(),
+        root: sealed.root,
+        blocks: sealed.blocks,
+        size,
+        program: None,
+    })
+}
+
+/// What the firmware starts.
+fn uki(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path, os: &Image) -> Result<Vec<u8>> {
+    let arguments = format!("{ARGUMENTS} nodeboot.root={}:{}", os.blocks, hex(&os.root.0));
+    let read = |path: &str| fs::read(root.join(path)).with_context(|| format!("there is no {path}"));
+    let release = release(inputs.version);
+    let sections: [(&str, &[u8]); 4] = [
+        (".osrel", release.as_bytes()),
+        (".cmdline", arguments.as_bytes()),
+        (".linux", &read(&format!("boot/vmlinuz-{}", kernel.release))?),
+        (".initrd", &archive::archive(&first(inputs, kernel)?)?),
     ];
-    disk::write(&parts, out)
+    uki::join(&read(STUB)?, &sections)
+}
+
+/// os-release(5).
+fn release(version: &str) -> String {
+    format!("ID=node-boot\nNAME=node-boot\nPRETTY_NAME=\"node-boot {version}\"\nVERSION_ID={version}\n")
 }
 
 /// What the kernel starts from: the agent, and what it needs to find the system.
@@ -205,10 +218,6 @@ fn system(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path) -> Result<Tree> {
     for (name, place) in RUNTIME {
         tree.program(place, &(inputs.program)(name))?;
     }
-    tree.program("usr/bin/kubelet", &(inputs.program)("kubelet"))?;
-    for (name, file) in inputs.pods {
-        tree.copy(&format!("usr/lib/kubernetes/images/{name}.tar"), file);
-    }
     for (place, from) in DISTRIBUTION {
         tree.program(
             place,
@@ -217,7 +226,7 @@ fn system(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path) -> Result<Tree> {
     }
     tree.file("etc/passwd", "root:x:0:0:root:/root:/sbin/nologin\n");
     tree.file("etc/group", "root:x:0:\n");
-    tree.file("etc/os-release", OS_RELEASE);
+    tree.file("etc/os-release", release(inputs.version));
     let of_a_node = kernel.choose(&OF_A_NODE)?;
     kernel.put_listed(&mut tree, "usr/lib/node-boot/modules", &of_a_node);
     kernel.put_findable(&mut tree, &kernel.choose(&FOR_DEVICES)?)?;

@@ -4,15 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::bank::KUBERNETES;
 use crate::console::say;
-
-/// Where the system has them, as archives.
-const FOLDER: &str = "/usr/lib/kubernetes/images";
 
 /// Gives them to containerd, which answers already; one that it does not take is named, and the others go on.
 pub fn import() {
-    let mut files: Vec<_> =
-        fs::read_dir(FOLDER).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let mut files: Vec<_> = fs::read_dir(Path::new(KUBERNETES).join("images"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     files.sort();
     for file in files {
         if let Err(why) = import_one(&file) {

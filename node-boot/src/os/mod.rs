@@ -1,5 +1,6 @@
 //! The operating system under the agent: clock, inventory, services.
 
+pub mod bank; // which images are in use
 pub mod clock; // set by what the site says
 pub mod disk; // which one, what stands on it, how it gets there
 pub mod images; // Pod images that the system brings

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use protocol::anchors::Trust;
 use protocol::clock::{FARTHEST_RTC, Time};
+use protocol::image::Image;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -19,6 +20,14 @@ pub(super) struct Owner {
     /// Addresses of provisioners.
     #[serde(default)]
     pub(super) addresses: Vec<String>,
+    /// The images that it came with.
+    #[serde(default)]
+    pub(super) images: Vec<Image>,
+}
+
+/// The images that an owner's file came with.
+pub fn images_of(owner: &Path) -> Result<Vec<Image>> {
+    Ok(Owner::read(owner)?.images)
 }
 
 /// Whose word counts.
@@ -133,7 +142,7 @@ mod tests {
 
     fn owner(anchors: &str, built: Time) -> Owner {
         let anchors = RawValue::from_string(anchors.to_owned()).unwrap();
-        Owner { anchors, image_time: built, addresses: vec![] }
+        Owner { anchors, image_time: built, addresses: vec![], images: vec![] }
     }
 
     /// After this document came by M11, with a voucher of its time.

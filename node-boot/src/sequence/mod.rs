@@ -20,9 +20,11 @@ use protocol::refusal::{Refusal, Said};
 use protocol::tpm::Spec;
 
 use self::image::Owner;
+pub use self::image::images_of;
 use crate::cli::pause;
 use crate::console::{say, stands};
 use crate::join::kubelet;
+use crate::os::bank::{self, Banks};
 use crate::os::init::{self, System};
 use crate::os::{disk, inventory, network};
 use crate::site::configure;
@@ -183,7 +185,10 @@ impl Awake {
         let Some(system) = self.at.system else { return Ok(None) };
         if system == System::Live {
             let rule = self.at.root.join(disk::RULE);
-            let found = disk::install(&rule, self.at.state.folder(), &init::partition()?)?;
+            let banks = Banks::installed(&images_of(&self.at.owner)?)
+                .context("the stick does not say what is on it")?;
+            self.at.state.save(bank::FILE, &banks)?;
+            let found = disk::install(&rule, self.at.state.folder(), &banks)?;
             if found.is_some() {
                 return Ok(found);
             }

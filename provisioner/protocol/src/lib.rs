@@ -21,6 +21,7 @@ pub mod dns; // DNS as bytes: where a service is, who a host is
 pub mod est; // RFC 7030 bodies
 pub mod heartbeat; // 37 bytes that say "I live"
 pub mod id; // the names a machine can prove, and the one it is only labelled with
+pub mod image; // images of a machine's own system, as HQ names them
 pub mod inventory; // what a machine says of its hardware
 pub mod issue; // certificates and requests as made
 pub mod json; // JSON without duplicate members

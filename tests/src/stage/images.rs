@@ -27,6 +27,9 @@ pub fn static_program(name: &str) -> Result<PathBuf> {
     Ok(root.join("target").join(TARGET).join("machine").join(name))
 }
 
+/// The version of the images of this checkout.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Builds the images into a folder.
 pub fn images(out: &Path) -> Result<Built> {
     let node_boot = static_program("node-boot")?;
@@ -34,7 +37,8 @@ pub fn images(out: &Path) -> Result<Built> {
     let cache = harness::assets::cache().with_file_name("debian");
     let program = |name: &str| assets.program(name);
     let pods = ["hello", "pause"].map(|name| (name, assets.image(name)));
-    image::build(&Inputs { node_boot: &node_boot, program: &program, pods: &pods, cache: &cache }, out)
+    let (version, node_boot, cache) = (VERSION, &*node_boot, &*cache);
+    image::build(&Inputs { version, node_boot, program: &program, pods: &pods, cache }, out)
 }
 
 /// The images of this checkout, built once in the life of this process.

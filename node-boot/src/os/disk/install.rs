@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use layout::{STICK, part as number};
 use protocol::inventory::Disk;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::choose::{Rule, Seen, choose};
-use super::table::Begun;
-use super::{STICK, boot, is_removable, partitions, table};
+use super::table::{Begun, Names};
+use super::{boot, is_removable, partitions, table};
 use crate::console::say;
+use crate::os::bank::Banks;
 use crate::os::inventory;
 
 /// Where the machine's configuration says which disk.
@@ -23,9 +25,9 @@ const NEW: &str = "/run/new";
 /// How much is copied at once.
 const PIECE: usize = 1024 * 1024;
 
-/// Puts the system that runs on the disk that the rule names, and `state` with it. Nothing that is not ours is touched.
-/// Where there is no such disk: what was found, for a person.
-pub fn install(rule: &Path, state: &Path, system: &str) -> Result<Option<String>> {
+/// Puts the images that are in use on the disk that the rule names, and `state` with it. Nothing that is not ours is
+/// touched. Where there is no such disk: what was found, for a person.
+pub fn install(rule: &Path, state: &Path, banks: &Banks) -> Result<Option<String>> {
     let text = fs::read(rule).with_context(|| format!("reading {}", rule.display()))?;
     let rule: Rule = serde_json::from_slice(&text).with_context(|| format!("reading {}", rule.display()))?;
     let disks = disks()?;
@@ -34,23 +36,25 @@ pub fn install(rule: &Path, state: &Path, system: &str) -> Result<Option<String>
         Err(found) => return Ok(Some(found)),
     };
     say(&format!("Installing on {}.", disk.display()));
-    let begun = table::begin(&disk, system)?;
+    let names = Names { os: banks.os.kept.partition(), kubernetes: banks.kubernetes.kept.partition() };
+    let begun = table::begin(&disk, &names)?;
     let stick = on_stick(STICK);
     // A disk that was flashed has its owner's file; a stick may be of another owner than the one before.
     if begun == Begun::Empty || stick.is_ok() {
-        copy(&stick?, &part(&disk, table::PART_FIRMWARE)?)?;
+        copy(&stick?, &part(&disk, number::FIRMWARE)?)?;
     }
     if begun == Begun::Empty {
-        copy(&on_stick(system)?, &part(&disk, table::PART_OS)?)?;
+        copy(&on_stick(&names.os)?, &part(&disk, number::OS)?)?;
+        copy(&on_stick(&names.kubernetes)?, &part(&disk, number::KUBERNETES)?)?;
     }
-    format(&part(&disk, table::PART_STATE)?, "state")?;
-    let volumes = part(&disk, table::PART_VOLUMES)?;
+    format(&part(&disk, number::STATE)?, "state")?;
+    let volumes = part(&disk, number::VOLUMES)?;
     // What Pods have kept there outlives the system.
     if !is_formatted(&volumes)? {
         format(&volumes, "volumes")?;
     }
-    fill(&part(&disk, table::PART_STATE)?, state)?;
-    let firmware = table::finish(&disk, system)?;
+    fill(&part(&disk, number::STATE)?, state)?;
+    let firmware = table::finish(&disk, &names)?;
     // Firmware that keeps no variables starts what it finds; the disk has the file where every firmware looks.
     if let Err(error) = boot::prefer(&firmware) {
         say(&format!("The firmware was not told to start this disk first: {error:#}. Pull the stick out."));

@@ -10,17 +10,6 @@ use std::path::{Path, PathBuf};
 
 pub use install::{RULE, install};
 
-/// Names of our partitions. What holds a system is named after it.
-pub const FIRMWARE: &str = "nodeboot-esp";
-/// Keys, what was joined, containerd, kubelet.
-pub const STATE: &str = "nodeboot-state";
-/// What the firmware's partition of a stick is called.
-const STICK: &str = "stick";
-/// What the state is called until everything is in its place.
-const UNFINISHED: &str = "nodeboot-unfinished";
-/// Pods' own volumes.
-const VOLUMES: &str = "nodeboot-volumes";
-
 fn text(path: &Path) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
@@ -28,6 +17,11 @@ fn text(path: &Path) -> String {
 /// The device of a partition of this name, on a disk that cannot be pulled out.
 pub fn partition(name: &str) -> Option<PathBuf> {
     partitions(name).into_iter().find(|(_, disk)| !is_removable(disk)).map(|(device, _)| device)
+}
+
+/// The device of a partition of this name: the machine's disk goes before a stick.
+pub fn any_partition(name: &str) -> Option<PathBuf> {
+    partition(name).or_else(|| partitions(name).into_iter().next().map(|(device, _)| device))
 }
 
 /// Devices of the partitions of this name, with their disks.

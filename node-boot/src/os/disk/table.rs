@@ -11,30 +11,17 @@ use gpt::disk::LogicalBlockSize::{self, Lb512, Lb4096};
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition::Partition;
 use gpt::partition_types::{EFI, LINUX_FS, Type};
+use layout::{
+    EMPTY_KUBERNETES, EMPTY_OS, FIRMWARE, FIRMWARE_SIZE, KUBERNETES_SIZE, MARK, MIB, OS_SIZE, STATE, STICK,
+    UNFINISHED, VOLUMES, part,
+};
 use protocol::crypto::random;
 use uuid::Uuid;
 
 use super::choose::Holds;
-use super::{FIRMWARE, STATE, STICK, UNFINISHED, VOLUMES};
 
-const MIB: u64 = 1024 * 1024;
-/// Stands where old firmware looks for a program: written first, so that a table that was cut off is known as ours.
-const MARK: &[u8; 16] = b"node-boot's disk";
 /// How much of a disk's beginning and end tells whether it is empty.
 const LOOK: u64 = MIB;
-/// Banks that hold nothing.
-const EMPTY_OS: &str = "os-empty";
-const EMPTY_KUBERNETES: &str = "kubernetes-empty";
-/// Sizes, MiB.
-const FIRMWARE_SIZE: u64 = 256;
-const OS_SIZE: u64 = 512;
-const KUBERNETES_SIZE: u64 = 1024;
-
-/// Numbers of the partitions.
-pub(super) const PART_FIRMWARE: u32 = 1;
-pub(super) const PART_OS: u32 = 2;
-pub(super) const PART_STATE: u32 = 6;
-pub(super) const PART_VOLUMES: u32 = 7;
 
 /// A partition as the firmware's boot entry names it.
 pub(super) struct Placed {
@@ -75,9 +62,9 @@ pub(super) enum Begun {
 
 /// Begins on a disk: its state is not finished from here on. A table of ours stays as it is; a stick's gets the partitions
 /// that it lacks; any other is made anew.
-pub(super) fn begin(device: &Path, system: &str) -> Result<Begun> {
-    let begun = again(device, system)?;
-    let begun = if begun.is_none() && complete(device, system)? { Some(Begun::WithSystem) } else { begun };
+pub(super) fn begin(device: &Path, banks: &Names) -> Result<Begun> {
+    let begun = again(device, banks)?;
+    let begun = if begun.is_none() && complete(device, banks)? { Some(Begun::WithSystem) } else { begun };
     if let Some(begun) = begun {
         return Ok(begun);
     }
@@ -86,18 +73,40 @@ pub(super) fn begin(device: &Path, system: &str) -> Result<Begun> {
     Ok(Begun::Empty)
 }
 
+/// Names of the partitions that hold what is to be used: operating system and Kubernetes.
+pub(super) struct Names {
+    pub os: String,
+    pub kubernetes: String,
+}
+
+impl Names {
+    fn placed(&self) -> [(u32, &str); 2] {
+        [(part::OS, &self.os), (part::KUBERNETES, &self.kubernetes)]
+    }
+}
+
 /// Begins again on a disk that has all of our partitions; none where it has not.
-fn again(device: &Path, system: &str) -> Result<Option<Begun>> {
+fn again(device: &Path, banks: &Names) -> Result<Option<Begun>> {
     let Ok(names) = names(device) else { return Ok(None) };
-    if names.get(&PART_FIRMWARE).is_none_or(|name| name != FIRMWARE) || !names.contains_key(&PART_VOLUMES) {
+    if names.get(&part::FIRMWARE).is_none_or(|name| name != FIRMWARE) || !names.contains_key(&part::VOLUMES) {
         return Ok(None);
     }
-    // Its name is given only once its content is whole.
-    if names.get(&PART_OS).is_some_and(|name| name == system) {
-        rename(device, &[(PART_STATE, UNFINISHED)])?;
+    // A name is given only once its content is whole.
+    if banks.placed().iter().all(|(number, name)| names.get(number).is_some_and(|there| there == name)) {
+        rename(device, &[(part::STATE, UNFINISHED)])?;
         return Ok(Some(Begun::WithSystem));
     }
-    rename(device, &[(PART_OS, EMPTY_OS), (PART_STATE, UNFINISHED)])?;
+    // What is in the other banks belongs to a state that is over.
+    rename(
+        device,
+        &[
+            (part::OS, EMPTY_OS),
+            (part::KUBERNETES, EMPTY_KUBERNETES),
+            (part::OS_B, EMPTY_OS),
+            (part::KUBERNETES_B, EMPTY_KUBERNETES),
+            (part::STATE, UNFINISHED),
+        ],
+    )?;
     Ok(Some(Begun::Empty))
 }
 
@@ -108,7 +117,7 @@ fn names(device: &Path) -> Result<BTreeMap<u32, String>> {
 }
 
 /// Adds to a stick's table on the machine's disk what an installed one has more. Whether it was a stick's.
-fn complete(device: &Path, system: &str) -> Result<bool> {
+fn complete(device: &Path, banks: &Names) -> Result<bool> {
     let mut file = open(device)?;
     let (block, size) = (block_of(&file)?, file.seek(SeekFrom::End(0))?);
     let config = gpt::GptConfig::new().writable(true).logical_block_size(block);
@@ -119,7 +128,8 @@ fn complete(device: &Path, system: &str) -> Result<bool> {
     let mut table = disk.partitions().clone();
     drop(disk);
     let is = |number: u32, name: &str| table.get(&number).is_some_and(|part| part.name == name);
-    if !(table.len() == 2 && is(PART_FIRMWARE, STICK) && is(PART_OS, system)) {
+    let has_banks = banks.placed().iter().all(|(number, name)| is(*number, name));
+    if !(table.len() == 3 && is(part::FIRMWARE, STICK) && has_banks) {
         return Ok(false);
     }
     let sector = block.as_u64();
@@ -127,10 +137,10 @@ fn complete(device: &Path, system: &str) -> Result<bool> {
     for (number, (name, kind, at, length)) in (1..).zip(layout(size)?) {
         let (first_lba, last_lba) = (at / sector, (at + length) / sector - 1);
         if let Some(there) = table.get_mut(&number) {
-            ensure!(
-                (there.first_lba, there.last_lba) == (first_lba, last_lba),
-                "the stick's partitions are elsewhere"
-            );
+            // The stick's last one is as long as what is in it.
+            let fits = there.first_lba == first_lba && there.last_lba <= last_lba;
+            ensure!(fits, "the stick's partitions are elsewhere");
+            there.last_lba = last_lba;
             continue;
         }
         added.push((number, at, length));
@@ -139,7 +149,7 @@ fn complete(device: &Path, system: &str) -> Result<bool> {
             Partition { part_type_guid: kind, part_guid: new_id()?, first_lba, last_lba, flags: 0, name },
         );
     }
-    if let Some(firmware) = table.get_mut(&PART_FIRMWARE) {
+    if let Some(firmware) = table.get_mut(&part::FIRMWARE) {
         FIRMWARE.clone_into(&mut firmware.name);
     }
     let mut disk = config.create_from_device(file, Some(new_id()?))?;
@@ -186,8 +196,8 @@ fn layout(size: u64) -> Result<Vec<(String, Type, u64, u64)>> {
     let fixed = [
         (FIRMWARE, EFI, FIRMWARE_SIZE),
         (EMPTY_OS, LINUX_FS, OS_SIZE),
-        (EMPTY_OS, LINUX_FS, OS_SIZE),
         (EMPTY_KUBERNETES, LINUX_FS, KUBERNETES_SIZE),
+        (EMPTY_OS, LINUX_FS, OS_SIZE),
         (EMPTY_KUBERNETES, LINUX_FS, KUBERNETES_SIZE),
     ];
     let used: u64 = fixed.iter().map(|(.., size)| size).sum();
@@ -207,10 +217,11 @@ fn layout(size: u64) -> Result<Vec<(String, Type, u64, u64)>> {
 }
 
 /// Everything is in its place: from here on the disk is a system. Where the firmware's partition is.
-pub(super) fn finish(device: &Path, system: &str) -> Result<Placed> {
-    let firmware = rename(device, &[(PART_OS, system), (PART_STATE, STATE)])?;
+pub(super) fn finish(device: &Path, banks: &Names) -> Result<Placed> {
+    let [os, kubernetes] = banks.placed();
+    let firmware = rename(device, &[os, kubernetes, (part::STATE, STATE)])?;
     let sectors = firmware.last_lba - firmware.first_lba + 1;
-    Ok(Placed { number: PART_FIRMWARE, first: firmware.first_lba, sectors, id: firmware.part_guid })
+    Ok(Placed { number: part::FIRMWARE, first: firmware.first_lba, sectors, id: firmware.part_guid })
 }
 
 /// Gives partitions of ours other names, in one write; what the firmware's one is.
@@ -219,7 +230,7 @@ fn rename(device: &Path, names: &[(u32, &str)]) -> Result<Partition> {
     let block = block_of(&file)?;
     let mut disk = gpt::GptConfig::new().writable(true).logical_block_size(block).open_from_device(file)?;
     let mut table = disk.partitions().clone();
-    let firmware = table.get(&PART_FIRMWARE).filter(|part| part.name == FIRMWARE).cloned();
+    let firmware = table.get(&part::FIRMWARE).filter(|part| part.name == FIRMWARE).cloned();
     let firmware = firmware.context("the disk has no table of ours")?;
     for (number, name) in names {
         (*name).clone_into(&mut table.get_mut(number).context("a partition is missing")?.name);
@@ -303,6 +314,10 @@ fn read_again(file: &File) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn banks(os: &str) -> Names {
+        Names { os: os.into(), kubernetes: "kubernetes-2d".into() }
+    }
+
     #[test]
     fn partitions_stand_side_by_side_and_fill_the_disk() {
         for gib in [8u64, 20, 2000] {
@@ -333,21 +348,21 @@ mod tests {
         };
         let before = parts();
         assert_eq!(before[5].0, UNFINISHED);
-        let placed = finish(&file, "os-0f").unwrap();
+        let placed = finish(&file, &banks("os-0f")).unwrap();
         assert_eq!((placed.first, placed.id), (2048, before[0].1));
         let after = parts();
-        assert_eq!((after[1].0.as_str(), after[5].0.as_str()), ("os-0f", STATE));
-        assert_eq!(again(&file, "os-0f").unwrap(), Some(Begun::WithSystem));
+        assert_eq!([1, 2, 5].map(|place| after[place].0.as_str()), ["os-0f", "kubernetes-2d", STATE]);
+        assert_eq!(again(&file, &banks("os-0f")).unwrap(), Some(Begun::WithSystem));
         assert_eq!((parts()[1].0.as_str(), parts()[5].0.as_str()), ("os-0f", UNFINISHED));
-        assert_eq!(again(&file, "os-1e").unwrap(), Some(Begun::Empty));
+        assert_eq!(again(&file, &banks("os-1e")).unwrap(), Some(Begun::Empty));
         assert_eq!(parts(), before, "as it was begun, with the same partitions");
         // Both tables are gone, and with them whose disk it is; the mark is not.
         let open = File::options().write(true).open(&file).unwrap();
         for at in [512, (8 << 30) - 512] {
             std::os::unix::fs::FileExt::write_all_at(&open, &[0; 512], at).unwrap();
         }
-        assert_eq!(again(&file, "os-1e").unwrap(), None);
-        assert!(!complete(&file, "os-1e").unwrap());
+        assert_eq!(again(&file, &banks("os-1e")).unwrap(), None);
+        assert!(!complete(&file, &banks("os-1e")).unwrap());
         assert_eq!(holds(&file).unwrap(), Holds::Ours);
     }
 

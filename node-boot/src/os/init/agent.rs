@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, WaitOptions, wait};
 
-use super::System;
 use super::power::{self, Watchdog};
+use super::{OWNER, System};
 use crate::console::say;
+use crate::os::bank::KUBERNETES;
 
 /// It ran well if it ran that long: the next pause is short again.
 const WELL: Duration = Duration::from_mins(1);
@@ -61,8 +62,8 @@ fn start(system: System) -> Result<Pid> {
         System::Live => "live",
         System::Installed => "installed",
     };
-    command.arg0("node-boot").args(["run", "--system", system, "--owner", "/run/owner.json"]);
-    command.env("PATH", "/usr/bin:/usr/sbin");
+    command.arg0("node-boot").args(["run", "--system", system, "--owner", OWNER]);
+    command.env("PATH", format!("/usr/bin:/usr/sbin:{KUBERNETES}/bin"));
     let child = command.spawn().context("starting the agent")?;
     Pid::from_raw(child.id().cast_signed()).context("the agent has no number")
 }

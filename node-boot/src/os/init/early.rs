@@ -8,8 +8,12 @@ use anyhow::{Context, Result};
 use protocol::bytes::{Digest, hex};
 use rustix::mount::{MountFlags, mount};
 
-use super::{System, modules};
+use super::{OWNER, System, modules};
+use crate::console::say;
+use crate::os::bank::{self, Banks};
 use crate::os::{disk, network};
+use crate::sequence;
+use crate::state::{STATE, State};
 
 /// File systems that are windows into the kernel.
 const KERNELS_OWN: [(&str, &str, &str); 4] = [
@@ -88,7 +92,20 @@ pub fn system() -> Result<System> {
     }
     name()?;
     network::links_up();
+    // Without it the machine cannot join, but it can say so, and be told of another one.
+    if let Err(error) = kubernetes(system) {
+        say(&format!("Kubernetes is not there: {error:#}."));
+    }
     Ok(system)
+}
+
+/// Mounts the image of Kubernetes: the one that the machine's state names, or that came with the stick.
+fn kubernetes(system: System) -> Result<()> {
+    let banks = match system {
+        System::Installed => State::open(Path::new(STATE))?.load::<Banks>(bank::FILE)?,
+        System::Live => Banks::installed(&sequence::images_of(Path::new(OWNER))?),
+    };
+    bank::mount_kubernetes(&banks.context("nothing says which image it is")?.kubernetes.kept)
 }
 
 /// Mounts the machine's state where it has one; else what is written is gone when it is switched off.
@@ -96,7 +113,7 @@ fn mount_state() -> Result<bool> {
     // A disk that the machine was not started from may take a moment longer.
     let until = Instant::now() + PATIENCE;
     let device = loop {
-        let found = disk::partition(disk::STATE);
+        let found = disk::partition(layout::STATE);
         if found.is_some() || Instant::now() >= until {
             break found;
         }

@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+pub use root::OWNER;
+pub use verity::Root;
+
 use crate::console::{clean, say};
 
 /// What the archive that the kernel starts from calls us.
@@ -28,9 +31,9 @@ pub enum System {
     Installed,
 }
 
-/// Name of the partition that holds the system, by the kernel's command line.
-pub fn partition() -> Result<String> {
-    Ok(root::root()?.partition())
+/// Which operating system runs, by the kernel's command line.
+pub fn running() -> Result<Root> {
+    root::root()
 }
 
 /// Whether the kernel started this program, under its own name for the first one: in a container it may be PID 1 too,

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use layout::OWNER_IN_ARCHIVE;
 use rustix::mount::{MountFlags, mount, mount_move};
 
 use super::verity::Root;
@@ -19,18 +20,18 @@ const PROGRAM: &str = "/usr/bin/node-boot";
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Argument of the kernel: which image, by the root of its tree.
 const ROOT: &str = "nodeboot.root=";
-/// Where the firmware's loader puts what the owner added.
-const OWNER: &str = "/.extra/credentials/owner.cred";
+/// Where the owner's file is from here on.
+pub const OWNER: &str = "/run/owner.json";
 
 /// Mounts the image, makes it the root, and goes on with the program in it.
 pub fn switch() -> Result<std::convert::Infallible> {
     let root = root()?;
-    let device = root.open(&wait_for(&root.partition())?)?;
+    let device = root.open("os", &wait_for(&root.partition())?)?;
     fs::create_dir_all(SYSROOT)?;
     mount(&device, SYSROOT, "erofs", MountFlags::RDONLY, None)
         .with_context(|| format!("mounting the system's image on {}", device.display()))?;
-    if Path::new(OWNER).exists() {
-        fs::copy(OWNER, "/run/owner.json")?;
+    if Path::new(OWNER_IN_ARCHIVE).exists() {
+        fs::copy(OWNER_IN_ARCHIVE, OWNER)?;
     }
     for own in ["/proc", "/sys", "/dev", "/run"] {
         mount_move(own, format!("{SYSROOT}{own}")).with_context(|| format!("moving {own}"))?;

@@ -1,10 +1,12 @@
-//! The system's image behind dm-verity: from here on the kernel checks every block that it reads.
+//! An image behind dm-verity: from here on the kernel checks every block that it reads.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use protocol::bytes::hex;
+use protocol::image::Image;
 
 /// Where device-mapper is spoken to (`linux/dm-ioctl.h`).
 const CONTROL: &str = "/dev/mapper/control";
@@ -44,19 +46,26 @@ impl Root {
         format!("os-{}", &self.hash[..16])
     }
 
-    /// The device through which the image on `device` is read: nothing else comes out of it than what was built.
-    pub fn open(&self, device: &Path) -> Result<PathBuf> {
+    /// Of an image.
+    pub fn of(image: &Image) -> Self {
+        Self { blocks: image.blocks, hash: hex(&image.root.0) }
+    }
+
+    /// The device called `name` through which the image on `device` is read: nothing else comes out of it than what was
+    /// built.
+    pub fn open(&self, name: &str, device: &Path) -> Result<PathBuf> {
         let control = File::options().read(true).write(true).open(CONTROL).context("device-mapper")?;
-        tell(&control, CREATE, Message::new(READ_ONLY))?;
+        let message = || Message::new(name, READ_ONLY);
+        tell(&control, CREATE, message())?;
         let table = format!(
             "1 {0} {0} {BLOCK} {BLOCK} {1} {1} sha256 {2} -",
             device.display(),
             self.blocks,
             self.hash
         );
-        let load = Message::new(READ_ONLY).with_target(self.blocks * BLOCK / SECTOR, "verity", &table)?;
-        tell(&control, LOAD, load).context("the tree over the system's image")?;
-        let answer = tell(&control, RESUME, Message::new(READ_ONLY))?;
+        let load = message().with_target(self.blocks * BLOCK / SECTOR, "verity", &table)?;
+        tell(&control, LOAD, load).with_context(|| format!("the tree over the image {name}"))?;
+        let answer = tell(&control, RESUME, message())?;
         Ok(PathBuf::from(format!("/dev/dm-{}", answer.minor())))
     }
 }
@@ -65,13 +74,14 @@ impl Root {
 struct Message([u8; MESSAGE]);
 
 impl Message {
-    fn new(flags: u32) -> Self {
+    fn new(name: &str, flags: u32) -> Self {
         let mut message = Self([0; MESSAGE]);
         // Version 4.0.0, size of all, start of what follows the head.
         message.put(0, &[4, 0, 0]);
         message.put(12, &SIZES);
         message.put(28, &[flags]);
-        let name = b"system";
+        // 128 bytes are for the name, the last of them zero.
+        let name = &name.as_bytes()[..name.len().min(127)];
         message.0[48..48 + name.len()].copy_from_slice(name);
         message
     }
@@ -129,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_message_has_its_parts_where_the_kernel_reads_them() {
-        let message = Message::new(READ_ONLY).with_target(8, "verity", "1 a b").unwrap().0;
+        let message = Message::new("system", READ_ONLY).with_target(8, "verity", "1 a b").unwrap().0;
         assert_eq!(SIZES.map(usize::try_from), [Ok(MESSAGE), Ok(HEAD)]);
         assert_eq!(message[12..16], SIZES[0].to_ne_bytes());
         assert_eq!(message[16..20], SIZES[1].to_ne_bytes());
@@ -137,6 +147,6 @@ mod tests {
         assert_eq!(&message[48..54], b"system");
         assert_eq!(&message[HEAD + 24..HEAD + 30], b"verity");
         assert_eq!(&message[HEAD + TARGET..HEAD + TARGET + 5], b"1 a b");
-        assert!(Message::new(0).with_target(8, "verity", &"x".repeat(MESSAGE)).is_err());
+        assert!(Message::new("x", 0).with_target(8, "verity", &"x".repeat(MESSAGE)).is_err());
     }
 }

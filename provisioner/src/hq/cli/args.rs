@@ -146,10 +146,13 @@ pub(super) enum BundleCommand {
 pub(super) enum ImageCommand {
     /// Build the images, the same for every site and owner, from pinned inputs.
     Build {
+        /// Version of the operating system.
+        #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+        version: String,
         /// `node-boot` as one static file.
         #[arg(long)]
         node_boot: PathBuf,
-        /// A folder with containerd, runc, the CNI programs and the kubelet; below it `images` with Pod images.
+        /// A folder with containerd, runc, the CNI programs, kubelet and kubeadm; below it `images` with Pod images.
         #[arg(long)]
         programs: PathBuf,
         /// Where downloaded packages are kept.

@@ -4,21 +4,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use image::{Built, Inputs};
+use protocol::bytes::hex;
 
 use super::args::ImageCommand;
 use crate::hq::Hq;
 use crate::site::{plain, system_clock};
 
-/// Where a stick has the site's bundle.
-const BUNDLE: &str = "nodeboot/site.nbb";
-
 pub(super) fn build(command: &ImageCommand) -> Result<()> {
-    let ImageCommand::Build { node_boot, programs, cache, output } = command;
+    let ImageCommand::Build { version, node_boot, programs, cache, output } = command;
     let pods = pods(&programs.join("images"))?;
     let pods: Vec<_> = pods.iter().map(|(name, file)| (name.as_str(), file.clone())).collect();
     let program = |name: &str| programs.join(name);
-    let built = image::build(&Inputs { node_boot, program: &program, pods: &pods, cache }, output)?;
-    println!("The images are in {}: {} and {}.", output.display(), shown(&built.uki)?, shown(&built.system)?);
+    let built = image::build(&Inputs { version, node_boot, program: &program, pods: &pods, cache }, output)?;
+    println!("The images are in {}, with {} for the firmware:", output.display(), shown(&built.uki)?);
+    for (image, file) in [&built.os, &built.kubernetes] {
+        println!("  {} {}: {}, {}", image.kind.word(), image.version, shown(file)?, hex(&image.root.0));
+    }
     Ok(())
 }
 
@@ -49,9 +50,19 @@ pub(super) fn kit(hq: &Hq, site: &str, images: &Path, output: &Path) -> Result<(
     for warning in &bundle.warnings {
         eprintln!("warning: {}", plain::shown(warning));
     }
-    image::stick(&built, &hq.dir.join("public/owner.json"), &[(BUNDLE, &bundle.file)], output)?;
+    image::stick(&built, &owner_file(hq, &built)?, &[(layout::BUNDLE, &bundle.file)], output)?;
     let file = output.display();
     println!("{file} is the stick of {site}, with bundle {}.", bundle.seq);
     println!("Copy it onto a stick as a whole, as with `dd if={file} of=/dev/sdX bs=4M`.");
     Ok(())
+}
+
+/// The owner's file, which says as well what is on the stick.
+fn owner_file(hq: &Hq, built: &Built) -> Result<Vec<u8>> {
+    let path = hq.dir.join("public/owner.json");
+    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut owner: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+    owner.insert("images".to_owned(), serde_json::to_value(built.images())?);
+    Ok(protocol::json::to_vec(&owner))
 }

@@ -12,6 +12,7 @@ use protocol::tpm::Spec;
 
 use crate::console;
 use crate::os::init::System;
+use crate::os::network::Network;
 use crate::sequence::{Awake, Machine};
 use crate::site::voice::PATIENCE;
 use crate::state::{STATE, State};
@@ -75,6 +76,9 @@ enum Command {
     Config(Where),
     /// Get the kubelet's certificate; waits and ends like `enroll`.
     Join(Where),
+    /// Keep the network as `run` does on a machine whose whole system is ours, and nothing else.
+    #[command(hide = true, mut_args = listing(&["root"]))]
+    Network(Where),
     /// Show where this machine stands.
     #[command(mut_args = listing(&["state", "root", "json"]))]
     Status {
@@ -209,6 +213,13 @@ pub fn run(cli: Cli) -> Result<()> {
             let mut proved = awake.enroll()?;
             let config = awake.configure(&mut proved)?;
             awake.join(&mut proved, &config)
+        }
+        Command::Network(at) => {
+            end_in_order();
+            let _network = Network::start(&at.root)?;
+            loop {
+                pause(Duration::from_hours(1))?;
+            }
         }
         Command::Status { at, json } => show::status(&at, json),
         Command::Register { at, csr: Some(site), provisioner, .. } => {

@@ -1,39 +1,130 @@
-//! What a machine whose whole system is ours makes of its network, seen by `ip`.
+//! What a machine whose whole system is ours makes of its network, seen by `ip`; DHCP servers are real ones.
 
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use harness::{Hardware, Lan, Machine, Process, wait};
+use tests::stage::{DEADLINE, Programs};
 
-use harness::{Hardware, Lan, Machine};
-use node_boot::os::network::apply;
+/// The lines of a slot without an address.
+const NOTHING: &str = r#"{"address":null,"dns":[],"search":[],"routes":[]}"#;
+
+/// A machine whose network is kept.
+struct Bare {
+    machine: Machine,
+    keeps: Option<Process>,
+}
+
+impl Bare {
+    /// With an empty disk.
+    fn new(lan: &Lan) -> Self {
+        let machine = Machine::new(lan, "bare", Hardware { tpm: false, ..Hardware::nuc("A1") }).unwrap();
+        Self { machine, keeps: None }
+    }
+
+    /// Keeps it from now on, by this plan.
+    fn keep(&mut self, plan: &str) {
+        self.machine.write("/etc/node-boot/network.json", plan).unwrap();
+        let mut command = self.machine.command(Programs::build().unwrap().node_boot).unwrap();
+        command.arg("network");
+        self.keeps = None;
+        self.keeps = Some(self.machine.spawn("network", command).unwrap());
+    }
+
+    /// Waits until `ip` with these words shows all of this.
+    fn shows(&self, words: &str, all: &[&str]) -> String {
+        self.until(words, |said| all.iter().all(|words| said.contains(words)))
+    }
+
+    fn until(&self, words: &str, is_so: impl Fn(&str) -> bool) -> String {
+        let words: Vec<_> = words.split(' ').collect();
+        let look = || {
+            let said = self.machine.run(words[0], &words[1..]).map_err(|error| error.to_string())?;
+            let log = self.keeps.as_ref().map(Process::last_words).unwrap_or_default();
+            if is_so(&said) { Ok(said) } else { Err(said + &log) }
+        };
+        wait::until(&format!("{words:?} to show it"), DEADLINE, look).unwrap()
+    }
+}
+
+/// A machine of this address that is a DHCP server, or a router, as these options of dnsmasq say.
+fn serves(lan: &Lan, host: u8, options: &[&str]) -> (Machine, Process) {
+    let hardware = Hardware { address: Some(lan.address(host)), tpm: false, ..Hardware::nuc("S1") };
+    let server = Machine::new(lan, &format!("server{host}"), hardware).unwrap();
+    server.run("ip", &["address", "add", &format!("fd77::{host}/64"), "dev", "eth0", "nodad"]).unwrap();
+    let mut command = server.command("dnsmasq").unwrap();
+    command.args(["--keep-in-foreground", "--user=root", "--pid-file=", "--no-resolv", "--no-hosts"]);
+    command.args(["--no-ping", "--leasefile-ro", "--dhcp-authoritative", "--log-dhcp"]).args(options);
+    let serves = server.spawn("dnsmasq", command).unwrap();
+    (server, serves)
+}
+
+/// What is missing, said.
+fn cannot() -> bool {
+    let missing = harness::missing();
+    let dnsmasq = "`dnsmasq` is not installed: run `cargo xtask need`".to_owned();
+    let why = missing.or_else(|| (!harness::assets::on_path("dnsmasq")).then_some(dnsmasq));
+    why.as_deref().map(harness::skip).is_some()
+}
 
 #[test]
-fn a_machine_takes_the_address_and_the_ways_of_its_slot_and_takes_them_again_as_they_are() {
-    if let Some(why) = harness::missing() {
-        return harness::skip(&why);
+fn a_machine_gets_address_ways_resolver_and_packet_size_of_a_dhcp_server_and_gives_them_back_in_time() {
+    if cannot() {
+        return;
     }
-    let lan = Lan::new("network").unwrap();
-    let machine = Machine::new(&lan, "bare", Hardware { tpm: false, ..Hardware::nuc("A1") }).unwrap();
-    let index = machine.run("cat", &["/sys/class/net/eth0/ifindex"]).unwrap().trim().parse().unwrap();
-    let site: SocketAddr = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7443, 0, index).into();
-    let root = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(root.path().join("etc/node-boot")).unwrap();
-    let plan = r#"{"address":"10.77.0.11/24","dns":["10.77.0.1"],"search":[],
-        "routes":[{"to":"10.244.2.0/24","via":"10.77.0.12"},{"to":"10.244.3.0/24","via":"10.99.0.1"}]}"#;
-    std::fs::write(root.path().join("etc/node-boot/network.json"), plan).unwrap();
-    for _ in 0..2 {
-        machine.inside(|| apply(root.path(), Some(site)).unwrap()).unwrap();
-        let addresses = machine.run("ip", &["-4", "-o", "address", "show", "eth0"]).unwrap();
-        assert!(addresses.contains("inet 10.77.0.11/24 ") && addresses.lines().count() == 1, "{addresses}");
-        let routes = machine.run("ip", &["route"]).unwrap();
-        assert!(routes.contains("10.244.2.0/24 via 10.77.0.12 dev eth0"), "{routes}");
-        assert!(!routes.contains("10.244.3.0"), "its machine is on no cable of ours: {routes}");
+    let lan = Lan::new("dhcp").unwrap();
+    let mut bare = Bare::new(&lan);
+    bare.keep(NOTHING);
+    let options = [
+        "--dhcp-range=10.77.0.50,10.77.0.50,255.255.255.0,120",
+        "--dhcp-option=option:router,10.77.0.3",
+        "--dhcp-option=option:dns-server,10.77.0.53",
+        "--dhcp-option=option:domain-search,a.test,b.test",
+        "--dhcp-option=option:mtu,1280",
+        "--dhcp-option=option:classless-static-route,0.0.0.0/0,10.77.0.3,10.88.0.0/16,10.77.0.4",
+    ];
+    let server = serves(&lan, 3, &options);
+    // The kernel takes it away by itself when the time is over, whatever becomes of this program.
+    let address = bare.shows("ip -4 -o address show eth0", &["inet 10.77.0.50/24 ", "valid_lft 1"]);
+    assert!(address.contains("sec"), "{address}");
+    bare.shows("ip route", &["default via 10.77.0.3 dev eth0", "10.88.0.0/16 via 10.77.0.4 dev eth0"]);
+    bare.shows("ip link show eth0", &["mtu 1280"]);
+    bare.shows("cat /etc/resolv.conf", &["nameserver 10.77.0.53\nsearch a.test b.test\n"]);
+    bare.shows("ip -6 -o address show eth0", &["scope link"]);
+    // Without its cable there is no address, and none over another server's head.
+    drop(server);
+    bare.machine.unplug().unwrap();
+    bare.until("ip -4 -o address show eth0", str::is_empty);
+    bare.until("cat /etc/resolv.conf", |said| !said.contains("10.77"));
+    let _other = serves(&lan, 4, &["--dhcp-range=10.77.0.60,10.77.0.60,255.255.255.0,infinite"]);
+    bare.machine.plug().unwrap();
+    bare.shows("ip -4 -o address show eth0", &["inet 10.77.0.60/24 ", "valid_lft forever"]);
+    bare.shows("ip link show eth0", &["mtu 1500"]);
+}
+
+#[test]
+fn a_machine_on_a_network_of_ipv6_alone_finds_its_site_by_the_routers_dns() {
+    if cannot() {
+        return;
     }
-    assert_eq!(
-        std::fs::read_to_string(root.path().join("etc/resolv.conf")).unwrap(),
-        "nameserver 10.77.0.1\n"
-    );
-    let plan = plan.replace("10.77.0.11/24", "fd77::11/64");
-    std::fs::write(root.path().join("etc/node-boot/network.json"), plan).unwrap();
-    machine.inside(|| apply(root.path(), Some(site)).unwrap()).unwrap();
-    let addresses = machine.run("ip", &["-6", "-o", "address", "show", "eth0"]).unwrap();
-    assert!(addresses.contains("inet6 fd77::11/64 scope global"), "{addresses}");
+    let lan = Lan::new("six").unwrap();
+    let mut bare = Bare::new(&lan);
+    bare.machine.run("sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"]).unwrap();
+    for tables in ["iptables", "ip6tables"] {
+        let drop = ["-A", "OUTPUT", "-p", "udp", "--dport", "5353", "-j", "DROP"];
+        bare.machine.run(tables, &drop).unwrap();
+    }
+    bare.keep(NOTHING);
+    let options = [
+        "--enable-ra",
+        "--dhcp-range=fd77::,ra-only,64",
+        "--dhcp-option=option6:dns-server,[fd77::3]",
+        "--dhcp-option=option6:domain-search,site.test",
+        "--srv-host=_brski-registrar._tcp.site.test,registrar.site.test,7443",
+        "--host-record=registrar.site.test,fd77::2",
+    ];
+    let _router = serves(&lan, 3, &options);
+    bare.shows("ip -6 -o address show eth0", &["inet6 fd77:"]);
+    bare.shows("ip -6 route", &["default via fe80:"]);
+    bare.shows("cat /etc/resolv.conf", &["nameserver fd77::3\nsearch site.test\n"]);
+    let node_boot = Programs::build().unwrap().node_boot;
+    let found = bare.machine.run(node_boot, &["discover"]).unwrap();
+    assert!(found.contains("[fd77::2]:7443") && found.contains("(named by DNS)"), "{found}");
 }

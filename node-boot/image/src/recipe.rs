@@ -30,8 +30,11 @@ const TO_BOOT: [&str; 16] = [
     "overlay",
     "efivarfs",
 ];
-/// Modules that a machine in a cluster has, whatever it is made of: Pods' networks, file systems, the power button.
-const OF_A_NODE: [&str; 24] = [
+/// Modules that a machine in a cluster has, whatever it is made of: the site's network and Pods', file systems, the power button.
+const OF_A_NODE: [&str; 27] = [
+    "af_packet",
+    "8021q",
+    "bonding",
     "bridge",
     "veth",
     "br_netfilter",

@@ -1,193 +1,240 @@
-//! The network of a machine whose whole system is ours: links up at once, addresses as site and slot say.
+//! The network of a machine whose whole system is ours: links up at once, addresses as site and slot say, or as a DHCP
+//! server gives them; kept so by a thread of its own, whatever is plugged in or out.
 
+pub mod dhcp; // addresses for a while
+mod netlink; // the kernel
+mod plan; // what site and slot say
+mod ports; // which cables are in
+mod range; // an address with the length of its prefix
+mod routers; // what IPv6 routers say
+mod wanted; // what is to be, and what is done about it
+
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr as Peer};
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::net;
-use serde::Deserialize;
 
+use self::dhcp::client::Client;
+use self::dhcp::wire::Wire;
+use self::plan::Plan;
+use self::ports::{Cables, Port, ports};
+use self::routers::Routers;
+use self::wanted::{Given, Wanted};
 use crate::console::say;
-use crate::site::discover;
 
-/// Numbers of `linux/rtnetlink.h`, `linux/if_addr.h` and `linux/netlink.h`.
-const NEW_LINK: u16 = 16;
-const NEW_ADDRESS: u16 = 20;
-const NEW_ROUTE: u16 = 24;
-const ERROR: u16 = 2;
-const REQUEST: u16 = 1;
-const ACKNOWLEDGE: u16 = 4;
-/// Made where there is none, put in the place of one that there is.
-const CREATE: u16 = 0x400 | 0x100;
-const HEADER: usize = 16;
-const UP: u32 = 1;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const RTA_DST: u16 = 1;
-const RTA_GATEWAY: u16 = 5;
-const TABLE_MAIN: u8 = 254;
-const BY_ADMINISTRATOR: u8 = 4;
-const UNICAST: u8 = 1;
-const INET: u8 = 2;
-const INET6: u8 = 10;
-/// Where the machine's configuration says what its network is.
-const PLAN: &str = "etc/node-boot/network.json";
-
-/// What site and slot say.
-#[derive(Debug, Deserialize)]
-struct Plan {
-    /// Its address with the length of the prefix; none where it keeps what it has.
-    address: Option<String>,
-    /// Where the Pods of other machines are.
-    routes: Vec<Way>,
-    dns: Vec<IpAddr>,
-    search: Vec<String>,
-}
-
-/// A way to a range of addresses.
-#[derive(Debug, Deserialize)]
-struct Way {
-    /// `10.244.2.0/24`.
-    to: String,
-    /// The machine that has them.
-    via: IpAddr,
-}
+/// Between two looks, where an answer may come and where none does.
+const GLANCE: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(500);
+/// How long after a question answers are looked for so often.
+const SOON: Duration = Duration::from_secs(3);
+/// A network whose DHCP server has not answered for so long has none.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What Ethernet carries where nobody says anything else.
+const MTU: u32 = 1500;
+/// The resolver's file.
+const RESOLVER: &str = "etc/resolv.conf";
 
 /// Switches every link on, so that each cable gets its link-local address; says which one does not.
 pub fn links_up() {
-    for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let index = fs::read_to_string(entry.path().join("ifindex")).unwrap_or_default();
-        let Ok(index) = index.trim().parse() else { continue };
-        if let Err(error) = up(index) {
-            say(&format!("The network interface {name} does not start: {error:#}."));
+    for port in ports() {
+        heed_routers(&port);
+        up(&port);
+    }
+}
+
+fn up(port: &Port) {
+    let name = &port.name;
+    if let Err(error) = netlink::up(port.index) {
+        say(&format!("The network interface {name} does not start: {error:#}."));
+    }
+}
+
+/// Routers' words count also on a machine that passes packets on (`accept_ra` in the kernel's ip-sysctl).
+fn heed_routers(port: &Port) {
+    let file = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", port.name);
+    if fs::read_to_string(&file).is_ok_and(|now| now.trim() != "2") {
+        let _ = fs::write(file, "2");
+    }
+}
+
+/// The network, kept as it is to be for as long as the program runs.
+#[derive(Clone)]
+pub struct Network(Arc<Mutex<Keeper>>);
+
+impl Network {
+    /// Begins to keep it; files are below `root`.
+    pub fn start(root: &Path) -> Result<Self> {
+        let keeper = Keeper { root: root.to_owned(), ..Keeper::default() };
+        let network = Self(Arc::new(Mutex::new(keeper)));
+        let kept = network.clone();
+        let thread = std::thread::Builder::new().name("network".into());
+        thread.spawn(move || kept.keep()).context("starting the thread that keeps the network")?;
+        Ok(network)
+    }
+
+    /// Makes it what the configuration says, on the cable over which `site` is reached; before it was reached on the first
+    /// one that has a link.
+    pub fn take(&self, site: Option<SocketAddr>) -> Result<()> {
+        let mut keeper = self.keeper();
+        keeper.plan = Plan::read(&keeper.root)?;
+        if let Some(SocketAddr::V6(six)) = site.filter(SocketAddr::is_ipv6) {
+            keeper.port = Some(six.scope_id()).filter(|scope| *scope != 0).or(keeper.port);
+        }
+        keeper.tick(Instant::now());
+        Ok(())
+    }
+
+    /// Whether no DHCP server has answered on any cable for a while.
+    pub fn asks_in_vain(&self) -> bool {
+        let (keeper, now) = (self.keeper(), Instant::now());
+        let in_vain = |card: &Card| card.client.in_vain(now).is_some_and(|time| time > PATIENCE);
+        !keeper.cards.is_empty() && keeper.cards.values().all(in_vain)
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self) {
+        while !crate::cli::stopping() {
+            let pause = self.keeper().tick(Instant::now());
+            std::thread::sleep(pause);
         }
     }
 }
 
-/// Makes the network what the configuration below `root` says, on the cable over which `site` is reached; before it was
-/// reached on the first one that has a link.
-pub fn apply(root: &Path, site: Option<Peer>) -> Result<()> {
-    let text = fs::read(root.join(PLAN)).with_context(|| format!("reading {PLAN}"))?;
-    let plan: Plan = serde_json::from_slice(&text).with_context(|| format!("reading {PLAN}"))?;
-    if let Some(own) = &plan.address {
-        let (address, prefix) = own.split_once('/').context("an address without the length of its prefix")?;
-        let cable = match site {
-            Some(Peer::V6(six)) if six.scope_id() != 0 => Some(six.scope_id()),
-            _ => discover::interfaces().first().copied(),
-        };
-        add_address(cable.context("no network interface has a cable")?, address.parse()?, prefix.parse()?)?;
-    }
-    for way in &plan.routes {
-        // One that leads nowhere, since its machine is on no cable of ours, keeps none of the others from being there.
-        if let Err(error) = add_route(way) {
-            say(&format!("There is no way to {}: {error:#}.", way.to));
+#[derive(Default)]
+struct Keeper {
+    root: PathBuf,
+    plan: Plan,
+    cables: Cables,
+    /// The port that has the plan's address.
+    port: Option<u32>,
+    cards: BTreeMap<u32, Card>,
+    routers: Routers,
+    /// What is wrong, and was said.
+    wrong: Vec<String>,
+}
+
+/// A card that asks for an address.
+struct Card {
+    name: String,
+    client: Client,
+    wire: Option<Wire>,
+    asked: Option<Instant>,
+    had: bool,
+}
+
+impl Keeper {
+    /// Looks at everything, and does what is to be done; when to look again.
+    fn tick(&mut self, now: Instant) -> Duration {
+        let ports = ports();
+        ports.iter().for_each(heed_routers);
+        ports.iter().filter(|port| !port.is_up).for_each(up);
+        for back in self.cables.look(&ports, now) {
+            if let Some(card) = self.cards.get_mut(&back) {
+                card.client.replugged(now);
+            }
         }
+        let plugged: Vec<_> = self.cables.plugged().cloned().collect();
+        if !plugged.iter().any(|port| Some(port.index) == self.port) {
+            self.port = plugged.first().map(|port| port.index);
+        }
+        let fixed = self.port.filter(|_| self.plan.address.is_some());
+        self.cards
+            .retain(|index, _| Some(*index) != fixed && plugged.iter().any(|port| port.index == *index));
+        for port in plugged.iter().filter(|port| Some(port.index) != fixed) {
+            self.cards.entry(port.index).or_insert_with(|| Card::new(port, now));
+        }
+        let links: Vec<_> = plugged.iter().map(|port| port.index).collect();
+        self.routers.tick(&links, now);
+        let mut wrong: Vec<_> =
+            self.cards.iter_mut().filter_map(|(index, card)| card.tick(*index, now)).collect();
+        match self.settle(now) {
+            Ok(more) => wrong.extend(more),
+            Err(error) => wrong.push(format!("The network cannot be set up: {error:#}")),
+        }
+        wrong
+            .iter()
+            .filter(|sentence| !self.wrong.contains(sentence))
+            .for_each(|sentence| say(&format!("{sentence}.")));
+        self.wrong = wrong;
+        let soon = |card: &Card| card.asked.is_some_and(|asked| now.saturating_duration_since(asked) < SOON);
+        if self.cards.values().any(soon) { GLANCE } else { LOOK }
     }
-    fs::write(root.join("etc/resolv.conf"), resolver(&plan)).context("writing etc/resolv.conf")
-}
 
-fn resolver(plan: &Plan) -> String {
-    let mut lines: Vec<_> = plan.dns.iter().map(|server| format!("nameserver {server}")).collect();
-    if !plan.search.is_empty() {
-        lines.push(format!("search {}", plan.search.join(" ")));
-    }
-    lines.join("\n") + "\n"
-}
-
-fn up(index: u32) -> Result<()> {
-    // `struct ifinfomsg`: family, kind, index, flags, and which of them change.
-    let message = [&[0; 4][..], &index.to_ne_bytes(), &UP.to_ne_bytes(), &UP.to_ne_bytes()].concat();
-    tell(NEW_LINK, 0, &message).context("switching it on")
-}
-
-/// Gives an interface an address; one that it has stays.
-fn add_address(index: u32, address: IpAddr, prefix: u8) -> Result<()> {
-    // `struct ifaddrmsg`: family, prefix, flags, scope, index.
-    let head = [family(address), prefix, 0, 0];
-    let bytes = bytes(address);
-    let parts =
-        [&head[..], &index.to_ne_bytes(), &attribute(IFA_LOCAL, &bytes), &attribute(IFA_ADDRESS, &bytes)];
-    tell(NEW_ADDRESS, CREATE, &parts.concat()).with_context(|| format!("giving it the address {address}"))
-}
-
-/// A route, in place of the one that there was.
-fn add_route(way: &Way) -> Result<()> {
-    let (to, prefix) = way.to.split_once('/').context("a range without the length of its prefix")?;
-    let to: IpAddr = to.parse()?;
-    // `struct rtmsg`: family, prefixes, service, table, who made it, scope, kind, flags.
-    let head = [family(to), prefix.parse()?, 0, 0, TABLE_MAIN, BY_ADMINISTRATOR, 0, UNICAST, 0, 0, 0, 0];
-    let parts = [&head[..], &attribute(RTA_DST, &bytes(to)), &attribute(RTA_GATEWAY, &bytes(way.via))];
-    tell(NEW_ROUTE, CREATE, &parts.concat()).context("adding the route")
-}
-
-fn family(address: IpAddr) -> u8 {
-    if address.is_ipv4() { INET } else { INET6 }
-}
-
-fn bytes(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(four) => four.octets().to_vec(),
-        IpAddr::V6(six) => six.octets().to_vec(),
-    }
-}
-
-/// `struct rtattr` with its value; both kinds of address fill whole words.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).unwrap_or(4);
-    [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
-}
-
-/// Tells the kernel (rtnetlink(7)), and waits until it has done so.
-fn tell(kind: u16, how: u16, message: &[u8]) -> Result<()> {
-    let length = u32::try_from(HEADER + message.len())?;
-    // `struct nlmsghdr`: length, kind, flags, number, port.
-    let head = [
-        &length.to_ne_bytes()[..],
-        &kind.to_ne_bytes(),
-        &(REQUEST | ACKNOWLEDGE | how).to_ne_bytes(),
-        &[0; 8],
-    ];
-    let socket = net::socket(net::AddressFamily::NETLINK, net::SocketType::RAW, None)?;
-    net::connect(&socket, &net::netlink::SocketAddrNetlink::new(0, 0))?;
-    net::send(&socket, &[&head.concat()[..], message].concat(), net::SendFlags::empty())?;
-    let mut answer = [0; 4096];
-    let (length, _) = net::recv(&socket, &mut answer[..], net::RecvFlags::empty())?;
-    verdict(answer.get(..length).unwrap_or_default())
-}
-
-/// What the kernel answered: `NLMSG_ERROR` with a number, 0 where all is well.
-fn verdict(answer: &[u8]) -> Result<()> {
-    let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
-    let number =
-        answer.get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
-    match number.filter(|_| kind == Some(ERROR)).context("the kernel's answer is none")? {
-        0 => Ok(()),
-        number => Err(std::io::Error::from_raw_os_error(-number).into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernel_says_no_with_a_number() {
-        let answer = |kind: u16, number: i32| {
-            let head = [&36u32.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10], &number.to_ne_bytes()];
-            verdict(&head.concat()).map_err(|error| error.to_string())
+    /// Makes addresses, routes and resolver what they are to be; what cannot be.
+    fn settle(&self, now: Instant) -> Result<Vec<String>> {
+        let given = |(index, card): (&u32, &'_ Card)| -> Option<(u32, dhcp::Lease, Option<Duration>)> {
+            card.client.lease(now).map(|(lease, left)| (*index, lease.clone(), left))
         };
-        assert_eq!(answer(ERROR, 0), Ok(()));
-        assert!(answer(ERROR, -17).unwrap_err().contains("exists"));
-        assert!(answer(16, 0).is_err() && verdict(&[]).is_err());
+        let given: Vec<_> = self.cards.iter().filter_map(given).collect();
+        let given: Vec<Given<'_>> = given.iter().map(|(index, lease, left)| (*index, lease, *left)).collect();
+        let mut wanted = Wanted::of(&self.plan, self.port, &given);
+        let name = |index: u32| {
+            let port = self.cables.plugged().find(|port| port.index == index);
+            port.map(|port| port.name.clone())
+        };
+        wanted.hear(self.routers.servers(name), self.routers.domains());
+        let resolver = self.root.join(RESOLVER);
+        if fs::read_to_string(&resolver).ok() != Some(wanted.resolver()) {
+            fs::write(&resolver, wanted.resolver())
+                .with_context(|| format!("writing {}", resolver.display()))?;
+        }
+        let mut wrong = wanted.make_so()?;
+        for port in self.cables.plugged() {
+            let told =
+                given.iter().find(|(index, ..)| *index == port.index).and_then(|(_, lease, _)| lease.mtu);
+            let mtu = told.map_or(MTU, u32::from);
+            if port.mtu != mtu
+                && let Err(error) = netlink::set_mtu(port.index, mtu)
+            {
+                wrong.push(format!("The network interface {} stays as it is: {error:#}", port.name));
+            }
+        }
+        Ok(wrong)
+    }
+}
+
+impl Card {
+    fn new(port: &Port, now: Instant) -> Self {
+        let client = Client::new(port.mac, now);
+        Self { name: port.name.clone(), client, wire: None, asked: None, had: false }
     }
 
-    #[test]
-    fn a_resolver_has_a_line_for_each_server_and_one_for_where_to_search() {
-        let dns = vec!["10.7.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        let search = vec!["a.test".to_owned(), "b.test".to_owned()];
-        let plan = Plan { address: None, routes: vec![], dns, search };
-        assert_eq!(resolver(&plan), "nameserver 10.7.0.1\nnameserver fd00::1\nsearch a.test b.test\n");
+    /// Hears and asks; what is wrong.
+    fn tick(&mut self, index: u32, now: Instant) -> Option<String> {
+        let done = self.talk(index, now).err().map(|error| format!("No DHCP on {}: {error:#}", self.name));
+        let lease = self.client.lease(now).map(|(lease, _)| lease);
+        if let Some(lease) = lease.filter(|_| !self.had) {
+            say(&format!("Got the address {} from {} ({}).", lease.own, lease.by, self.name));
+        } else if lease.is_none() && self.had {
+            say(&format!("The address of {} is over: no DHCP server gives more time.", self.name));
+        }
+        self.had = lease.is_some();
+        done
+    }
+
+    fn talk(&mut self, index: u32, now: Instant) -> Result<()> {
+        if !self.client.listens(now) {
+            self.wire = None;
+            return Ok(());
+        }
+        let wire = match &self.wire {
+            Some(wire) => wire,
+            None => self.wire.insert(Wire::open(index, &self.name)?),
+        };
+        while let Some(answer) = wire.hear() {
+            self.client.hear(answer, now);
+        }
+        if let Some((question, to)) = self.client.tick(now) {
+            self.asked = Some(now);
+            wire.send(&question, to).context("asking")?;
+        }
+        Ok(())
     }
 }

@@ -26,7 +26,8 @@ use crate::console::{say, stands};
 use crate::join::kubelet;
 use crate::os::bank::{self, Banks};
 use crate::os::init::{self, System};
-use crate::os::{disk, inventory, network};
+use crate::os::network::Network;
+use crate::os::{disk, inventory};
 use crate::site::configure;
 use crate::site::enroll::{Proved, Setup, Step};
 use crate::site::identify::{Identity, begin_anew, identify};
@@ -79,6 +80,8 @@ pub struct Awake {
     no: Option<String>,
     /// When others were asked last while a site let this machine wait.
     looked: Option<Instant>,
+    /// The network, where it is ours.
+    network: Option<Network>,
     /// The Node that the cluster's programs run for.
     runs: Option<String>,
     voice: voice::Voice,
@@ -107,6 +110,7 @@ impl Machine {
             by_hand: false,
             no: None,
             looked: None,
+            network: None,
             runs: None,
             voice,
             sign,
@@ -196,7 +200,9 @@ impl Awake {
             init::power::ask_for_restart().context("asking for a new start")?;
             pause(PATIENCE_FOR_END)?;
         }
-        network::apply(&self.at.root, Some(proved.talk().address()?))?;
+        if let Some(network) = &self.network {
+            network.take(Some(proved.talk().address()?))?;
+        }
         Ok(None)
     }
 

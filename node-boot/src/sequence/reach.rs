@@ -11,6 +11,7 @@ use protocol::refusal::{Refused, Said};
 use super::Awake;
 use crate::cli::pause;
 use crate::console::{say, stands, why_not};
+use crate::os::network::Network;
 use crate::site::discover::{self, By, Candidate};
 use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::{ANSWER, Conversation};
@@ -60,7 +61,7 @@ impl Awake {
     pub fn discover(&mut self) -> Result<Conversation> {
         let mut race = self.race()?;
         let mut round = if self.by_hand { LOOK } else { FIRST_ROUND };
-        let mut cables = discover::interfaces();
+        let mut around = discover::surroundings();
         loop {
             pause(Duration::ZERO)?;
             for candidate in self.known()? {
@@ -70,11 +71,13 @@ impl Awake {
             if let Some(talk) = self.found(&mut race, HEAD_START)? {
                 return Ok(talk);
             }
-            if cables.is_empty() {
-                say("No network: please check the cable.");
+            say(if around.cables.is_empty() {
+                "No network: please check the cable."
+            } else if self.network.as_ref().is_some_and(Network::asks_in_vain) {
+                "Looking for this site's provisioner on this cable alone: no DHCP server gives this machine an address."
             } else {
-                say("Looking for this site's provisioner on the network.");
-            }
+                "Looking for this site's provisioner on the network."
+            });
             // Tries of earlier rounds go on: whoever is slow delays no question.
             race.ask(round);
             // It ends sooner where nobody is asked any more.
@@ -84,9 +87,10 @@ impl Awake {
             if let Some(no) = self.no.as_ref().filter(|_| self.by_hand && race.is_over()) {
                 bail!("{no}; nobody else answers (`node-boot run` goes on asking)");
             }
-            // A cable that has just been plugged in is asked over at once, and often: it may get its address later.
-            let before = std::mem::replace(&mut cables, discover::interfaces());
-            round = if cables == before { (round * 2).min(LONGEST_ROUND) } else { FIRST_ROUND };
+            // A cable that has just been plugged in is asked over at once, and often: it may get its address later. So is
+            // who was just named as somebody to ask.
+            let before = std::mem::replace(&mut around, discover::surroundings());
+            round = if around == before { (round * 2).min(LONGEST_ROUND) } else { FIRST_ROUND };
         }
     }
 

@@ -10,8 +10,9 @@ use super::Awake;
 use crate::console::{self, say, stands};
 use crate::join::agent::{self, Beats};
 use crate::join::{balancer, kubelet};
+use crate::os::images;
+use crate::os::network::Network;
 use crate::os::supervise::{Service, Services};
-use crate::os::{images, network};
 use crate::site::enroll::{Proved, Step};
 use crate::site::sign::{Sign, State};
 
@@ -25,6 +26,7 @@ impl Awake {
             let dmi = &self.facts.dmi;
             let tpm = if self.identity.tpm.is_some() { "TPM" } else { "no TPM" };
             console::on_screen(&format!("{} {}, serial {}, {tpm}", dmi.vendor, dmi.product, dmi.serial));
+            self.network = Some(Network::start(&self.at.root)?);
         }
         let servers = balancer::Servers::default();
         balancer::start(&servers)?;
@@ -35,8 +37,8 @@ impl Awake {
         {
             servers.set(&config.api);
             // Without its address the cluster is out of reach, whether or not the provisioner is there.
-            if self.at.system.is_some()
-                && let Err(error) = network::apply(&self.at.root, None)
+            if let Some(network) = &self.network
+                && let Err(error) = network.take(None)
             {
                 say(&format!("The network is not as the site wants it: {error:#}."));
             }

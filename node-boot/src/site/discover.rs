@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use announce::is_cable;
 use anyhow::Result;
@@ -12,6 +12,8 @@ use protocol::messages::{PORT, REGISTRAR_SERVICE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_ip_multicast_if_with_ifindex;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::dns;
 
 /// How long it waits before it looks whether the program is to end.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -56,7 +58,7 @@ pub fn ask(wait: Duration, enough: impl FnMut(&Candidate) -> bool) -> Result<()>
     ask_unless(wait, || false, enough)
 }
 
-/// The same; ends also soon after `over` says so, or after a cable was plugged in or pulled out.
+/// The same; ends also soon after `over` says so, or after something around this machine has changed.
 pub fn ask_unless(
     wait: Duration,
     over: impl Fn() -> bool,
@@ -64,13 +66,13 @@ pub fn ask_unless(
 ) -> Result<()> {
     let id = u16::from_be_bytes(protocol::crypto::random::<2>()?);
     let question = mdns::question(id, REGISTRAR_SERVICE);
-    let cables = interfaces();
-    let sockets = questions(&cables, &question);
+    let around = surroundings();
+    let sockets = questions(&around.cables, &question);
     let deadline = Instant::now() + wait;
     let mut fds: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || over() || crate::cli::stopping() || interfaces() != cables {
+        if left.is_zero() || over() || crate::cli::stopping() || surroundings() != around {
             return Ok(());
         }
         let glance = Timespec::try_from(left.min(GLANCE))?;
@@ -109,6 +111,21 @@ fn questions(cables: &[u32], question: &[u8]) -> Vec<UdpSocket> {
         let _ = send(Domain::IPV4, (GROUP_V4, mdns::PORT).into());
     }
     sockets
+}
+
+/// What of this machine's network decides who can be found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Indices of the interfaces that have a cable.
+    pub cables: Vec<u32>,
+    /// When the resolver's file was written: a DHCP server may have named others to ask.
+    resolver: Option<SystemTime>,
+}
+
+/// As they are now.
+pub fn surroundings() -> Surroundings {
+    let resolver = fs::metadata(dns::FILE).and_then(|file| file.modified()).ok();
+    Surroundings { cables: interfaces(), resolver }
 }
 
 /// Indices of the interfaces that have a cable.

@@ -10,7 +10,7 @@ use protocol::messages::REGISTRAR_SERVICE;
 use super::discover::{By, Candidate};
 
 /// The resolver's file, as the system's own resolver reads it.
-const FILE: &str = "/etc/resolv.conf";
+pub(super) const FILE: &str = "/etc/resolv.conf";
 const PORT: u16 = 53;
 /// How many servers and search domains of the file count, and how many addresses are handed on in all.
 const SERVERS: usize = 3;

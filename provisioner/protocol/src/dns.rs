@@ -95,6 +95,18 @@ pub fn read_answer(datagram: &[u8], id: u16) -> Option<Answer> {
     Some(Answer::Records(records))
 }
 
+/// Names, one after the other, as search domains are told (RFC 3397, RFC 8106); none where they are damaged.
+pub fn names(bytes: &[u8]) -> Option<Vec<String>> {
+    let mut reader = Reader { all: bytes, at: 0 };
+    let mut names = Vec::new();
+    while reader.at < bytes.len() {
+        names.push(reader.name()?);
+    }
+    // Some fill up with empty ones.
+    names.retain(|name| !name.is_empty());
+    Some(names)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

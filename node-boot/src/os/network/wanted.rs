@@ -1,0 +1,177 @@
+//! What addresses, routes and resolver are to be, out of the plan and what DHCP servers gave; and what is done about the
+//! difference.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::dhcp::Lease;
+use super::netlink::{self, Address, Route};
+use super::plan::Plan;
+
+/// Weight of ways that a DHCP server told: those of the plan go first, and among cards the first one.
+const TOLD: u32 = 1024;
+/// The kernel counts whole seconds: so far apart are two times that are one.
+const SAME: Duration = Duration::from_secs(2);
+
+/// An address that a server gave to an interface, and for how long; none for ever.
+pub type Given<'a> = (u32, &'a Lease, Option<Duration>);
+
+/// What the network is to be.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Addresses of interfaces.
+    pub addresses: Vec<Address>,
+    /// Ways.
+    pub routes: Vec<Route>,
+    /// Name servers.
+    pub dns: Vec<String>,
+    /// Search domains.
+    pub search: Vec<String>,
+}
+
+impl Wanted {
+    /// Out of the plan, for the interface that has its cable, and what was given.
+    pub fn of(plan: &Plan, place: Option<u32>, given: &[Given<'_>]) -> Self {
+        let dns = plan.dns.iter().map(ToString::to_string).collect();
+        let mut wanted = Self { dns, search: plan.search.clone(), ..Self::default() };
+        let leases = || given.iter().map(|(_, lease, _)| lease);
+        let named = leases().flat_map(|lease| lease.dns.iter().map(ToString::to_string)).collect();
+        wanted.hear(named, leases().flat_map(|lease| lease.search.iter().cloned()).collect());
+        if let Some((link, own)) = place.zip(plan.address) {
+            wanted.addresses.push(Address { link, own, lasts: None, metric: 0, is_ours: true });
+        }
+        for &(link, lease, lasts) in given {
+            let metric = TOLD + link;
+            wanted.addresses.push(Address { link, own: lease.own, lasts, metric, is_ours: true });
+            for &(to, via) in &lease.routes {
+                wanted.routes.push(Route { to, via, link: Some(link), metric });
+            }
+        }
+        for way in &plan.routes {
+            let link = wanted.cable_of(way.via);
+            wanted.routes.push(Route { to: way.to, via: Some(way.via), link, metric: 0 });
+        }
+        wanted
+    }
+
+    /// Others' name servers and search domains count where nobody named any before: headquarters, then DHCP servers, then
+    /// routers.
+    pub fn hear(&mut self, dns: Vec<String>, search: Vec<String>) {
+        if self.dns.is_empty() {
+            self.dns = dns;
+        }
+        if self.search.is_empty() {
+            self.search = search;
+        }
+    }
+
+    /// The resolver's file (`resolv.conf(5)`).
+    pub fn resolver(&self) -> String {
+        let mut lines: Vec<_> = self.dns.iter().map(|server| format!("nameserver {server}")).collect();
+        if !self.search.is_empty() {
+            lines.push(format!("search {}", self.search.join(" ")));
+        }
+        lines.join("\n") + "\n"
+    }
+
+    /// The interface on whose cable somebody is, by our addresses; none where only the kernel may know.
+    fn cable_of(&self, neighbour: IpAddr) -> Option<u32> {
+        self.addresses.iter().find(|address| address.own.contains(neighbour)).map(|address| address.link)
+    }
+
+    /// Makes it so; what cannot be. A way that leads nowhere, since its machine is on no cable of ours, keeps none of the
+    /// others from being there.
+    pub fn make_so(&self) -> Result<Vec<String>> {
+        let mut wrong = Vec::new();
+        let there = netlink::addresses()?;
+        for old in
+            there.iter().filter(|old| old.is_ours && !self.addresses.iter().any(|new| is_one(old, new)))
+        {
+            netlink::remove_address(old)?;
+        }
+        for new in &self.addresses {
+            if !there.iter().any(|old| is_one(old, new) && lasts_as_long(old, new))
+                && let Err(error) = netlink::add_address(new)
+            {
+                wrong.push(format!("The address {} cannot be had: {error:#}", new.own));
+            }
+        }
+        // The kernel has taken those away that went over an address that is gone.
+        let there = netlink::routes()?;
+        let is_route =
+            |old: &Route, new: &Route| Route { link: new.link.and(old.link), ..old.clone() } == *new;
+        for old in there.iter().filter(|old| !self.routes.iter().any(|new| is_route(old, new))) {
+            netlink::remove_route(old)?;
+        }
+        for new in &self.routes {
+            if !there.iter().any(|old| is_route(old, new))
+                && let Err(error) = netlink::add_route(new)
+            {
+                wrong.push(format!("There is no way to {}: {error:#}", new.to));
+            }
+        }
+        Ok(wrong)
+    }
+}
+
+fn is_one(old: &Address, new: &Address) -> bool {
+    old.link == new.link && old.own == new.own
+}
+
+fn lasts_as_long(old: &Address, new: &Address) -> bool {
+    match (old.lasts, new.lasts) {
+        (Some(old), Some(new)) => old.abs_diff(new) <= SAME,
+        (old, new) => old == new,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::network::plan::Way;
+
+    fn lease(own: &str, via: &str) -> Lease {
+        Lease {
+            own: own.parse().unwrap(),
+            by: [10, 7, 0, 1].into(),
+            routes: vec![("0.0.0.0/0".parse().unwrap(), Some(via.parse().unwrap()))],
+            dns: vec!["10.7.0.53".parse().unwrap()],
+            search: vec!["lan.test".to_owned()],
+            mtu: None,
+            lasts: Some(Duration::from_hours(1)),
+            renew: Duration::from_mins(30),
+            rebind: Duration::from_mins(50),
+        }
+    }
+
+    #[test]
+    fn a_machine_without_a_plan_has_what_was_given() {
+        let lease = lease("10.7.0.13/24", "10.7.0.1");
+        let wanted = Wanted::of(&Plan::default(), Some(2), &[(2, &lease, lease.lasts)]);
+        let [address] = wanted.addresses.as_slice() else { panic!("{wanted:?}") };
+        assert_eq!((address.link, address.own, address.lasts), (2, lease.own, lease.lasts));
+        assert_eq!((wanted.routes[0].link, wanted.routes[0].metric), (Some(2), TOLD + 2));
+        assert_eq!(wanted.resolver(), "nameserver 10.7.0.53\nsearch lan.test\n");
+        let mut nothing = Wanted::of(&Plan::default(), None, &[]);
+        assert_eq!(nothing.resolver(), "\n");
+        nothing.hear(vec!["fd00::1".to_owned()], vec![]);
+        assert_eq!(nothing.resolver(), "nameserver fd00::1\n");
+    }
+
+    #[test]
+    fn what_headquarters_says_goes_first() {
+        let dns = vec!["10.7.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let search = vec!["a.test".to_owned(), "b.test".to_owned()];
+        let way = |to: &str, via: &str| Way { to: to.parse().unwrap(), via: via.parse().unwrap() };
+        let routes = vec![way("10.244.2.0/24", "10.7.0.12"), way("10.244.3.0/24", "10.99.0.1")];
+        let plan = Plan { address: Some("10.7.0.11/24".parse().unwrap()), routes, dns, search };
+        let lease = lease("10.8.0.13/24", "10.8.0.1");
+        let wanted = Wanted::of(&plan, Some(2), &[(3, &lease, lease.lasts)]);
+        assert_eq!(wanted.resolver(), "nameserver 10.7.0.1\nnameserver fd00::1\nsearch a.test b.test\n");
+        let links: Vec<_> = wanted.routes.iter().map(|route| (route.link, route.metric)).collect();
+        assert_eq!(links, [(Some(3), TOLD + 3), (Some(2), 0), (None, 0)]);
+        assert_eq!(wanted.addresses[0].lasts, None);
+    }
+}

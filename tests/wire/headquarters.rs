@@ -162,8 +162,13 @@ fn r48a_a_provisioner_whose_tpm_nobody_registered_is_not_certified() {
     let served = Served::with(&[]);
     let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
     let csr = B64u(issue::request("ship-7 issuing CA", None, &key).unwrap());
-    let request =
-        CaRequest { csr, ek: Some(B64u(tpm::ek())), key: Some(B64u(tpm::key_of(key.spki()))), seal: None };
+    let request = CaRequest {
+        csr,
+        ek: Some(B64u(tpm::ek())),
+        key: Some(B64u(tpm::key_of(key.spki()))),
+        private: None,
+        seal: None,
+    };
     fails(certify(&served.hq, &request), Refusal::CaRequestRefused, "no machine of ship-7 is registered");
     // Registered, and then for another site only: still not this one's.
     served.hq.run(&["site", "add", "ship-9"]).unwrap();
@@ -181,12 +186,12 @@ fn r48c_a_request_that_its_key_did_not_sign_is_refused() {
     let csr = issue::request("ship-7 issuing CA", None, &key).unwrap();
     let mut altered = csr.clone();
     *altered.last_mut().unwrap() ^= 1;
-    let request = CaRequest { csr: B64u(altered), ek: None, key: None, seal: None };
+    let request = CaRequest { csr: B64u(altered), ek: None, key: None, private: None, seal: None };
     fails(certify(&served.hq, &request), Refusal::CaRequestRefused, "signed by its own key");
     // A registered TPM, and a request by a key that is not in it.
     served.hq.import(&format!("serial,ek-p256,site,roles\nPRV1,{},ship-7,worker\n", tpm::ek_id())).unwrap();
     let (ek, key) = (Some(B64u(tpm::ek())), Some(B64u(tpm::key())));
-    let request = CaRequest { csr: B64u(csr), ek, key, seal: None };
+    let request = CaRequest { csr: B64u(csr), ek, key, private: None, seal: None };
     fails(certify(&served.hq, &request), Refusal::CaRequestRefused, "by another key than the TPM's");
 }
 

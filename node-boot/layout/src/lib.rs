@@ -56,6 +56,11 @@ pub const OWNER_IN_ARCHIVE: &str = "/.extra/global_credentials/owner.cred";
 /// The site's next bundle, on a stick.
 pub const BUNDLE: &str = "nodeboot/site.nbb";
 
+/// Where a stick has what makes a machine a provisioner of its site, by the hash of that machine's endorsement key.
+pub fn provisioner(ek: impl std::fmt::Display) -> String {
+    format!("nodeboot/provisioners/{ek}.json")
+}
+
 /// What the firmware starts the system of a bank by: a file named after its partition.
 pub fn program_of(partition: &str) -> String {
     format!("EFI/nodeboot/{partition}.efi")

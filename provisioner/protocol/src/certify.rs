@@ -20,6 +20,10 @@ pub struct CaRequest {
     pub ek: Option<B64u>,
     /// `TPMT_PUBLIC` of the issuing CA's key; none without a TPM.
     pub key: Option<B64u>,
+    /// Body of `TPM2B_PRIVATE` of that key, which only that TPM can read: with it, nothing has to last on the machine until
+    /// the reply comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private: Option<B64u>,
     /// Without a TPM: the key to seal the reply to, DER `SubjectPublicKeyInfo` on P-256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<B64u>,
@@ -57,6 +61,16 @@ pub enum CaReply {
         /// The grant.
         ct: B64u,
     },
+}
+
+/// A provisioner that was certified in advance, as a site's stick carries it: request and reply. Nothing in it is of use
+/// without the TPM that the request names.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Certified {
+    /// What the provisioner asked.
+    pub request: CaRequest,
+    /// HQ's reply.
+    pub reply: CaReply,
 }
 
 /// What the provisioner becomes.

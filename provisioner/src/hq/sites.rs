@@ -2,15 +2,16 @@
 
 use anyhow::{Context, Result, ensure};
 use protocol::anchors::RevokedSite;
-use protocol::bytes::{B64, B64u, b64, from_b64};
+use protocol::bytes::{B64, B64u, Digest, b64, from_b64};
 use protocol::cert::Cert;
-use protocol::certify::{CaReply, CaRequest, Grant, seal_to_key, seal_with_secret};
+use protocol::certify::{CaReply, CaRequest, Certified, Grant, seal_to_key, seal_with_secret};
 use protocol::claim::Code;
 use protocol::clock::Time;
 use protocol::crypto::{Alg, SystemRandom, random};
 use protocol::csr::Csr;
 use protocol::id::{Id, is_slot_name};
 use protocol::issue::{Role, issue};
+use protocol::json;
 use protocol::refusal::{Refusal, Refused};
 use protocol::tpm::{Ek, Public, make_credential};
 use serde::{Deserialize, Serialize};
@@ -142,7 +143,44 @@ impl Hq {
             None => ca.provisioners.push(entry),
         }
         self.save_site_ca(site, &ca)?;
+        self.keep_certified(site, request, &reply)?;
         Ok(reply)
+    }
+
+    fn certified_folder(&self, site: &str) -> std::path::PathBuf {
+        self.dir.join("sites").join(site).join("provisioners")
+    }
+
+    /// Keeps what a machine needs to be this provisioner, for the site's sticks: sealed to its TPM.
+    fn keep_certified(&self, site: &str, request: &CaRequest, reply: &CaReply) -> Result<()> {
+        let (Some(ek), Some(_)) = (&request.ek, &request.private) else { return Ok(()) };
+        let Id::Ek(hash) = Ek::parse(&ek.0)?.id() else { return Ok(()) };
+        let certified = Certified { request: request.clone(), reply: reply.clone() };
+        let text = String::from_utf8(json::to_vec(&certified))?;
+        write_text(&self.certified_folder(site).join(format!("{hash}.json")), &text)
+    }
+
+    /// The provisioners of a site that were certified in advance and are believed: the hash of the endorsement key of
+    /// each, and what its machine needs.
+    pub fn certified(&self, site: &str) -> Result<Vec<(Digest, Certified)>> {
+        let mut believed = Vec::new();
+        for provisioner in self.site_ca(site)?.provisioners {
+            believed.push(Cert::parse(&from_b64(&provisioner.certificate)?)?.spki);
+        }
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.certified_folder(site)).into_iter().flatten() {
+            let path = entry?.path();
+            let reading = || format!("reading {}", path.display());
+            let certified: Certified = json::parse(&std::fs::read(&path)?).with_context(reading)?;
+            let csr = Csr::parse(&certified.request.csr.0).with_context(reading)?;
+            let ek = certified.request.ek.as_ref().map(|ek| Ek::parse(&ek.0)).transpose()?.map(|ek| ek.id());
+            // A CA that was withdrawn takes its provisioners with it.
+            if let Some(Id::Ek(hash)) = ek.filter(|_| believed.contains(&csr.spki)) {
+                found.push((hash, certified));
+            }
+        }
+        found.sort_by_key(|(hash, _)| hash.0);
+        Ok(found)
     }
 
     fn grant(&self, site: &str, issuing: &[u8], pin: &Cert) -> Result<Grant> {

@@ -9,11 +9,12 @@ use anyhow::{Context, Result, bail, ensure};
 use protocol::anchors::{Kept, Trust};
 use protocol::bytes::{B64u, Digest};
 use protocol::cert::Cert;
-use protocol::certify::{CaReply, CaRequest, Grant, open_with_key, open_with_secret};
+use protocol::certify::{CaReply, CaRequest, Certified, Grant, open_with_key, open_with_secret};
 use protocol::clock::{Time, YEAR};
 use protocol::crypto::{Alg, Signer, SoftKey};
+use protocol::csr::Csr;
 use protocol::issue::{Role, issue, request};
-use protocol::tpm::{Ek, Key, KeyBlob, Spec, Tpm};
+use protocol::tpm::{Ek, Key, KeyBlob, Public, Spec, Tpm};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -82,8 +83,7 @@ pub struct KeptTrust {
 
 /// Makes the issuing CA's key and the request for HQ. Repeating it shows the same request.
 pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
-    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-    fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    make_folder(dir)?;
     check_fresh(dir)?;
     let path = dir.join(REQUEST);
     if path.exists() {
@@ -96,13 +96,14 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
         let ek = chip.eks()?.into_iter().next().context("the TPM has no endorsement key")?;
         let blob = chip.create_key()?;
         save(&dir.join("issuing-ca.tpm"), &protocol::json::to_vec(&blob))?;
-        let public = blob.public.as_bytes().to_vec();
+        let (public, private) = (blob.public.as_bytes().to_vec(), blob.private.clone());
         let key = Key::load(Arc::new(Mutex::new(chip)), blob)?;
         let csr = request(&subject, None, &key)?;
         CaRequest {
             csr: B64u(csr),
             ek: Some(B64u(ek.public().as_bytes().to_vec())),
             key: Some(B64u(public)),
+            private: Some(private),
             seal: None,
         }
     } else {
@@ -111,12 +112,40 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
         let scalar = Zeroizing::new(protocol::crypto::random::<32>()?);
         save(&dir.join("seal.key"), &scalar[..])?;
         let seal = protocol::bundle::public_of(&scalar[..]).context("a key to seal the reply to")?;
-        CaRequest { csr: B64u(request(&subject, None, &key)?), ek: None, key: None, seal: Some(B64u(seal)) }
+        let csr = B64u(request(&subject, None, &key)?);
+        CaRequest { csr, ek: None, key: None, private: None, seal: Some(B64u(seal)) }
     };
     let begun = Begun { site: site.to_owned(), tpm: tpm.map(str::to_owned) };
     save(&dir.join("init.json"), &protocol::json::to_vec(&begun))?;
     save(&path, &protocol::json::to_vec(&request))?;
     Ok(request)
+}
+
+/// Becomes the provisioner that HQ certified in advance: everything but its TPM comes with the file. After a power cut it
+/// is done again from the beginning.
+pub fn take(dir: &Path, certified: &[u8], tpm: &str, owner: &[u8]) -> Result<()> {
+    let damaged = "this certified provisioner is cut off or damaged: have HQ write the stick once more";
+    let Certified { request, reply } = protocol::json::parse(certified).context(damaged)?;
+    let (key, private) = request.key.as_ref().zip(request.private.clone()).context(
+        "it was certified by a key that stays in its folder: only `provisioner init --reply` finishes it there",
+    )?;
+    let blob = KeyBlob { private, public: Public::node_key(&key.0).ok().context(damaged)? };
+    let csr = Csr::parse(&request.csr.0).context(damaged)?;
+    let site = csr.common_names.iter().find_map(|name| name.strip_suffix(" issuing CA")).context(damaged)?;
+    make_folder(dir)?;
+    check_fresh(dir)?;
+    let begun = Begun { site: site.to_owned(), tpm: Some(tpm.to_owned()) };
+    save(&dir.join("issuing-ca.tpm"), &protocol::json::to_vec(&blob))?;
+    save(&dir.join("init.json"), &protocol::json::to_vec(&begun))?;
+    save(&dir.join(REQUEST), &protocol::json::to_vec(&request))?;
+    save(&dir.join(OWNER), owner)?;
+    finish(dir, &protocol::json::to_vec(&reply))
+}
+
+fn make_folder(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(())
 }
 
 /// A provisioner is certified once; another site or another CA is another folder.

@@ -43,16 +43,28 @@ fn shown(file: &Path) -> Result<String> {
 }
 
 /// Writes the stick of a site, with its next bundle.
-pub(super) fn kit(hq: &Hq, site: &str, images: &Path, output: &Path) -> Result<()> {
+pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path) -> Result<()> {
     hq.check_site(site)?;
     let built = Built::open(images)?;
     let bundle = hq.build_bundle(site, system_clock())?;
     for warning in &bundle.warnings {
         eprintln!("warning: {}", plain::shown(warning));
     }
-    image::stick(&built, &owner_file(hq, &built)?, &[(layout::BUNDLE, &bundle.file)], output)?;
+    let mut files = vec![(layout::BUNDLE.to_owned(), bundle.file)];
+    let provisioners = hq.certified(site)?;
+    for (ek, certified) in &provisioners {
+        files.push((layout::provisioner(ek), protocol::json::to_vec(certified)));
+    }
+    let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    image::stick(&built, &owner_file(hq, &built)?, &files, output)?;
     let file = output.display();
     println!("{file} is the stick of {site}, with bundle {}.", bundle.seq);
+    match provisioners.len() {
+        0 => {
+            println!("No machine is made a provisioner by it: the site has one already, or gets one by hand.")
+        }
+        many => println!("It makes {} of the site's own.", plain::count(many, "provisioner")),
+    }
     println!("Copy it onto a stick as a whole, as with `dd if={file} of=/dev/sdX bs=4M`.");
     Ok(())
 }

@@ -101,7 +101,7 @@ fn site(hq: &Hq, command: SiteCommand) -> Result<()> {
                 output.display()
             );
         }
-        SiteCommand::Kit { site, images, output } => images::kit(hq, &site, &images, &output)?,
+        SiteCommand::Kit { site, images, output } => images::stick(hq, &site, &images, &output)?,
         SiteCommand::Revoke { site } => {
             let generation = hq.revoke_site(&site, now)?;
             println!(

@@ -3,6 +3,7 @@
 //! No clock, socket, disk or cluster in here. The edge gathers [`Seen`] in one go, calls [`settle`], saves the life,
 //! and then makes every duty of [`duties`] true again. A crash in between loses nothing: the next look sees the same.
 
+mod birth; // which machine founds the cluster
 mod duty; // what has to be true while a machine leads a life
 mod guard; // when nothing may be replaced
 mod life; // the lives, and the facts they depend on
@@ -11,6 +12,7 @@ mod slots; // which machine gets which slot
 mod step; // from life to life
 mod version; // which kubelet fits which API server
 
+pub use birth::{Birth, Founder, founds};
 pub use duty::{Act, Duty, duties};
 pub use guard::{Fleet, may_replace};
 pub use life::{Kubelet, Life, Node, Offer, Proof, Record, Seen, Why, Word};

@@ -1,0 +1,109 @@
+//! Whether a machine founds the cluster of its site: by HQ's word, never by a guess from silence.
+
+/// What is known of a site and of the machine that asks what it is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Facts that are true or not, each on its own.
+pub struct Birth {
+    /// The provisioner has a cluster.
+    pub attached: bool,
+    /// HQ says that the machine in this slot founds the cluster.
+    pub named: bool,
+    /// The slot is a control-plane one.
+    pub control_plane: bool,
+    /// Others know where its API server is: the slot has an address.
+    pub address: bool,
+    /// HQ's registration names the slot: no machine founds because a place was free.
+    pub registered_for_it: bool,
+    /// HQ sent a voucher for it: a voice is not enough.
+    pub vouched: bool,
+    /// The machine's TPM is the one that holds this provisioner's own key.
+    pub same_tpm: bool,
+    /// Which installation was told to found the cluster before.
+    pub founder: Founder,
+}
+
+/// Which installation was told to found the cluster before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Founder {
+    /// None.
+    #[default]
+    Nobody,
+    /// The one that asks: it goes on.
+    It,
+    /// Another one.
+    Another,
+}
+
+/// Whether the machine founds the cluster. What HQ says and what is there may not fit: then why not, and what to do.
+pub fn founds(birth: &Birth) -> Result<bool, &'static str> {
+    if birth.attached || !birth.named {
+        return Ok(false);
+    }
+    if !birth.control_plane {
+        return Err("the slot that founds the cluster is no control-plane slot: HQ corrects slots.yaml");
+    }
+    if !birth.address {
+        return Err(
+            "the slot that founds the cluster has no address: HQ writes address and cidr into slots.yaml",
+        );
+    }
+    if !birth.registered_for_it {
+        return Err("only a machine whose registration names the slot founds the cluster: HQ corrects it");
+    }
+    if !birth.vouched {
+        return Err("a machine that was admitted by voice founds no cluster: HQ registers it");
+    }
+    if !birth.same_tpm {
+        return Err(
+            "the cluster is founded on the machine whose TPM holds this provisioner's key, and this is another one",
+        );
+    }
+    match birth.founder {
+        Founder::Nobody | Founder::It => Ok(true),
+        Founder::Another => Err(
+            "another installation of this machine has begun to found the cluster: HQ certifies a new provisioner for it",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Birth = Birth {
+        attached: false,
+        named: true,
+        control_plane: true,
+        address: true,
+        registered_for_it: true,
+        vouched: true,
+        same_tpm: true,
+        founder: Founder::Nobody,
+    };
+
+    #[test]
+    fn a_cluster_is_founded_by_headquarters_word_alone_and_only_once() {
+        assert_eq!(founds(&FIRST), Ok(true));
+        assert_eq!(
+            founds(&Birth { founder: Founder::It, ..FIRST }),
+            Ok(true),
+            "after a power cut it goes on"
+        );
+        assert_eq!(founds(&Birth { named: false, ..FIRST }), Ok(false), "silence is no word");
+        assert_eq!(founds(&Birth { attached: true, ..FIRST }), Ok(false), "there is a cluster");
+        assert!(founds(&Birth { founder: Founder::Another, ..FIRST }).is_err());
+    }
+
+    #[test]
+    fn what_headquarters_says_and_what_is_there_must_fit() {
+        for birth in [
+            Birth { control_plane: false, ..FIRST },
+            Birth { address: false, ..FIRST },
+            Birth { registered_for_it: false, ..FIRST },
+            Birth { vouched: false, ..FIRST },
+            Birth { same_tpm: false, ..FIRST },
+        ] {
+            assert!(founds(&birth).is_err(), "{birth:?}");
+        }
+    }
+}

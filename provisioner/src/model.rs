@@ -55,6 +55,9 @@ pub struct ClusterPlan {
     pub service_cidr: String,
     /// Range from which each slot gets 256 Pod addresses, an IPv4 /16.
     pub pod_cidr: String,
+    /// The slot whose machine founds the cluster, where the site has none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
 }
 
 impl Default for ClusterPlan {
@@ -65,6 +68,7 @@ impl Default for ClusterPlan {
             dns: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
             service_cidr: "10.96.0.0/12".to_owned(),
             pod_cidr: "10.244.0.0/16".to_owned(),
+            found: None,
         }
     }
 }

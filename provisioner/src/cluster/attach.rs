@@ -112,6 +112,19 @@ impl Attach {
         })
     }
 
+    pub(super) fn admin(&self) -> &Client {
+        &self.admin
+    }
+
+    /// The API server that is spoken to.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    pub(super) fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
     /// Looks, and changes nothing but two certificate requests that it takes back.
     pub async fn plan(&self, site: &str, number: u32) -> Result<Plan, ClusterError> {
         let user = user_name(site, number);

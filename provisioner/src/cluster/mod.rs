@@ -4,6 +4,7 @@ pub mod attach; // from an administrator's kubeconfig to rights and a certificat
 pub mod credential; // that certificate, kept in one file
 pub mod csr; // kubelet certificates: create, approve, collect
 pub mod deny; // a Node that must not write any more
+pub mod found; // a cluster that was just made
 pub mod nodes; // what is there, and what a Node of ours wears
 pub mod safety; // clusters that would let nodes approve themselves
 pub mod serving; // which serving certificates are granted

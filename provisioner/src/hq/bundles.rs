@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use super::sites::SiteCa;
 use super::{Hq, read, write};
-use crate::model::{Site, Slots};
+use crate::model::{Role, Site, Slots};
 use crate::render::profile::{Profile, Profiles};
 
 /// `bundles/<site>.yaml`: what was sent last, and vouchers to use again.
@@ -71,6 +71,8 @@ impl Hq {
         let file = seal(&index, &carried, site, &public)?;
         write(&path, &sent)?;
         let slots = self.slots(site)?;
+        let mut warnings = doubts(site, &ca, &slots, &all);
+        warnings.extend(self.doubts_of_founding(site, &all)?);
         let lines =
             |bytes: &Vec<u8>| bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
         Ok(Built {
@@ -79,7 +81,7 @@ impl Hq {
             machines: all.len(),
             slots: slots.slots.len(),
             vouchers: sections.get("vouchers").map_or(0, lines),
-            warnings: doubts(site, &ca, &slots, &all),
+            warnings,
         })
     }
 
@@ -91,14 +93,21 @@ impl Hq {
         now: Time,
     ) -> Result<BTreeMap<String, Vec<u8>>> {
         let folder = self.dir.join("sites").join(site);
-        let plan: Site = read(&folder.join("site.yaml"))?;
+        let mut plan: Site = read(&folder.join("site.yaml"))?;
         let slots = self.slots(site)?;
+        // A site that has its cluster is never told to found one, whatever is forgotten in a file here.
+        if self.has_joined(site)? {
+            plan.cluster.found = None;
+        }
         let faults = slots.faults();
         if !faults.is_empty() {
             let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
             bail!("sites/{site}/slots.yaml:\n- {}", lines.join("\n- "));
         }
         ensure!(plan.name == site, "sites/{site}/site.yaml is of site {}", plan.name);
+        if let Some(name) = &plan.cluster.found {
+            check_founding(site, &slots, name)?;
+        }
         let line = |bytes: Vec<u8>| [bytes, b"\n".to_vec()].concat();
         let records = all.iter().flat_map(|record| line(json::to_vec(record))).collect();
         let named = |burned: &Burned| {
@@ -112,7 +121,7 @@ impl Hq {
             "doc": RawValue::from_string(self.revoked()?)?,
             "anchors": RawValue::from_string(self.anchors()?)?,
         });
-        Ok(BTreeMap::from([
+        let mut sections = BTreeMap::from([
             ("records".to_owned(), records),
             ("vouchers".to_owned(), self.vouchers(site, all, sent, now)?),
             ("revocations".to_owned(), json::to_vec(&revocations)),
@@ -120,7 +129,38 @@ impl Hq {
             ("slots".to_owned(), json::to_vec(&slots)),
             ("templates".to_owned(), json::to_vec(&self.texts("templates")?)),
             ("profiles".to_owned(), json::to_vec(&self.profiles()?)),
-        ]))
+        ]);
+        let seed = self.seed(site)?;
+        if !seed.is_empty() {
+            sections.insert("seed".to_owned(), json::to_vec(&seed));
+        }
+        Ok(sections)
+    }
+
+    /// What would keep the site from being founded, and can be known here.
+    fn doubts_of_founding(&self, site: &str, all: &[Record]) -> Result<Vec<String>> {
+        let plan: Site = read(&self.dir.join("sites").join(site).join("site.yaml"))?;
+        let Some(slot) = plan.cluster.found else { return Ok(Vec::new()) };
+        if self.has_joined(site)? {
+            let file = format!("sites/{site}/site.yaml");
+            return Ok(vec![format!(
+                "{site} has its cluster: cluster.found is left out; take it out of {file} too"
+            )]);
+        }
+        let certified = self.certified(site)?;
+        let is_certified = |record: &&Record| {
+            let ids: Vec<_> = record.auth.iter().map(protocol::record::Auth::id).collect();
+            certified.iter().any(|(ek, _)| ids.contains(&Id::Ek(*ek)))
+        };
+        let there = all
+            .iter()
+            .filter(|record| record.slot.as_ref() == Some(&slot))
+            .any(|record| is_certified(&record));
+        let doubt = format!(
+            "nobody can found {site}: no machine that is registered for {slot} has a provisioner certified in its TPM; \
+             on that machine `node-boot register --csr {site}`, then `provisioner hq site certify {site} REQUEST`"
+        );
+        Ok(if there { Vec::new() } else { vec![doubt] })
     }
 
     /// A voucher for each active machine with a proof; one that still fits is not signed anew.
@@ -170,6 +210,24 @@ impl Hq {
         Ok(texts)
     }
 
+    /// What is in a new cluster from the beginning: `seed/*.yaml`, and `sites/<site>/seed/*.yaml`, which count more.
+    fn seed(&self, site: &str) -> Result<BTreeMap<String, String>> {
+        let mut seed = BTreeMap::new();
+        for folder in [self.dir.join("seed"), self.dir.join("sites").join(site).join("seed")] {
+            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            for path in entries
+                .map(|entry| entry.path())
+                .filter(|path| path.extension().is_some_and(|end| end == "yaml"))
+            {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let text = std::fs::read_to_string(&path)?;
+                crate::cluster::found::objects(&path.display().to_string(), &text)?;
+                seed.insert(name, text);
+            }
+        }
+        Ok(seed)
+    }
+
     /// HQ's own profiles: `profiles/<name>.yaml`.
     fn profiles(&self) -> Result<Vec<Profile>> {
         let entries = std::fs::read_dir(self.dir.join("profiles")).into_iter().flatten().flatten();
@@ -203,6 +261,23 @@ fn index(
     };
     let sections = sections.iter().map(named).collect();
     Ok(Index { seq, base: None, site: site.to_owned(), created_on: now, reports, sections })
+}
+
+/// The slot whose machine founds the cluster is one that can.
+fn check_founding(site: &str, slots: &Slots, name: &str) -> Result<()> {
+    let slot = slots
+        .named(site, name)
+        .map_err(|what| anyhow::anyhow!("cluster.found in sites/{site}/site.yaml: {what}"))?;
+    let file = format!("sites/{site}/slots.yaml");
+    ensure!(
+        slot.role == Role::ControlPlane,
+        "{file}: {name} founds the cluster; give it `role: control-plane`"
+    );
+    ensure!(
+        slot.own_address().is_some(),
+        "{file}: {name} founds the cluster; give it the `address` of its API server, and its `cidr`"
+    );
+    Ok(())
 }
 
 /// What would keep machines out of the site, and can be known here.

@@ -29,6 +29,9 @@ pub(super) struct Given {
     pub machine: Option<String>,
 }
 
+/// The first Node that was reported, below a site's folder: the site has a cluster.
+const JOINED: &str = "joined.yaml";
+
 impl Hq {
     /// Takes a report in: what it says, in words. R47, R50.
     pub fn ingest(&self, text: &[u8], now: Time, new_id: &mut dyn FnMut() -> String) -> Result<Vec<String>> {
@@ -54,6 +57,11 @@ impl Hq {
         self.save_site_ca(&site, &ca)?;
         said.push(format!("Next: `provisioner hq bundle build {site}`; that bundle answers this report."));
         Ok(said)
+    }
+
+    /// Whether any machine was reported to have joined this site.
+    pub(super) fn has_joined(&self, site: &str) -> Result<bool> {
+        Ok(self.dir.join("sites").join(site).join(JOINED).exists())
     }
 
     /// Whether this very report lies here.
@@ -98,6 +106,9 @@ impl Hq {
         }
         for join in &report.joins {
             said.push(self.joined(site, join)?);
+        }
+        if let Some(first) = report.joins.first().filter(|_| !self.has_joined(site).unwrap_or(true)) {
+            write(&self.dir.join("sites").join(site).join(JOINED), &first.node)?;
         }
         for fill in &report.fills {
             said.push(format!("{} holds {}", fill.machine, fill.slot));

@@ -62,6 +62,8 @@ struct KubeletConfiguration {
     register_with_taints: Vec<BTreeMap<String, String>>,
     resolv_conf: String,
     rotate_certificates: bool,
+    #[serde(default)]
+    static_pod_path: Option<String>,
     #[serde(rename = "serverTLSBootstrap")]
     server_tls_bootstrap: bool,
     system_reserved: BTreeMap<String, String>,

@@ -32,8 +32,8 @@ pub struct Order<'a> {
     pub facts: &'a Facts,
     /// Its address: the slot's, or the one it speaks from; none where it has only a link-local one.
     pub address: Option<IpAddr>,
-    /// The CA of the cluster, PEM.
-    pub cluster_ca: &'a str,
+    /// The CA of the cluster, PEM; none for the machine that makes it.
+    pub cluster_ca: Option<&'a str>,
 }
 
 /// Why a configuration cannot be made.
@@ -56,7 +56,7 @@ struct Context<'a> {
     slot: SlotView<'a>,
     profile: &'a KubeletShare,
     disk: DiskView<'a>,
-    facts: FactsView,
+    facts: FactsView<'a>,
     node: &'a str,
     address: Option<IpAddr>,
     /// The address that the slot gives, with the length of its range's prefix: `10.7.0.13/24`.
@@ -78,6 +78,8 @@ struct SiteView<'a> {
 struct ClusterView<'a> {
     dns: IpAddr,
     domain: &'a str,
+    service_cidr: &'a str,
+    pod_cidr: &'a str,
 }
 
 #[derive(Serialize)]
@@ -100,9 +102,10 @@ struct DiskView<'a> {
 }
 
 #[derive(Serialize)]
-struct FactsView {
+struct FactsView<'a> {
     cgroups: u8,
     adjusts_oom: bool,
+    kubelet: &'a str,
 }
 
 /// Where each template's output goes, with what permissions, and in what syntax it is written.
@@ -116,21 +119,52 @@ const FILES: [(&str, &str, &str, Syntax); 7] = [
     ("services.json", "/etc/node-boot/services.json", "0644", Syntax::Json),
 ];
 
+/// The same for what the machine that founds the cluster gets beside.
+const FOUNDING: (&str, &str, &str, Syntax) =
+    ("kubeadm.yaml", "/etc/kubernetes/kubeadm.yaml", "0600", Syntax::Yaml);
+/// What runs in every cluster that was founded here.
+const ADD_ONS: &str = "add-ons.yaml";
+
+/// The add-ons of a cluster that is founded: manifests.
+pub fn add_ons(templates: &Templates, site: &Site) -> Result<String, RenderError> {
+    #[derive(Serialize)]
+    struct Context<'a> {
+        site: SiteView<'a>,
+        balancer_port: u16,
+    }
+    let context = Context { site: view(site), balancer_port: BALANCER_PORT };
+    Ok(templates.render(&site.cluster.distribution, ADD_ONS, Syntax::Yaml, &context)?)
+}
+
+fn view(site: &Site) -> SiteView<'_> {
+    let plan = &site.cluster;
+    SiteView {
+        name: &site.name,
+        network: &site.network,
+        cluster: ClusterView {
+            dns: plan.dns,
+            domain: &plan.domain,
+            service_cidr: &plan.service_cidr,
+            pod_cidr: &plan.pod_cidr,
+        },
+    }
+}
+
 /// Every file of the machine, checked.
 pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, RenderError> {
     let missing = || RenderError::NoSlot(order.slot.to_owned());
     let slot = order.slots.get(order.slot).ok_or_else(missing)?;
     let plan = &order.site.cluster;
     let context = Context {
-        site: SiteView {
-            name: &order.site.name,
-            network: &order.site.network,
-            cluster: ClusterView { dns: plan.dns, domain: &plan.domain },
-        },
+        site: view(order.site),
         slot: SlotView { name: &slot.name, role: slot.role.word(), taints: &slot.taints },
         profile: &order.profile.kubelet,
         disk: DiskView { transports: &order.profile.disk.transports, min_gib: order.profile.disk.min_gib },
-        facts: FactsView { cgroups: order.facts.cgroups, adjusts_oom: order.facts.adjusts_oom },
+        facts: FactsView {
+            cgroups: order.facts.cgroups,
+            adjusts_oom: order.facts.adjusts_oom,
+            kubelet: &order.facts.kubelet,
+        },
         node: order.node,
         address: slot.address.or(order.address),
         own_address: slot.own_address(),
@@ -138,8 +172,10 @@ pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, Ren
         pod_cidr: order.slots.pod_cidr(&slot.name, plan).ok_or_else(missing)?,
         balancer_port: BALANCER_PORT,
     };
-    let mut files = vec![file("/etc/kubernetes/pki/ca.crt", "0644", order.cluster_ca.as_bytes())];
-    for (name, path, mode, syntax) in FILES {
+    let ca = order.cluster_ca.map(|ca| file("/etc/kubernetes/pki/ca.crt", "0644", ca.as_bytes()));
+    let founding = order.cluster_ca.is_none().then_some(FOUNDING);
+    let mut files: Vec<_> = ca.into_iter().collect();
+    for (name, path, mode, syntax) in FILES.into_iter().chain(founding) {
         let text = templates.render(&plan.distribution, name, syntax, &context)?;
         check::check(path, &text)?;
         files.push(file(path, mode, text.as_bytes()));
@@ -190,7 +226,7 @@ mod tests {
             profile,
             facts: &facts,
             address,
-            cluster_ca: "CA",
+            cluster_ca: Some("CA"),
         };
         let text = |file: File| (file.path, String::from_utf8(file.data.0).unwrap());
         render(templates, &order).map(|files| files.into_iter().map(text).collect())

@@ -50,7 +50,9 @@ impl Templates {
             "kubeadm/cni.conflist",
             "kubeadm/disk.json",
             "kubeadm/network.json",
-            "kubeadm/services.json"
+            "kubeadm/services.json",
+            "kubeadm/kubeadm.yaml",
+            "kubeadm/add-ons.yaml"
         ))
     }
 

@@ -1,6 +1,6 @@
 //! Certificates and configuration for a machine that has proved itself: M5 to M9.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use protocol::bytes::Digest;
 use protocol::clock::YEAR;
@@ -18,6 +18,9 @@ use super::{Answer, Bound, KeyEntry, Peer, Site, broken, plain, slots};
 use crate::cluster::ClusterError;
 use crate::model::Role;
 use crate::render::{self, Order};
+
+/// Where an API server listens.
+const API_PORT: u16 = 6443;
 
 /// An address that means the same machine everywhere on the site.
 pub(crate) fn is_global(address: &IpAddr) -> bool {
@@ -63,14 +66,15 @@ impl Site {
         if owner.is_some() && owner != bound.machine.s {
             return Err(Refusal::NameUsed.into());
         }
-        let Some(cluster) = self.cluster() else { return Ok(Answer::Wait(Wait::ClusterAway, RETRY)) };
-        let Some(api) = self.memory().view.as_ref().map(|view| view.api.clone()) else {
+        let found = self.founds(&bound, &slot)?;
+        let Some((api, cluster_ca)) = self.where_to_join(found, &slot) else {
             return Ok(Answer::Wait(Wait::ClusterAway, RETRY));
         };
         let source = peer.source.ip().to_canonical();
         let addresses = self.addresses(&bound, &slot, source);
         self.note_addresses(&bound, addresses).await?;
-        let files = self.rendered(&bound, &slot, &node, Some(source).filter(is_global), cluster.ca_pem())?;
+        let files =
+            self.rendered(&bound, &slot, &node, Some(source).filter(is_global), cluster_ca.as_deref())?;
         Ok(Answer::Now(Config {
             machine: bound.machine.id,
             epoch: bound.record.epoch,
@@ -80,9 +84,21 @@ impl Site {
             role: role.word().to_owned(),
             files,
             api,
-            cluster_ca: cluster.ca_pem().to_owned(),
-            found: false,
+            cluster_ca: cluster_ca.unwrap_or_default(),
+            found,
         }))
+    }
+
+    /// API servers, and the CA of the cluster; none where the cluster cannot be seen. A cluster that is yet to be founded
+    /// has one server, and no CA.
+    fn where_to_join(&self, found: bool, slot: &str) -> Option<(Vec<String>, Option<String>)> {
+        if found {
+            let address = self.word().slots.get(slot)?.address?;
+            return Some((vec![SocketAddr::new(address, API_PORT).to_string()], None));
+        }
+        let ca = self.cluster()?.ca_pem().to_owned();
+        let api = self.memory().view.as_ref()?.api.clone();
+        Some((api, Some(ca)))
     }
 
     /// What a machine is to do in its slot. A voice is not enough for some of it: R40d, whatever HQ made of the slot since.
@@ -101,7 +117,7 @@ impl Site {
         slot: &str,
         node: &str,
         address: Option<IpAddr>,
-        cluster_ca: &str,
+        cluster_ca: Option<&str>,
     ) -> Result<Vec<protocol::messages::File>, Refused> {
         let word = self.word();
         let (profile, why) = word.profiles.of(&bound.machine.hw).ok_or_else(|| broken("no profile fits"))?;

@@ -18,7 +18,7 @@ use crate::cluster::credential::{Credential, FILE};
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
 use crate::cluster::serving::{Admitted, asking_node};
 use crate::cluster::{Cluster, ClusterError, csr};
-use crate::model::Range;
+use crate::model::{Range, Role};
 
 /// Between two looks at the cluster.
 const TICK: Duration = Duration::from_millis(500);
@@ -336,8 +336,10 @@ async fn serving(
 ) -> Result<()> {
     let word = site.word();
     let node = machine.node().unwrap_or_default();
-    let range =
-        machine.slot.as_ref().and_then(|slot| word.slots.get(slot)?.cidr.as_deref().and_then(Range::parse));
+    let plan = machine.slot.as_ref().and_then(|slot| word.slots.get(slot));
+    // An API server's address is taken, but for the control-plane machine that HQ gave it to.
+    let own = plan.filter(|plan| plan.role == Role::ControlPlane).and_then(|plan| plan.address);
+    let range = plan.and_then(|plan| plan.cidr.as_deref().and_then(Range::parse));
     let slot_allows = |address: &IpAddr| range.is_none_or(|range| range.contains(address));
     let service = Range::parse(&word.site.cluster.service_cidr);
     let others: Vec<&str> = view
@@ -351,7 +353,7 @@ async fn serving(
         let is_api = view.api.iter().any(|api| api.rsplit_once(':').is_some_and(|(host, _)| host == text));
         let network = &word.site.network;
         let reserved = network.reserved.contains(address) || network.dns.contains(address);
-        is_api
+        is_api && own != Some(*address)
             || reserved
             || others.contains(&text.as_str())
             || service.is_some_and(|range| range.contains(address))

@@ -241,7 +241,7 @@ pub fn render(site: &Site, wanted: &str) -> Result<Vec<(String, String)>> {
     let cluster = site.cluster().context(NO_CLUSTER)?;
     let address = machine.addresses.first().copied();
     let bound = Bound { machine, record };
-    let files = site.rendered(&bound, &slot, &node, address, cluster.ca_pem())?;
+    let files = site.rendered(&bound, &slot, &node, address, Some(cluster.ca_pem()))?;
     Ok(files
         .into_iter()
         .map(|file| (file.path, String::from_utf8_lossy(&file.data.0).into_owned()))

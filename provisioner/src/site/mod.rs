@@ -9,6 +9,7 @@ pub mod claims; // M10: the human code
 pub mod cli; // the command line
 pub mod controller; // look, decide, record, act
 pub mod explain; // in plain words
+pub mod found; // which machine makes the cluster, and what is in it from the beginning
 pub mod inbox; // the one entrance for HQ's word
 pub mod keys; // who the provisioner is
 pub mod machine; // what is known of one machine

@@ -28,6 +28,7 @@ pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
         Ask::Approve { slot, code } => json!(site.approve_by_voice(&slot, &code).await?),
         Ask::Say { machine, word } => json!(say(site, &machine, word).await?),
         Ask::Apply { name } => json!(apply(site, &name).await?),
+        Ask::Seed {} => json!(site.seed()?),
         Ask::Report {} => json!(site.report().await?),
         Ask::Backup {} => json!(backup::make(site).await?),
         Ask::EstClient { name } => json!(est::add(&site.store, site.now(), &name).await?),

@@ -73,6 +73,8 @@ pub enum Ask {
         /// Its name there.
         name: String,
     },
+    /// What is in a cluster from the beginning: manifests by name.
+    Seed {},
     /// Write a report.
     Report {},
     /// Copy everything that cannot be made again into one file in the provisioner's folder.
@@ -127,6 +129,7 @@ impl Ask {
             | Self::Health {} => Role::View,
             Self::Window { .. } | Self::Approve { .. } | Self::Say { .. } => Role::Approve,
             Self::Apply { .. }
+            | Self::Seed {}
             | Self::Report {}
             | Self::Render { .. }
             | Self::Backup {}
@@ -151,6 +154,7 @@ impl Ask {
             Self::Say { machine, word: Some(Said::Retire) } => format!("retire {machine}"),
             Self::Say { machine, word: None } => format!("take back what was said of {machine}"),
             Self::Apply { name } => format!("apply {name}"),
+            Self::Seed {} => "read the seed of the cluster".to_owned(),
             Self::Report {} => "write a report".to_owned(),
             Self::Backup {} => "make a backup".to_owned(),
             Self::EstClient { name } => format!("let {name} ask for a certificate once"),

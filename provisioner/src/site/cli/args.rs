@@ -22,7 +22,7 @@ pub enum Command {
         #[command(flatten)]
         at: Where,
         /// The site.
-        #[arg(long, required_unless_present = "reply")]
+        #[arg(long, required_unless_present_any = ["reply", "certified"])]
         site: Option<String>,
         /// The TPM that holds the issuing CA's key: /dev/tpmrm0, unix:PATH or tcp:HOST:PORT.
         #[arg(long)]
@@ -36,6 +36,9 @@ pub enum Command {
         /// HQ's answer.
         #[arg(long, conflicts_with_all = ["site", "tpm", "owner", "again"])]
         reply: Option<PathBuf>,
+        /// Be the provisioner that HQ certified in advance, with the file that a site's stick has for this machine.
+        #[arg(long, requires_all = ["tpm", "owner"], conflicts_with_all = ["site", "again", "reply"])]
+        certified: Option<PathBuf>,
     },
     /// Attach to a Kubernetes cluster: shows what it will change, applies it, keeps no administrator's access.
     Attach {
@@ -47,6 +50,15 @@ pub enum Command {
         /// Do not ask.
         #[arg(long)]
         yes: bool,
+    },
+    /// Finish a cluster that was just made: gives it what HQ wants in it from the beginning, then attaches. node-boot runs
+    /// this on the machine that founds the cluster; repeating it changes nothing.
+    Found {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// An administrator's kubeconfig.
+        kubeconfig: PathBuf,
     },
     /// Admit machines until stopped.
     Serve {

@@ -2,6 +2,7 @@
 
 mod args; // what may be typed
 mod files; // bundles, backups, rendered configurations
+mod found; // what a new cluster gets
 mod setup; // init and attach
 mod table; // what a person reads
 
@@ -24,13 +25,18 @@ pub fn run(command: Command) -> Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match command {
         Command::Init { at, reply: Some(reply), .. } => setup::finish(&at.dir, &reply),
-        Command::Init { at, site, tpm, owner, again, reply: None } => {
+        Command::Init { at, certified: Some(file), tpm, owner, .. } => {
+            let (tpm, owner) = (tpm.context("--tpm is missing")?, owner.context("--owner is missing")?);
+            setup::take(&at.dir, &file, &tpm, &owner)
+        }
+        Command::Init { at, site, tpm, owner, again, .. } => {
             let (site, owner) = (site.context("--site is missing")?, owner.context("--owner is missing")?);
             setup::begin(&at.dir, &site, tpm.as_deref(), &owner, again)
         }
         Command::Attach { at, kubeconfig, yes } => {
             runtime()?.block_on(setup::attach(&at.dir, &kubeconfig, yes))
         }
+        Command::Found { at, kubeconfig } => runtime()?.block_on(found::found(&at.dir, &kubeconfig)),
         Command::Serve { at, listen, est, metrics, patience, log } => {
             logs(&log);
             setup::identity(&at.dir)?;

@@ -44,6 +44,14 @@ pub fn finish(dir: &Path, reply: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Becomes the provisioner that HQ certified in advance.
+pub fn take(dir: &Path, certified: &Path, tpm: &str, owner: &Path) -> Result<()> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
+    keys::take(dir, &read(certified)?, tpm, &read(owner)?)?;
+    println!("This machine is a provisioner of {}.", identity(dir)?.site);
+    Ok(())
+}
+
 /// Who the provisioner is; before HQ certified it, what to do.
 pub fn identity(dir: &Path) -> Result<keys::Identity> {
     let path = dir.join("identity.json");

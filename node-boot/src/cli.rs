@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use protocol::tpm::Spec;
 
 use crate::console;
+use crate::os::disk::KIT;
 use crate::os::init::System;
 use crate::os::network::Network;
 use crate::sequence::{Awake, Machine};
@@ -58,6 +59,9 @@ pub struct Where {
     /// PID 1 says so: the machine's whole system is ours, and runs from there.
     #[arg(long, hide = true)]
     system: Option<System>,
+    /// Where the files of the site's stick are: this machine runs the provisioner that they make of it.
+    #[arg(long, hide = true)]
+    kit: Option<PathBuf>,
 }
 
 #[derive(clap::Subcommand)]
@@ -177,6 +181,7 @@ impl Where {
             stick: self.stick.clone(),
             patience: Duration::from_secs(self.patience),
             system: self.system,
+            kit: self.kit.clone().or_else(|| self.system.map(|_| KIT.into())),
         })
     }
 

@@ -58,6 +58,18 @@ pub fn obtain(
     Ok(Step::Done(cert.not_after))
 }
 
+/// Where there is no certificate for this Node: one that nobody believes, for the key that is asked for. The kubelet of a
+/// control-plane machine needs some to start the very API server that has the right one signed.
+pub fn stand_in(state: &State, root: &Path, node: &str) -> Result<()> {
+    if current(root, node).is_some() {
+        return Ok(());
+    }
+    let (key, pkcs8) = pending(state)?;
+    let mut text = Zeroizing::new(pem("CERTIFICATE", &protocol::issue::pledge(&key)?));
+    text.push_str(&Zeroizing::new(pem("PRIVATE KEY", &pkcs8)));
+    write_file(&root.join(PEM), text.as_bytes(), 0o600)
+}
+
 /// The request for `key`: the one that was made before, if there is one.
 fn csr(state: &State, key: &SoftKey, subject: &str) -> Result<Vec<u8>> {
     let fits = |csr: &Csr| csr.key_hash == key.key_hash() && csr.common_names == [subject.to_owned()];
@@ -97,6 +109,18 @@ pub fn is_due(cert: &Cert, now: Time) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_in_for_a_certificate_is_none_and_its_key_is_the_one_that_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("state")).unwrap();
+        stand_in(&state, dir.path(), "node-1-a").unwrap();
+        assert!(current(dir.path(), "node-1-a").is_none(), "so M8 is asked");
+        let (first, key) = (std::fs::read(dir.path().join(PEM)).unwrap(), pending(&state).unwrap().1);
+        assert!(String::from_utf8_lossy(&first).contains(&pem("PRIVATE KEY", &key)));
+        stand_in(&state, dir.path(), "node-1-a").unwrap();
+        assert_eq!(pending(&state).unwrap().1, key);
+    }
 
     #[test]
     fn a_certificate_is_renewed_after_a_third_of_its_life() {

@@ -101,6 +101,14 @@ impl Services {
         }
     }
 
+    /// Ends one of them, and starts it again.
+    pub fn again(&self, name: &str) {
+        for running in lock(&self.all).iter_mut().filter(|running| running.service.name == name) {
+            running.stop();
+            running.start();
+        }
+    }
+
     /// Whether all run.
     pub fn well(&self) -> bool {
         lock(&self.all).iter().all(|running| running.child.is_some())

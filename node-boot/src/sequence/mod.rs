@@ -7,7 +7,7 @@ mod reach; // where the provisioner is
 mod stay; // after the join
 mod voice; // an approval by telephone
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -27,10 +27,12 @@ use crate::join::kubelet;
 use crate::os::bank::{self, Banks};
 use crate::os::init::{self, System};
 use crate::os::network::Network;
+use crate::os::supervise::Services;
 use crate::os::{disk, inventory};
 use crate::site::configure;
 use crate::site::enroll::{Proved, Setup, Step};
 use crate::site::identify::{Identity, begin_anew, identify};
+use crate::site::own;
 use crate::site::race::Shunned;
 use crate::site::sign::Sign;
 use crate::state::{Belief, State};
@@ -59,6 +61,8 @@ pub struct Machine {
     pub patience: Duration,
     /// Where the system runs from, where the whole of it is ours; none on somebody else's.
     pub system: Option<System>,
+    /// The files of the stick; none where a provisioner on this machine is somebody else's business.
+    pub kit: Option<PathBuf>,
 }
 
 /// A machine that is awake: keys, belief, facts.
@@ -82,6 +86,8 @@ pub struct Awake {
     looked: Option<Instant>,
     /// The network, where it is ours.
     network: Option<Network>,
+    /// The provisioner on this very machine.
+    own: Option<Services>,
     /// The Node that the cluster's programs run for.
     runs: Option<String>,
     voice: voice::Voice,
@@ -111,6 +117,7 @@ impl Machine {
             no: None,
             looked: None,
             network: None,
+            own: None,
             runs: None,
             voice,
             sign,
@@ -185,14 +192,18 @@ impl Awake {
 
     /// On a machine that is all ours: its system goes on its disk, and its network is what the site says. Where there is
     /// no disk for it: what was found.
-    fn settle(&self, proved: &mut Proved) -> Result<Option<String>> {
+    fn settle(&mut self, proved: &mut Proved) -> Result<Option<String>> {
         let Some(system) = self.at.system else { return Ok(None) };
         if system == System::Live {
             let rule = self.at.root.join(disk::RULE);
             let banks = Banks::installed(&images_of(&self.at.owner)?)
                 .context("the stick does not say what is on it")?;
             self.at.state.save(bank::FILE, &banks)?;
-            let found = disk::install(&rule, self.at.state.folder(), &banks)?;
+            let folders = [self.at.state.folder(), Path::new(own::FOLDER)];
+            let own = &mut self.own;
+            // What the provisioner on this machine has written goes along, once it writes no more.
+            let hold_still = || own.take().iter_mut().for_each(Services::stop);
+            let found = disk::install(&rule, &folders, &banks, hold_still)?;
             if found.is_some() {
                 return Ok(found);
             }

@@ -97,7 +97,9 @@ impl Awake {
     /// Addresses that need not be asked for.
     pub(super) fn known(&self) -> Result<Vec<Candidate>> {
         let last: Option<String> = self.at.state.load(LAST)?;
-        let mut known = discover::known(last.as_slice(), By::Before);
+        let own = self.own.as_ref().map(|_| "127.0.0.1".to_owned());
+        let mut known = discover::known(own.as_slice(), By::Own);
+        known.extend(discover::known(last.as_slice(), By::Before));
         known.extend(discover::known(&self.addresses, By::Owner));
         Ok(known)
     }

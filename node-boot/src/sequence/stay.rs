@@ -9,15 +9,17 @@ use protocol::messages::Config;
 use super::Awake;
 use crate::console::{self, say, stands};
 use crate::join::agent::{self, Beats};
-use crate::join::{balancer, kubelet};
-use crate::os::images;
+use crate::join::{balancer, found, kubelet};
 use crate::os::network::Network;
 use crate::os::supervise::{Service, Services};
+use crate::os::{disk, images};
 use crate::site::enroll::{Proved, Step};
+use crate::site::own::{self, Setting};
 use crate::site::sign::{Sign, State};
 
-/// What runs containers, as the configuration names it.
+/// What runs containers, and what runs Pods, as the configuration names them.
 const RUNTIME: &str = "containerd";
+const KUBELET: &str = "kubelet";
 
 impl Awake {
     /// Everything, and then the agent, until the program is ended.
@@ -30,10 +32,11 @@ impl Awake {
         }
         let servers = balancer::Servers::default();
         balancer::start(&servers)?;
+        self.start_own();
         let mut services = None;
         // A machine that was a member before does not wait for the provisioner: its cluster may be all that works.
         if let Some(config) = self.at.state.load::<Config>("config.json")?
-            && kubelet::current(&self.at.root, &config.node).is_some_and(|cert| cert.not_after > self.now())
+            && self.may_start(&config)?
         {
             servers.set(&config.api);
             // Without its address the cluster is out of reach, whether or not the provisioner is there.
@@ -55,19 +58,77 @@ impl Awake {
                 std::thread::sleep(Duration::from_secs(2));
             }
             if crate::cli::stopping() {
-                if let Some(mut services) = services {
-                    services.stop();
-                }
+                services.iter_mut().for_each(Services::stop);
+                self.own.iter_mut().for_each(Services::stop);
                 return Ok(());
             }
         }
     }
 
+    /// The provisioner on this machine, where it is one. A machine that cannot become one may still be a member of a site
+    /// that has another.
+    fn start_own(&mut self) {
+        let Some(kit) = self.at.kit.clone() else { return };
+        if self.at.system.is_some()
+            && let Err(error) = disk::read_kit()
+        {
+            say(&format!("The stick cannot be read: {error:#}."));
+        }
+        let eks = self.identity.tpm.as_ref().map(|chip| chip.eks.as_slice()).unwrap_or_default();
+        let setting = Setting { kit: &kit, tpm: self.at.tpm.as_ref(), eks, owner: &self.at.owner };
+        match own::start(&setting) {
+            Ok(own) => self.own = own,
+            Err(error) => say(&format!("{error:#}.")),
+        }
+    }
+
+    /// Whether the cluster's programs may start before the provisioner was asked: with a certificate that is good, or with
+    /// any where the API server that signs the next one is this machine's own.
+    fn may_start(&self, config: &Config) -> Result<bool> {
+        if found::has_control_plane(&self.at.state)? {
+            kubelet::stand_in(&self.at.state, &self.at.root, &config.node)?;
+            return Ok(true);
+        }
+        let current = kubelet::current(&self.at.root, &config.node);
+        Ok(current.is_some_and(|cert| cert.not_after > self.now()))
+    }
+
+    /// Makes the cluster of the site.
+    fn make_cluster(
+        &mut self,
+        config: &Config,
+        servers: &balancer::Servers,
+        services: &mut Option<Services>,
+    ) -> Result<()> {
+        stands("This machine founds the cluster of its site.");
+        found::prepare(&self.at.state, &config.node)?;
+        kubelet::stand_in(&self.at.state, &self.at.root, &config.node)?;
+        servers.set(&config.api);
+        if services.is_none() {
+            say("Starting the control plane on this machine.");
+            *services = Some(self.start_services(config)?);
+        }
+        found::finish(&self.at.state)?;
+        say("The cluster is founded.");
+        Ok(())
+    }
+
     fn once(&mut self, servers: &balancer::Servers, services: &mut Option<Services>) -> Result<()> {
+        if self.own.is_some() {
+            // What a new cluster is made for is this version.
+            self.facts.kubelet = self.kubelet.version();
+        }
         let mut proved = self.enroll()?;
         let config = self.configure(&mut proved)?;
+        if config.found || found::is_unfinished(&self.at.state, &config.node)? {
+            return self.make_cluster(&config, servers, services);
+        }
+        let stood_in = kubelet::current(&self.at.root, &config.node).is_none();
         self.join(&mut proved, &config)?;
         servers.set(&config.api);
+        if let Some(services) = services.as_ref().filter(|_| stood_in) {
+            services.again(KUBELET);
+        }
         // A machine that came back under another name is another Node: what ran for the old one ends.
         if self.runs.as_ref() != Some(&config.node)
             && let Some(mut old) = services.take()

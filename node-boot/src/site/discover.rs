@@ -29,6 +29,8 @@ pub enum By {
     Lan,
     /// The site's DNS.
     Dns,
+    /// It runs on this machine.
+    Own,
 }
 
 impl fmt::Display for By {
@@ -38,6 +40,7 @@ impl fmt::Display for By {
             Self::Owner => "named by the owner",
             Self::Lan => "asked on the LAN",
             Self::Dns => "named by DNS",
+            Self::Own => "on this very machine",
         })
     }
 }

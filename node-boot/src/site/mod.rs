@@ -7,6 +7,7 @@ pub mod dns; // where is the registrar?
 pub mod enroll; // vouchers, proof, certificate
 pub mod http; // requests over one connection
 pub mod identify; // our keys and names
+pub mod own; // the provisioner on this very machine
 pub mod race; // several candidates at once
 pub mod sign; // where this machine stands, for who walks past
 pub mod timed; // a deadline over a whole connection

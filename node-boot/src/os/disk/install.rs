@@ -25,9 +25,14 @@ const NEW: &str = "/run/new";
 /// How much is copied at once.
 const PIECE: usize = 1024 * 1024;
 
-/// Puts the images that are in use on the disk that the rule names, and `state` with it. Nothing that is not ours is
-/// touched. Where there is no such disk: what was found, for a person.
-pub fn install(rule: &Path, state: &Path, banks: &Banks) -> Result<Option<String>> {
+/// Puts the images that are in use on the disk that the rule names, and `folders` of the state with them, after
+/// `hold_still`. Nothing that is not ours is touched. Where there is no such disk: what was found, for a person.
+pub fn install(
+    rule: &Path,
+    folders: &[&Path],
+    banks: &Banks,
+    hold_still: impl FnOnce(),
+) -> Result<Option<String>> {
     let text = fs::read(rule).with_context(|| format!("reading {}", rule.display()))?;
     let rule: Rule = serde_json::from_slice(&text).with_context(|| format!("reading {}", rule.display()))?;
     let disks = disks()?;
@@ -53,7 +58,8 @@ pub fn install(rule: &Path, state: &Path, banks: &Banks) -> Result<Option<String
     if !is_formatted(&volumes)? {
         format(&volumes, "volumes")?;
     }
-    fill(&part(&disk, number::STATE)?, state)?;
+    hold_still();
+    fill(&part(&disk, number::STATE)?, folders)?;
     let firmware = table::finish(&disk, &names)?;
     // Firmware that keeps no variables starts what it finds; the disk has the file where every firmware looks.
     if let Err(error) = boot::prefer(&firmware) {
@@ -132,17 +138,19 @@ fn is_formatted(device: &Path) -> Result<bool> {
 }
 
 /// What the machine has become so far goes with it.
-fn fill(device: &Path, state: &Path) -> Result<()> {
+fn fill(device: &Path, folders: &[&Path]) -> Result<()> {
     fs::create_dir_all(NEW)?;
     mount(device, NEW, "ext4", MountFlags::NOSUID | MountFlags::NODEV, None)
         .with_context(|| format!("mounting {}", device.display()))?;
-    let filled = copy_folder(state, &Path::new(NEW).join(state.strip_prefix("/var").unwrap_or(state)));
+    let filled = folders.iter().filter(|folder| folder.exists()).try_for_each(|folder| {
+        copy_folder(folder, &Path::new(NEW).join(folder.strip_prefix("/var").unwrap_or(folder)))
+    });
     rustix::fs::sync();
     let taken_off = unmount(NEW, UnmountFlags::empty()).context("unmounting the new state");
     filled.and(taken_off)
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     fs::set_permissions(to, fs::metadata(from)?.permissions())?;
     for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {

@@ -3,12 +3,14 @@
 mod boot; // what the firmware starts first
 mod choose; // which disk
 mod install; // the system onto it
+mod kit; // what a stick brings beside the system
 mod table; // its partitions
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use install::{RULE, install};
+pub use kit::{KIT, read_kit};
 
 fn text(path: &Path) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()

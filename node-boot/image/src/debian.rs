@@ -23,6 +23,13 @@ pub(crate) fn pins() -> Result<Vec<Pin>> {
     serde_saphyr::from_str(include_str!("../debian.yaml")).context("reading debian.yaml")
 }
 
+/// Gets the packages that a list pins (YAML) into `cache`, and unpacks them all into `root`.
+pub fn unpack_listed(list: &str, cache: &Path, root: &Path) -> Result<()> {
+    let pins: Vec<Pin> = serde_saphyr::from_str(list).context("reading a list of packages")?;
+    fs::create_dir_all(root)?;
+    unpack(&pins, cache, root)
+}
+
 /// Gets the packages into `cache`, and unpacks them all into `root`.
 pub(crate) fn unpack(pins: &[Pin], cache: &Path, root: &Path) -> Result<()> {
     fs::create_dir_all(cache)?;

@@ -25,22 +25,37 @@ pub const PROGRAMS: [&str; 15] = [
     "kube-proxy",
 ];
 
-/// Pod images of one static program each; in a cluster they are `localhost/<name>:1`.
-pub const IMAGES: [&str; 2] = ["pause", "hello"];
+/// Pod images; in a cluster they are `localhost/<name>:1`, those of [`CONTROL_PLANE`] but etcd's of Kubernetes' version.
+pub const IMAGES: [&str; 8] = [
+    "pause",
+    "hello",
+    "coredns",
+    "kube-proxy",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+];
+/// Those of them that only control-plane machines run.
+pub const CONTROL_PLANE: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// The version of Kubernetes that is built.
 pub const KUBERNETES: &str = "v1.36.3";
 
 /// What decides the bytes of the programs: a change in any of these asks for a new build.
-const PINS: [&[u8]; 13] = [
+const PINS: [&[u8]; 17] = [
     include_bytes!("../../kubernetes/cni/go.mod"),
     include_bytes!("../../kubernetes/cni/go.sum"),
     include_bytes!("../../kubernetes/containerd/go.mod"),
     include_bytes!("../../kubernetes/containerd/go.sum"),
+    include_bytes!("../../kubernetes/coredns/go.mod"),
+    include_bytes!("../../kubernetes/coredns/go.sum"),
+    include_bytes!("../../kubernetes/coredns/main.go"),
     include_bytes!("../../kubernetes/etcd/go.mod"),
     include_bytes!("../../kubernetes/etcd/go.sum"),
     include_bytes!("../../kubernetes/images/go.mod"),
     include_bytes!("../../kubernetes/images/hello/main.go"),
+    include_bytes!("../../kubernetes/images/nft.yaml"),
     include_bytes!("../../kubernetes/images/pause/main.go"),
     include_bytes!("../../kubernetes/kubernetes/go.mod"),
     include_bytes!("../../kubernetes/kubernetes/go.sum"),

@@ -101,7 +101,12 @@ impl Spare {
 
     /// Puts the images of the test Pods into its containerd: there is no registry on this LAN.
     pub fn import_images(&self, assets: &Assets) -> Result<()> {
-        for image in ["pause", "hello"] {
+        self.import(assets, &["pause", "hello"])
+    }
+
+    /// The same for these images.
+    pub fn import(&self, assets: &Assets, images: &[&str]) -> Result<()> {
+        for image in images {
             let file = assets.image(image).display().to_string();
             let import = ["-n", "k8s.io", "images", "import", "--local", &file];
             let attempt = || self.machine.run("ctr", &import).map_err(|error| error.to_string());

@@ -3,7 +3,7 @@
 use crate::go::{self, Flags};
 use crate::image;
 use anyhow::{Context as _, Result};
-use harness::assets::{Assets, IMAGES, KUBERNETES, PROGRAMS, cache};
+use harness::assets::{Assets, CONTROL_PLANE, IMAGES, KUBERNETES, PROGRAMS, cache};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -33,9 +33,19 @@ pub fn ensure() -> Result<()> {
     for (number, name) in IMAGES.into_iter().enumerate() {
         let output = assets.image(name);
         timed(PROGRAMS.len() + number + 1, total, &format!("image {name}"), &output, || {
+            let more = |root: &Path| {
+                if name == "kube-proxy" { image::add_nft(root, &home.join("debian")) } else { Ok(()) }
+            };
+            // kubeadm asks for its own by the version.
+            let tag =
+                if name.starts_with("kube-") && CONTROL_PLANE.contains(&name) { KUBERNETES } else { "1" };
+            if PROGRAMS.contains(&name) {
+                return image::pack([name, tag], &assets.program(name), more, &output);
+            }
             let program = output.with_extension("program");
-            go::build(&go, &modules().join("images"), &format!("./{name}"), &flags(name), &program)?;
-            image::pack(name, &program, &output)?;
+            let (module, package) = of_images(name);
+            go::build(&go, &modules().join(module), &package, &flags(name), &program)?;
+            image::pack([name, tag], &program, more, &output)?;
             fs::remove_file(&program).context("cannot remove the unpacked program")
         })?;
     }
@@ -70,6 +80,14 @@ fn source(name: &str) -> (&'static str, String) {
             ("containerd", format!("{CONTAINERD}/cmd/{name}"))
         }
         _ => ("kubernetes", format!("k8s.io/kubernetes/cmd/{name}")),
+    }
+}
+
+/// The same for what is in an image alone.
+fn of_images(name: &str) -> (&'static str, String) {
+    match name {
+        "coredns" => ("coredns", ".".into()),
+        _ => ("images", format!("./{name}")),
     }
 }
 

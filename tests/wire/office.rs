@@ -200,3 +200,26 @@ fn a_provisioner_that_headquarters_withdrew_says_so_and_what_to_do() {
     served.start();
     told(&served);
 }
+
+#[test]
+fn a_plan_by_which_no_site_can_be_founded_is_not_sent_and_says_what_to_write() {
+    let hq = Hq::found(&Programs::build().unwrap(), "Example Line").unwrap();
+    hq.edit(&format!("sites/{SITE}/site.yaml"), "name: ship-7\ncluster:\n  found: node-1\n").unwrap();
+    for (slot, what) in [
+        ("node-2", "write node-1 into"),
+        ("node-1", "role: control-plane"),
+        ("node-1\n  role: control-plane", "`address` of its API server"),
+    ] {
+        hq.edit(&format!("sites/{SITE}/slots.yaml"), &format!("slots:\n- name: {slot}\n")).unwrap();
+        let said = hq.bundle().unwrap_err().to_string();
+        assert!(said.contains("node-1") && (said.contains(what) || slot == "node-2"), "{said}");
+    }
+    let slot = "slots:\n- name: node-1\n  role: control-plane\n  address: 10.7.0.1\n  cidr: 10.7.0.0/24\n";
+    hq.edit(&format!("sites/{SITE}/slots.yaml"), slot).unwrap();
+    std::fs::create_dir(hq.dir().join("seed")).unwrap();
+    hq.edit("seed/shop.yaml", "apiVersion: v1\nkind: Namespace\n").unwrap();
+    let said = hq.bundle().unwrap_err().to_string();
+    assert!(said.contains("seed/shop.yaml") && said.contains("metadata.name"), "{said}");
+    hq.edit("seed/shop.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n").unwrap();
+    hq.bundle().unwrap();
+}

@@ -96,7 +96,7 @@ impl Hq {
         let mut plan: Site = read(&folder.join("site.yaml"))?;
         let slots = self.slots(site)?;
         // A site that has its cluster is never told to found one, whatever is forgotten in a file here.
-        if self.has_joined(site)? {
+        if self.has_joined(site) {
             plan.cluster.found = None;
         }
         let faults = slots.faults();
@@ -141,7 +141,7 @@ impl Hq {
     fn doubts_of_founding(&self, site: &str, all: &[Record]) -> Result<Vec<String>> {
         let plan: Site = read(&self.dir.join("sites").join(site).join("site.yaml"))?;
         let Some(slot) = plan.cluster.found else { return Ok(Vec::new()) };
-        if self.has_joined(site)? {
+        if self.has_joined(site) {
             let file = format!("sites/{site}/site.yaml");
             return Ok(vec![format!(
                 "{site} has its cluster: cluster.found is left out; take it out of {file} too"

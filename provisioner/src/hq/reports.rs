@@ -60,8 +60,8 @@ impl Hq {
     }
 
     /// Whether any machine was reported to have joined this site.
-    pub(super) fn has_joined(&self, site: &str) -> Result<bool> {
-        Ok(self.dir.join("sites").join(site).join(JOINED).exists())
+    pub(super) fn has_joined(&self, site: &str) -> bool {
+        self.dir.join("sites").join(site).join(JOINED).exists()
     }
 
     /// Whether this very report lies here.
@@ -107,7 +107,7 @@ impl Hq {
         for join in &report.joins {
             said.push(self.joined(site, join)?);
         }
-        if let Some(first) = report.joins.first().filter(|_| !self.has_joined(site).unwrap_or(true)) {
+        if let Some(first) = report.joins.first().filter(|_| !self.has_joined(site)) {
             write(&self.dir.join("sites").join(site).join(JOINED), &first.node)?;
         }
         for fill in &report.fills {

@@ -254,6 +254,59 @@ mod tests {
     }
 
     #[test]
+    fn the_machine_that_founds_is_told_what_of_and_brings_no_ca_that_is_not_made_yet() {
+        let slots: Slots = serde_json::from_str(
+            r#"{"slots":[{"name":"node-1","role":"control-plane","address":"10.7.0.1","cidr":"10.7.0.0/24"}]}"#,
+        )
+        .unwrap();
+        let (site, facts) = (site(), Facts { kubelet: "v1.36.3".into(), ..Facts::default() });
+        let profiles = profile::Profiles::built_in();
+        let (profile, _) = profiles.of(&facts).unwrap();
+        let order = Order {
+            site: &site,
+            slots: &slots,
+            slot: "node-1",
+            node: "node-1-a",
+            profile,
+            facts: &facts,
+            address: None,
+            cluster_ca: None,
+        };
+        let files = render(&Templates::built_in(), &order).unwrap();
+        let text = |end: &str| {
+            let file = files.iter().find(|file| file.path.ends_with(end));
+            file.map(|file| String::from_utf8(file.data.0.clone()).unwrap())
+        };
+        assert_eq!(text("ca.crt"), None);
+        let kubeadm = text("kubeadm.yaml").unwrap();
+        assert!(kubeadm.contains(r#"kubernetesVersion: "v1.36.3""#), "{kubeadm}");
+        assert!(
+            kubeadm.contains(r#"advertiseAddress: "10.7.0.1""#) && !kubeadm.contains("oken:"),
+            "{kubeadm}"
+        );
+        assert!(text("config.yaml").unwrap().contains("staticPodPath: /etc/kubernetes/manifests"));
+        let own = Order { cluster_ca: Some("CA"), ..order };
+        let paths: Vec<_> =
+            render(&Templates::built_in(), &own).unwrap().into_iter().map(|file| file.path).collect();
+        assert!(!paths.iter().any(|path| path.ends_with("kubeadm.yaml")), "{paths:?}");
+    }
+
+    #[test]
+    fn the_add_ons_are_objects_whatever_name_servers_a_site_has() {
+        let mut site = site();
+        for dns in [vec![], vec!["10.7.0.53".parse().unwrap(), "fd00::53".parse().unwrap()]] {
+            site.network.dns = dns;
+            let text = add_ons(&Templates::built_in(), &site).unwrap();
+            let objects = crate::cluster::found::objects("add-ons.yaml", &text).unwrap();
+            let config =
+                objects.iter().find_map(|object| object.pointer("/data/Corefile")?.as_str()).unwrap();
+            let forward = config.lines().find(|line| line.contains("forward"));
+            let wanted = r#"    forward . "10.7.0.53" "fd00::53""#;
+            assert_eq!(forward, (!site.network.dns.is_empty()).then_some(wanted), "{config}");
+        }
+    }
+
+    #[test]
     fn an_unknown_variable_is_named_with_template_and_line() {
         let mut templates = Templates::built_in();
         templates.set("kubeadm/kubelet.yaml", "a: 1\nb: {{ site.mtu }}\n");

@@ -61,7 +61,9 @@ pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path) -> Result
     println!("{file} is the stick of {site}, with bundle {}.", bundle.seq);
     match provisioners.len() {
         0 => {
-            println!("No machine is made a provisioner by it: the site has one already, or gets one by hand.")
+            println!(
+                "No machine is made a provisioner by it: the site has one already, or gets one by hand."
+            );
         }
         many => println!("It makes {} of the site's own.", plain::count(many, "provisioner")),
     }

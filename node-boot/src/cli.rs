@@ -13,7 +13,8 @@ use protocol::tpm::Spec;
 use crate::console;
 use crate::os::disk::KIT;
 use crate::os::init::System;
-use crate::os::network::Network;
+use crate::os::network::plan::Plan;
+use crate::os::network::{self, Network};
 use crate::sequence::{Awake, Machine};
 use crate::site::voice::PATIENCE;
 use crate::state::{STATE, State};
@@ -62,6 +63,9 @@ pub struct Where {
     /// Where the files of the site's stick are: this machine runs the provisioner that they make of it.
     #[arg(long, hide = true)]
     kit: Option<PathBuf>,
+    /// Seconds that a plan of the network is on trial.
+    #[arg(long, hide = true, default_value_t = network::PATIENCE.as_secs())]
+    trial: u64,
 }
 
 #[derive(clap::Subcommand)]
@@ -80,8 +84,9 @@ enum Command {
     Config(Where),
     /// Get the kubelet's certificate; waits and ends like `enroll`.
     Join(Where),
-    /// Keep the network as `run` does on a machine whose whole system is ours, and nothing else.
-    #[command(hide = true, mut_args = listing(&["root"]))]
+    /// Keep the network as `run` does on a machine whose whole system is ours, and nothing else: the configuration's plan is
+    /// tried, and taken back.
+    #[command(hide = true, mut_args = listing(&["state", "root"]))]
     Network(Where),
     /// Show where this machine stands.
     #[command(mut_args = listing(&["state", "root", "json"]))]
@@ -182,6 +187,7 @@ impl Where {
             patience: Duration::from_secs(self.patience),
             system: self.system,
             kit: self.kit.clone().or_else(|| self.system.map(|_| KIT.into())),
+            trial: Duration::from_secs(self.trial),
         })
     }
 
@@ -221,7 +227,10 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Network(at) => {
             end_in_order();
-            let _network = Network::start(&at.root)?;
+            let state = State::open(&at.state)?;
+            let trial = Duration::from_secs(at.trial);
+            let network = Network::start(&at.root, &state, Plan::default(), trial)?;
+            network.offer()?;
             loop {
                 pause(Duration::from_hours(1))?;
             }

@@ -33,6 +33,12 @@ pub struct Network {
     /// Time servers.
     #[serde(default)]
     pub ntp: Vec<String>,
+    /// Who passes on what is for elsewhere: the gateway of every slot in whose range it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// Longest packet, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// HTTP proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
@@ -105,12 +111,26 @@ pub struct Slot {
     /// The range that the machine's addresses must be in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr: Option<String>,
+    /// Who passes on what is for elsewhere, where it is another one than the site's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
     /// VLAN tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
+    /// How all cables of the machine are one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bond: Option<Bond>,
     /// Range of Pod addresses, where not derived from the slot's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_cidr: Option<String>,
+}
+
+/// How all cables of a machine are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bond {
+    /// One carries everything; another one takes over when it fails.
+    ActiveBackup,
 }
 
 /// What a machine in a slot does.
@@ -172,7 +192,43 @@ pub struct Wrong {
     pub what: String,
 }
 
+impl Network {
+    /// What is wrong with it.
+    pub fn fault(&self) -> Option<String> {
+        let wrong = self.mtu.filter(|mtu| !(1280..=9216).contains(mtu));
+        wrong.map(|mtu| format!("network.mtu {mtu}: between 1280, which IPv6 needs, and 9216"))
+    }
+}
+
 impl Slot {
+    /// The machine's gateway: its own, or the site's where that is in its range.
+    pub fn gateway_at(&self, network: &Network) -> Option<IpAddr> {
+        let range = self.cidr.as_deref().and_then(Range::parse);
+        self.gateway.or(network.gateway.filter(|gateway| range.is_some_and(|range| range.contains(gateway))))
+    }
+
+    /// What is wrong with its network, and what would be right.
+    fn network_faults(&self) -> Vec<&'static str> {
+        let range = self.cidr.as_deref().and_then(Range::parse);
+        let outside = |address: Option<IpAddr>| {
+            range.as_ref().zip(address).is_some_and(|(range, address)| !range.contains(&address))
+        };
+        let faults = [
+            (
+                self.cidr.is_some() && range.is_none(),
+                "cidr is an address, a slash and a number of bits, as in 10.7.0.0/24",
+            ),
+            (outside(self.address), "address is not in cidr"),
+            (outside(self.gateway), "gateway is not in cidr"),
+            (self.gateway.is_some() && self.gateway == self.address, "gateway is the machine's own address"),
+            (
+                self.vlan.is_some_and(|tag| !(1..=4094).contains(&tag)),
+                "vlan is a number between 1 and 4094; without a tag there is none",
+            ),
+        ];
+        faults.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect()
+    }
+
     /// The address that the machine gives itself, with the length of its range's prefix: `10.7.0.13/24`. None where the
     /// slot has no address, or no range.
     pub fn own_address(&self) -> Option<String> {
@@ -231,9 +287,7 @@ impl Slots {
                     wrong(format!("effect {:?}: NoSchedule, PreferNoSchedule or NoExecute", taint.effect));
                 }
             }
-            if slot.cidr.as_deref().is_some_and(|cidr| Range::parse(cidr).is_none()) {
-                wrong("cidr is an address, a slash and a number of bits, as in 10.7.0.0/24".to_owned());
-            }
+            slot.network_faults().into_iter().for_each(|what| wrong(what.to_owned()));
         }
         faults
     }
@@ -282,10 +336,27 @@ mod tests {
     }
 
     #[test]
+    fn a_sites_gateway_is_that_of_the_slots_in_whose_range_it_is() {
+        let network: Network = serde_json::from_str(r#"{"gateway":"10.7.0.1","mtu":1280}"#).unwrap();
+        let text = r#"{"slots":[{"name":"a","cidr":"10.7.0.0/24"},{"name":"b","cidr":"10.8.0.0/24"},{"name":"c"},
+            {"name":"d","cidr":"10.7.0.0/24","gateway":"10.7.0.2"}]}"#;
+        let slots: Slots = serde_json::from_str(text).unwrap();
+        let gateways = slots.slots.iter().map(|slot| slot.gateway_at(&network).map(|ip| ip.to_string()));
+        let gateways: Vec<_> = gateways.map(Option::unwrap_or_default).collect();
+        assert_eq!(gateways, ["10.7.0.1", "", "", "10.7.0.2"]);
+        assert_eq!(network.fault(), None);
+        assert!(Network { mtu: Some(1279), ..network }.fault().unwrap().contains("1280"));
+    }
+
+    #[test]
     fn every_fault_of_the_slots_is_named() {
         let text = r#"{"slots":[{"name":"Node"},{"name":"a","cidr":"x"},{"name":"a","taints":[{"key":"k","effect":"Never"}]}]}"#;
         let slots: Slots = serde_json::from_str(text).unwrap();
         assert_eq!(slots.faults().len(), 4, "{:?}", slots.faults());
+        let text = r#"{"slots":[{"name":"a","cidr":"10.7.0.0/24","address":"10.8.0.3","gateway":"10.8.0.1","vlan":0},
+            {"name":"b","cidr":"10.7.0.0/24","address":"10.7.0.3","gateway":"10.7.0.3","vlan":4095}]}"#;
+        let wired: Slots = serde_json::from_str(text).unwrap();
+        assert_eq!(wired.faults().len(), 5, "{:?}", wired.faults());
         assert_eq!(slots.pod_cidr("a", &ClusterPlan::default()).unwrap(), "10.244.2.0/24");
     }
 }

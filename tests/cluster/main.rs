@@ -6,6 +6,7 @@ mod attach; // rights, certificates, clusters that are unsafe
 mod found; // a site is born
 mod join; // the main job
 mod kill; // power cuts at every step
+mod network; // of a machine whose whole system is ours
 mod rebuild;
 mod trouble; // what goes wrong half-way
 mod voice; // approved by telephone // a store that was lost

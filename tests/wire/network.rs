@@ -5,6 +5,7 @@ use tests::stage::{DEADLINE, Programs};
 
 /// The lines of a slot without an address.
 const NOTHING: &str = r#"{"address":null,"dns":[],"search":[],"routes":[]}"#;
+const FOREVER: u32 = 600;
 
 /// A machine whose network is kept.
 struct Bare {
@@ -19,28 +20,42 @@ impl Bare {
         Self { machine, keeps: None }
     }
 
-    /// Keeps it from now on, by this plan.
-    fn keep(&mut self, plan: &str) {
+    /// Keeps it from now on; this plan is tried for so many seconds.
+    fn keep(&mut self, plan: &str, trial: u32) {
         self.machine.write("/etc/node-boot/network.json", plan).unwrap();
         let mut command = self.machine.command(Programs::build().unwrap().node_boot).unwrap();
-        command.arg("network");
+        command.args(["network", "--trial", &trial.to_string()]);
         self.keeps = None;
         self.keeps = Some(self.machine.spawn("network", command).unwrap());
     }
 
-    /// Waits until `ip` with these words shows all of this.
+    /// Waits until a command shows all of this.
     fn shows(&self, words: &str, all: &[&str]) -> String {
         self.until(words, |said| all.iter().all(|words| said.contains(words)))
     }
 
     fn until(&self, words: &str, is_so: impl Fn(&str) -> bool) -> String {
-        let words: Vec<_> = words.split(' ').collect();
+        let parts: Vec<_> = words.split(' ').collect();
         let look = || {
-            let said = self.machine.run(words[0], &words[1..]).map_err(|error| error.to_string())?;
+            let said = self.machine.run(parts[0], &parts[1..]).map_err(|error| error.to_string())?;
             let log = self.keeps.as_ref().map(Process::last_words).unwrap_or_default();
             if is_so(&said) { Ok(said) } else { Err(said + &log) }
         };
         wait::until(&format!("{words:?} to show it"), DEADLINE, look).unwrap()
+    }
+
+    /// Waits until it has said this.
+    fn says(&self, words: &str) {
+        self.says_times(words, 1);
+    }
+
+    /// The same so many times since it was made; all that it has said.
+    fn says_times(&self, words: &str, times: usize) -> String {
+        let said = || {
+            let log = self.keeps.as_ref().unwrap().log();
+            if log.matches(words).count() >= times { Ok(log) } else { Err(log) }
+        };
+        wait::until(&format!("the machine to say {words:?}"), DEADLINE, said).unwrap()
     }
 }
 
@@ -65,14 +80,74 @@ fn cannot() -> bool {
 }
 
 #[test]
+fn a_machine_takes_address_ways_and_packet_size_of_its_slot_and_they_follow_the_cable() {
+    if cannot() {
+        return;
+    }
+    let lan = Lan::new("network").unwrap();
+    let mut bare = Bare::new(&lan);
+    let plan = r#"{"address":"10.77.0.11/24","gateway":"10.77.0.1","mtu":1280,"dns":["10.77.0.1"],"search":[],
+        "routes":[{"to":"10.244.2.0/24","via":"10.77.0.12"},{"to":"10.244.3.0/24","via":"10.99.0.1"}]}"#;
+    bare.keep(plan, FOREVER);
+    let ways = |port: &str| {
+        bare.shows("ip -4 -o address show", &[&format!("{port}    inet 10.77.0.11/24 ")]);
+        let own =
+            [format!("default via 10.77.0.1 dev {port}"), format!("10.244.2.0/24 via 10.77.0.12 dev {port}")];
+        let routes = bare.shows("ip route", &own.each_ref().map(String::as_str));
+        assert!(!routes.contains("10.244.3.0"), "its machine is on no cable of ours: {routes}");
+        bare.shows(&format!("ip link show {port}"), &["mtu 1280"]);
+    };
+    ways("eth0");
+    bare.says("There is no way to 10.244.3.0/24");
+    bare.shows("cat /etc/resolv.conf", &["nameserver 10.77.0.1\n"]);
+    bare.shows("ip -6 -o address show eth0", &["scope link"]);
+    bare.machine.run("ip", &["link", "add", "eth1", "type", "veth", "peer", "far"]).unwrap();
+    bare.machine.unplug().unwrap();
+    bare.machine.run("ip", &["link", "set", "far", "up"]).unwrap();
+    ways("eth1");
+    bare.until("ip -4 -o address show eth0", str::is_empty);
+}
+
+#[test]
+fn a_plan_by_which_nobody_is_reached_is_taken_back_and_tried_again_only_when_it_was_changed() {
+    if cannot() {
+        return;
+    }
+    let lan = Lan::new("trial").unwrap();
+    let mut bare = Bare::new(&lan);
+    let _one = serves(&lan, 3, &["--port=0", "--dhcp-range=10.77.0.50,10.77.0.50,255.255.255.0,1h"]);
+    let _other = serves(&lan, 4, &["--port=0", "--dhcp-range=10.77.0.60,10.77.0.60,255.255.255.0,1h"]);
+    let wrong =
+        r#"{"address":"10.99.0.11/24","gateway":"10.99.0.1","dns":["10.99.0.1"],"search":[],"routes":[]}"#;
+    bare.keep(wrong, FOREVER);
+    bare.shows("ip -4 -o address show eth0", &["inet 10.99.0.11/24 "]);
+    // A power cut is not the plan's fault: what worked is in force again, and the plan is tried once more.
+    bare.machine.power_off();
+    bare.machine.power_on().unwrap();
+    bare.keep(wrong, 2);
+    bare.says("Trying headquarters' network for this machine: address 10.99.0.11/24, gateway 10.99.0.1.");
+    bare.says("taken back: no provisioner was reached within 2 s with address 10.99.0.11/24");
+    bare.says("The former one is in force: an address by DHCP.");
+    let addresses = bare.shows("ip -4 -o address show eth0", &["inet 10.77.0."]);
+    assert_eq!(addresses.lines().count(), 1, "of one server of the two: {addresses}");
+    bare.until("ip route", |routes| !routes.contains("10.99"));
+    bare.keep(wrong, 2);
+    let log = bare.says_times("Got the address 10.77.0.", 2);
+    assert_eq!(log.matches("Trying").count(), 2, "it is as bad as before: {log}");
+    bare.keep(&wrong.replace("10.99.0.11", "10.99.0.12"), FOREVER);
+    bare.says("Trying headquarters' network for this machine: address 10.99.0.12/24");
+}
+
+#[test]
 fn a_machine_gets_address_ways_resolver_and_packet_size_of_a_dhcp_server_and_gives_them_back_in_time() {
     if cannot() {
         return;
     }
     let lan = Lan::new("dhcp").unwrap();
     let mut bare = Bare::new(&lan);
-    bare.keep(NOTHING);
+    bare.keep(NOTHING, FOREVER);
     let options = [
+        "--port=0",
         "--dhcp-range=10.77.0.50,10.77.0.50,255.255.255.0,120",
         "--dhcp-option=option:router,10.77.0.3",
         "--dhcp-option=option:dns-server,10.77.0.53",
@@ -93,7 +168,7 @@ fn a_machine_gets_address_ways_resolver_and_packet_size_of_a_dhcp_server_and_giv
     bare.machine.unplug().unwrap();
     bare.until("ip -4 -o address show eth0", str::is_empty);
     bare.until("cat /etc/resolv.conf", |said| !said.contains("10.77"));
-    let _other = serves(&lan, 4, &["--dhcp-range=10.77.0.60,10.77.0.60,255.255.255.0,infinite"]);
+    let _other = serves(&lan, 4, &["--port=0", "--dhcp-range=10.77.0.60,10.77.0.60,255.255.255.0,infinite"]);
     bare.machine.plug().unwrap();
     bare.shows("ip -4 -o address show eth0", &["inet 10.77.0.60/24 ", "valid_lft forever"]);
     bare.shows("ip link show eth0", &["mtu 1500"]);
@@ -111,7 +186,7 @@ fn a_machine_on_a_network_of_ipv6_alone_finds_its_site_by_the_routers_dns() {
         let drop = ["-A", "OUTPUT", "-p", "udp", "--dport", "5353", "-j", "DROP"];
         bare.machine.run(tables, &drop).unwrap();
     }
-    bare.keep(NOTHING);
+    bare.keep(NOTHING, FOREVER);
     let options = [
         "--enable-ra",
         "--dhcp-range=fd77::,ra-only,64",

@@ -65,15 +65,20 @@ impl Beats {
     }
 }
 
-/// M11: says how we are, and takes HQ's word over.
-pub fn status(site: &mut Proved, setup: &Setup<'_>) -> Result<Belief> {
+/// M11: says how we are, and what of the network is not as headquarters wants it; takes HQ's word over.
+pub fn status(site: &mut Proved, setup: &Setup<'_>, network: Option<String>) -> Result<Belief> {
     let mut next = setup.belief.clone();
     let mut asked = StatusRequest {
         bundle: next.bundle,
         anchors: setup.trust.anchors_seq(),
         revoked: setup.trust.latest_revoked().map_or(0, |(seq, _)| seq),
         done: vec![],
-        health: Health { step: "joined".to_owned(), kubelet: setup.facts.kubelet.clone(), index: None },
+        health: Health {
+            step: "joined".to_owned(),
+            kubelet: setup.facts.kubelet.clone(),
+            index: None,
+            network,
+        },
     };
     for _ in 0..2 {
         let answer: StatusAnswer = match site.talk().json(Message::Status, "", &asked)?.meaning() {

@@ -95,9 +95,9 @@ fn disk(name: &str) -> Option<Disk> {
 
 fn nic(name: &str) -> Option<Nic> {
     let folder = Path::new("/sys/class/net").join(name);
-    // 1 is Ethernet (`linux/if_arp.h`); bridges and Pods' ends are no cards.
-    let card =
-        text(&folder.join("type")) == "1" && !folder.join("bridge").exists() && !name.starts_with("veth");
+    // 1 is Ethernet (`linux/if_arp.h`); what is made of cards says what it is, and Pods' ends are none.
+    let made = text(&folder.join("uevent")).contains("DEVTYPE=");
+    let card = text(&folder.join("type")) == "1" && !made && !name.starts_with("veth");
     if !card || name.starts_with("cni") {
         return None;
     }

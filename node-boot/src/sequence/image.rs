@@ -9,6 +9,7 @@ use protocol::image::Image;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::os::network::plan::FirstContact;
 use crate::state::Belief;
 
 /// The owner's file: anchors, and addresses to ask first.
@@ -23,6 +24,9 @@ pub(super) struct Owner {
     /// The images that it came with.
     #[serde(default)]
     pub(super) images: Vec<Image>,
+    /// What the first contact needs, where a network lets nobody in without it.
+    #[serde(default)]
+    pub(super) network: FirstContact,
 }
 
 /// The images that an owner's file came with.
@@ -142,7 +146,13 @@ mod tests {
 
     fn owner(anchors: &str, built: Time) -> Owner {
         let anchors = RawValue::from_string(anchors.to_owned()).unwrap();
-        Owner { anchors, image_time: built, addresses: vec![], images: vec![] }
+        Owner {
+            anchors,
+            image_time: built,
+            addresses: vec![],
+            images: vec![],
+            network: FirstContact::default(),
+        }
     }
 
     /// After this document came by M11, with a voucher of its time.

@@ -63,6 +63,8 @@ pub struct Machine {
     pub system: Option<System>,
     /// The files of the stick; none where a provisioner on this machine is somebody else's business.
     pub kit: Option<PathBuf>,
+    /// How long a plan of the network is on trial.
+    pub trial: Duration,
 }
 
 /// A machine that is awake: keys, belief, facts.
@@ -100,6 +102,10 @@ impl Machine {
         let kubelet = inventory::Kubelet::ask();
         let facts = inventory::look(&self.dmi, self.tpm.is_some());
         let owner = Owner::read(&self.owner)?;
+        // Addresses come while keys are made.
+        let first = owner.network.clone().into();
+        let network = |_| Network::start(&self.root, &self.state, first, self.trial);
+        let network = self.system.map(network).transpose()?;
         let identity = identify(&self.state, self.tpm.as_ref(), &facts)?;
         let belief = self.belief(&owner)?;
         let (at, shunned) = (self.clone(), Shunned::default());
@@ -116,7 +122,7 @@ impl Machine {
             by_hand: false,
             no: None,
             looked: None,
-            network: None,
+            network,
             own: None,
             runs: None,
             voice,
@@ -211,10 +217,20 @@ impl Awake {
             init::power::ask_for_restart().context("asking for a new start")?;
             pause(PATIENCE_FOR_END)?;
         }
-        if let Some(network) = &self.network {
-            network.take(Some(proved.talk().address()?))?;
-        }
+        self.rewire(proved)?;
         Ok(None)
+    }
+
+    /// The network becomes what the site says, if the provisioner can be reached so; else it stays what it was.
+    fn rewire(&mut self, proved: &mut Proved) -> Result<()> {
+        let Some(network) = self.network.clone() else { return Ok(()) };
+        match network.offer() {
+            // Reached anew: what was open before says nothing.
+            Ok(true) => *proved = self.enroll()?,
+            Ok(false) => {}
+            Err(error) => say(&format!("The network stays as it is: {error:#}.")),
+        }
+        network.reached(proved.talk().address()?)
     }
 
     /// A name that was used before is used for good: this installation is over, and a new one begins with a new key.

@@ -28,7 +28,6 @@ impl Awake {
             let dmi = &self.facts.dmi;
             let tpm = if self.identity.tpm.is_some() { "TPM" } else { "no TPM" };
             console::on_screen(&format!("{} {}, serial {}, {tpm}", dmi.vendor, dmi.product, dmi.serial));
-            self.network = Some(Network::start(&self.at.root)?);
         }
         let servers = balancer::Servers::default();
         balancer::start(&servers)?;
@@ -39,12 +38,6 @@ impl Awake {
             && self.may_start(&config)?
         {
             servers.set(&config.api);
-            // Without its address the cluster is out of reach, whether or not the provisioner is there.
-            if let Some(network) = &self.network
-                && let Err(error) = network.take(None)
-            {
-                say(&format!("The network is not as the site wants it: {error:#}."));
-            }
             services = Some(self.start_services(&config)?);
         }
         let state = if services.is_some() { State::Joined } else { State::New };
@@ -139,7 +132,11 @@ impl Awake {
             say("Starting the cluster's programs on this machine.");
             *services = Some(self.start_services(&config)?);
         }
-        self.belief = agent::status(&mut proved, &self.setup(&self.trust()?))?;
+        self.belief = agent::status(
+            &mut proved,
+            &self.setup(&self.trust()?),
+            self.network.as_ref().and_then(Network::trouble),
+        )?;
         stands("This machine is part of the cluster. It needs nothing.");
         self.sign.say(State::Joined);
         self.stay(&mut proved, &config, services.as_ref())

@@ -138,7 +138,9 @@ pub fn interfaces() -> Vec<u32> {
     };
     let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
     let up = entries
-        .filter(|entry| is_cable(&entry.file_name().to_string_lossy()) && read(entry, "carrier") == "1");
+        .filter(|entry| is_cable(&entry.file_name().to_string_lossy()) && read(entry, "carrier") == "1")
+        // What is a part of another interface speaks through that.
+        .filter(|entry| !entry.path().join("master").exists());
     let mut found: Vec<_> = up.filter_map(|entry| read(&entry, "ifindex").parse().ok()).collect();
     found.sort_unstable();
     found

@@ -254,6 +254,9 @@ pub struct Health {
     /// The index it was ordered to show: JWS text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<String>,
+    /// What of its network is not as headquarters wants it; none where all is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
 
 /// An order that was carried out, or could not be.

@@ -104,6 +104,8 @@ impl Hq {
             let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
             bail!("sites/{site}/slots.yaml:\n- {}", lines.join("\n- "));
         }
+        let fault = plan.network.fault();
+        ensure!(fault.is_none(), "sites/{site}/site.yaml: {}", fault.unwrap_or_default());
         ensure!(plan.name == site, "sites/{site}/site.yaml is of site {}", plan.name);
         if let Some(name) = &plan.cluster.found {
             check_founding(site, &slots, name)?;

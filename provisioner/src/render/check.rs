@@ -85,6 +85,10 @@ struct OwnDisk {
 #[allow(dead_code)] // Reading is the whole purpose.
 struct OwnNetwork {
     address: Option<String>,
+    gateway: Option<std::net::IpAddr>,
+    vlan: Option<u16>,
+    bond: Option<crate::model::Bond>,
+    mtu: Option<u16>,
     routes: Vec<BTreeMap<String, String>>,
     dns: Vec<std::net::IpAddr>,
     search: Vec<String>,

@@ -61,6 +61,8 @@ struct Context<'a> {
     address: Option<IpAddr>,
     /// The address that the slot gives, with the length of its range's prefix: `10.7.0.13/24`.
     own_address: Option<String>,
+    gateway: Option<IpAddr>,
+    mtu: Option<u16>,
     /// Where the Pods of the other slots are, as far as their machines have fixed addresses.
     routes: Vec<Route>,
     pod_cidr: String,
@@ -87,6 +89,8 @@ struct SlotView<'a> {
     name: &'a str,
     role: &'static str,
     taints: &'a [crate::model::Taint],
+    vlan: Option<u16>,
+    bond: Option<crate::model::Bond>,
 }
 
 #[derive(Serialize)]
@@ -157,7 +161,13 @@ pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, Ren
     let plan = &order.site.cluster;
     let context = Context {
         site: view(order.site),
-        slot: SlotView { name: &slot.name, role: slot.role.word(), taints: &slot.taints },
+        slot: SlotView {
+            name: &slot.name,
+            role: slot.role.word(),
+            taints: &slot.taints,
+            vlan: slot.vlan,
+            bond: slot.bond,
+        },
         profile: &order.profile.kubelet,
         disk: DiskView { transports: &order.profile.disk.transports, min_gib: order.profile.disk.min_gib },
         facts: FactsView {
@@ -168,6 +178,8 @@ pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, Ren
         node: order.node,
         address: slot.address.or(order.address),
         own_address: slot.own_address(),
+        gateway: slot.gateway_at(&order.site.network),
+        mtu: order.site.network.mtu,
         routes: routes(order, &slot.name),
         pod_cidr: order.slots.pod_cidr(&slot.name, plan).ok_or_else(missing)?,
         balancer_port: BALANCER_PORT,
@@ -304,6 +316,23 @@ mod tests {
             let wanted = r#"    forward . "10.7.0.53" "fd00::53""#;
             assert_eq!(forward, (!site.network.dns.is_empty()).then_some(wanted), "{config}");
         }
+    }
+
+    #[test]
+    fn a_slots_network_reaches_the_machine() {
+        let slots = r#"{"slots":[{"name":"node-3","address":"10.7.0.13","cidr":"10.7.0.0/24","gateway":"10.7.0.1",
+            "vlan":5,"bond":"active-backup"},{"name":"node-4","address":"10.7.0.14"}]}"#;
+        let network = |slots: &str| {
+            let files = rendered(slots, "n", &Templates::built_in()).unwrap();
+            let (_, text) =
+                files.into_iter().find(|(path, _)| path == "/etc/node-boot/network.json").unwrap();
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        let want = serde_json::json!({ "address": "10.7.0.13/24", "gateway": "10.7.0.1", "vlan": 5,
+            "bond": "active-backup", "mtu": null, "dns": [], "search": [],
+            "routes": [{ "to": "10.244.2.0/24", "via": "10.7.0.14" }] });
+        assert_eq!(network(slots), want);
+        assert_eq!(network(SLOTS)["vlan"], serde_json::Value::Null);
     }
 
     #[test]

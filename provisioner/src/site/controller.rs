@@ -352,7 +352,8 @@ async fn serving(
         let text = address.to_string();
         let is_api = view.api.iter().any(|api| api.rsplit_once(':').is_some_and(|(host, _)| host == text));
         let network = &word.site.network;
-        let reserved = network.reserved.contains(address) || network.dns.contains(address);
+        let gateway = network.gateway.as_ref() == Some(address);
+        let reserved = gateway || network.reserved.contains(address) || network.dns.contains(address);
         is_api && own != Some(*address)
             || reserved
             || others.contains(&text.as_str())

@@ -58,6 +58,8 @@ pub struct Machine {
     pub said: Option<Said>,
     /// When it last spoke over TLS.
     pub heard: Time,
+    /// What of its network is not as headquarters wants it, in its own words.
+    pub network: Option<String>,
 }
 
 /// What a person at the site said.

@@ -11,7 +11,7 @@ use protocol::messages::{Act, Order, StatusAnswer, StatusRequest};
 use protocol::refusal::{Refusal, Refused};
 
 use super::store::{Look, MACHINES, VOUCHERS};
-use super::{Bound, Peer, Site, broken};
+use super::{Bound, Peer, Site, broken, plain};
 
 /// Where the number of a newer bundle that exists is kept.
 pub(super) const BEHIND: &str = "behind";
@@ -47,7 +47,7 @@ impl Site {
             memory.beats.insert(heartbeat::short(&peer.s), beats);
         }
         self.alive.beat(&peer.s);
-        self.heard(&bound.machine.id).await?;
+        self.heard(&bound.machine.id, asked).await?;
         self.check_shown(&bound.machine.id, asked).await;
         let (trust, word) = (self.trust().0, self.word());
         let newer = |held: u64, (seq, text): (u64, String)| (seq > held).then_some(text);
@@ -71,11 +71,16 @@ impl Site {
         if asked.bundle > ours && !shown { vec![order] } else { vec![] }
     }
 
-    async fn heard(&self, id: &str) -> Result<(), Refused> {
+    async fn heard(&self, id: &str, asked: &StatusRequest) -> Result<(), Refused> {
         let (id, now) = (id.to_owned(), self.now());
+        let network = asked.health.network.as_deref().map(plain::sentence);
+        if let Some(network) = &network {
+            tracing::warn!(machine = id, network, "a machine's network is not as headquarters wants it");
+        }
         let saved = self.store.write(move |tx| {
             if let Some(mut machine) = tx.get::<super::machine::Machine>(MACHINES, &id)? {
                 machine.heard = now;
+                machine.network = network;
                 tx.put(MACHINES, &id, &machine)?;
             }
             Ok(())

@@ -10,6 +10,7 @@ use super::range::Range;
 
 /// Numbers of `linux/rtnetlink.h`, `linux/if_addr.h`, `linux/if_link.h` and `linux/netlink.h`.
 const NEW_LINK: u16 = 16;
+const DELETE_LINK: u16 = 17;
 const NEW_ADDRESS: u16 = 20;
 const DELETE_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
@@ -25,7 +26,19 @@ const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400 | 0x100;
 const HEADER: usize = 16;
 const UP: u32 = 1;
+const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
+const IFLA_BOND_MODE: u16 = 1;
+const IFLA_BOND_MIIMON: u16 = 3;
+const ACTIVE_BACKUP: u8 = 1;
+/// How often a bond looks whether its cables work, milliseconds.
+const LOOK: u32 = 100;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_CACHEINFO: u16 = 6;
@@ -81,6 +94,40 @@ pub struct Route {
 /// Switches an interface on.
 pub fn up(index: u32) -> Result<()> {
     tell(NEW_LINK, 0, &link(index, UP, UP)).context("switching it on")
+}
+
+/// Switches an interface off.
+pub fn down(index: u32) -> Result<()> {
+    tell(NEW_LINK, 0, &link(index, 0, UP)).context("switching it off")
+}
+
+/// Makes an interface whose packets have a tag on another one.
+pub fn add_vlan(name: &str, tag: u16, on: u32) -> Result<()> {
+    let data = attribute(IFLA_VLAN_ID, &tag.to_ne_bytes());
+    add_link(name, "vlan", &data, &number(IFLA_LINK, on))
+}
+
+/// Makes an interface of several, of which one works at a time.
+pub fn add_bond(name: &str) -> Result<()> {
+    let data = [attribute(IFLA_BOND_MODE, &[ACTIVE_BACKUP]), number(IFLA_BOND_MIIMON, LOOK)].concat();
+    add_link(name, "bond", &data, &[])
+}
+
+fn add_link(name: &str, kind: &str, data: &[u8], more: &[u8]) -> Result<()> {
+    let kind = attribute(IFLA_INFO_KIND, kind.as_bytes());
+    let info = attribute(IFLA_LINKINFO, &[kind, attribute(IFLA_INFO_DATA, data)].concat());
+    let name = attribute(IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+    tell(NEW_LINK, CREATE, &[&link(0, 0, 0)[..], &name, more, &info].concat())
+}
+
+/// Makes an interface, which is off, a part of another one.
+pub fn bind(index: u32, to: u32) -> Result<()> {
+    tell(NEW_LINK, 0, &[link(index, 0, 0), number(IFLA_MASTER, to)].concat())
+}
+
+/// Takes an interface away that this program made.
+pub fn remove_link(index: u32) -> Result<()> {
+    tell(DELETE_LINK, 0, &link(index, 0, 0))
 }
 
 /// Sets the longest packet of an interface, bytes.

@@ -11,7 +11,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Flag of an interface that is switched on.
 const UP: u32 = 1;
 
-/// A port.
+/// A port, or an interface that is made of some.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     /// Number of its interface.
@@ -37,13 +37,23 @@ pub fn ports() -> Vec<Port> {
 }
 
 fn port(folder: &Path) -> Option<Port> {
-    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default().trim().to_owned();
     let name = folder.file_name()?.to_string_lossy().into_owned();
     // A bridge, a VLAN and a radio say what they are; a Pod's end of a cable has no device and another name.
-    let is_card = read("type") == "1" && !read("uevent").contains("DEVTYPE=");
+    let is_card = read(folder, "type") == "1" && !read(folder, "uevent").contains("DEVTYPE=");
     if !is_card || !(folder.join("device").exists() || name.starts_with("eth")) {
         return None;
     }
+    link(&name)
+}
+
+fn read(folder: &Path, file: &str) -> String {
+    fs::read_to_string(folder.join(file)).unwrap_or_default().trim().to_owned()
+}
+
+/// Any interface of Ethernet, by its name.
+pub fn link(name: &str) -> Option<Port> {
+    let folder = Path::new("/sys/class/net").join(name);
+    let read = |file: &str| read(&folder, file);
     let mut mac = [0; 6];
     for (place, part) in read("address").split(':').enumerate() {
         *mac.get_mut(place)? = u8::from_str_radix(part, 16).ok()?;
@@ -51,7 +61,7 @@ fn port(folder: &Path) -> Option<Port> {
     let flags = u32::from_str_radix(read("flags").trim_start_matches("0x"), 16).ok()?;
     let has_link = read("carrier") == "1";
     let (index, mtu) = (read("ifindex").parse().ok()?, read("mtu").parse().ok()?);
-    Some(Port { index, name, mac, mtu, is_up: flags & UP != 0, has_link })
+    Some(Port { index, name: name.to_owned(), mac, mtu, is_up: flags & UP != 0, has_link })
 }
 
 /// Which ports have a cable, seen over time.

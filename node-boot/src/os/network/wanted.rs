@@ -1,7 +1,7 @@
 //! What addresses, routes and resolver are to be, out of the plan and what DHCP servers gave; and what is done about the
 //! difference.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,9 +9,12 @@ use anyhow::Result;
 use super::dhcp::Lease;
 use super::netlink::{self, Address, Route};
 use super::plan::Plan;
+use super::range::Range;
 
 /// Weight of ways that a DHCP server told: those of the plan go first, and among cards the first one.
 const TOLD: u32 = 1024;
+/// The way to everywhere else that the plan names: less than those, more than none, which means another weight to IPv6.
+const PLANNED: u32 = 100;
 /// The kernel counts whole seconds: so far apart are two times that are one.
 const SAME: Duration = Duration::from_secs(2);
 
@@ -48,6 +51,12 @@ impl Wanted {
             for &(to, via) in &lease.routes {
                 wanted.routes.push(Route { to, via, link: Some(link), metric });
             }
+        }
+        if let Some(via) = plan.gateway {
+            let ip =
+                if via.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+            let all = Range { ip, prefix: 0 };
+            wanted.routes.push(Route { to: all, via: Some(via), link: place, metric: PLANNED });
         }
         for way in &plan.routes {
             let link = wanted.cable_of(way.via);
@@ -166,12 +175,14 @@ mod tests {
         let search = vec!["a.test".to_owned(), "b.test".to_owned()];
         let way = |to: &str, via: &str| Way { to: to.parse().unwrap(), via: via.parse().unwrap() };
         let routes = vec![way("10.244.2.0/24", "10.7.0.12"), way("10.244.3.0/24", "10.99.0.1")];
-        let plan = Plan { address: Some("10.7.0.11/24".parse().unwrap()), routes, dns, search };
+        let address = Some("10.7.0.11/24".parse().unwrap());
+        let gateway = Some("10.7.0.1".parse().unwrap());
+        let plan = Plan { address, gateway, routes, dns, search, ..Plan::default() };
         let lease = lease("10.8.0.13/24", "10.8.0.1");
         let wanted = Wanted::of(&plan, Some(2), &[(3, &lease, lease.lasts)]);
         assert_eq!(wanted.resolver(), "nameserver 10.7.0.1\nnameserver fd00::1\nsearch a.test b.test\n");
         let links: Vec<_> = wanted.routes.iter().map(|route| (route.link, route.metric)).collect();
-        assert_eq!(links, [(Some(3), TOLD + 3), (Some(2), 0), (None, 0)]);
+        assert_eq!(links, [(Some(3), TOLD + 3), (Some(2), PLANNED), (Some(2), 0), (None, 0)]);
         assert_eq!(wanted.addresses[0].lasts, None);
     }
 }

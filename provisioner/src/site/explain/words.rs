@@ -174,6 +174,7 @@ fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
         ("addresses", listed(machine.addresses.iter().map(ToString::to_string).collect())),
         ("last heard", heard),
         ("certificate", kubelet),
+        ("its network", machine.network.clone()),
         ("to be removed", listed(machine.former.clone())),
     ]
     .into_iter()

@@ -1,0 +1,250 @@
+//! Looks at links, leases and the plan again and again, and makes the network what follows from them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::card::Card;
+use super::place::{Place, is_bound, lay};
+use super::plan::Plan;
+use super::ports::{Cables, Port, ports};
+use super::routers::Routers;
+use super::trial::Record;
+use super::wanted::{Given, Wanted};
+use super::{heed_routers, netlink, up};
+use crate::console::say;
+use crate::state::State;
+
+/// Between two looks, where an answer may come and where none does.
+const GLANCE: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(500);
+/// A plan is to blame only where the former one does better, and that within this time.
+const BLAME: Duration = Duration::from_mins(10);
+/// What Ethernet carries where nobody says anything else.
+const MTU: u32 = 1500;
+/// Where the record is, in the machine's state, and the resolver's file.
+const RECORD: &str = "network.json";
+const RESOLVER: &str = "etc/resolv.conf";
+
+/// The network, and all that is known of it.
+pub struct Keeper {
+    /// Configuration is below this folder.
+    pub root: PathBuf,
+    state: State,
+    /// The plan for the first contact.
+    first: Plan,
+    record: Record,
+    /// Until when the plan on trial has time, and how long that is.
+    until: Option<Instant>,
+    patience: Duration,
+    /// Until when a plan that was taken back may turn out not to be at fault.
+    blame: Option<Instant>,
+    cables: Cables,
+    /// The port that has the plan's address, or was first.
+    port: Option<u32>,
+    /// By the number of their interfaces.
+    pub cards: BTreeMap<u32, Card>,
+    routers: Routers,
+    /// What is wrong now.
+    pub wrong: Vec<String>,
+}
+
+impl Keeper {
+    /// With what is on disk.
+    pub fn new(root: PathBuf, state: State, first: Plan, patience: Duration) -> Result<Self> {
+        let record = state.load::<Record>(RECORD)?.unwrap_or_default().woken();
+        Ok(Self {
+            root,
+            state,
+            first,
+            record,
+            until: None,
+            patience,
+            blame: None,
+            cables: Cables::default(),
+            port: None,
+            cards: BTreeMap::new(),
+            routers: Routers::default(),
+            wrong: Vec::new(),
+        })
+    }
+
+    /// Takes headquarters' plan in; whether it is on trial from now on.
+    pub fn offer(&mut self, plan: Plan, now: Instant) -> Result<bool> {
+        let words = plan.to_string();
+        let before = self.record.clone();
+        let tried = self.record.offer(plan, &self.first);
+        self.save(&before)?;
+        if tried {
+            say(&format!("Trying headquarters' network for this machine: {words}."));
+            self.until = Some(now + self.patience);
+            self.tick(now);
+        }
+        Ok(tried)
+    }
+
+    /// The provisioner was reached, over the interface of this number.
+    pub fn reached(&mut self, over: Option<u32>) -> Result<()> {
+        (self.until, self.blame) = (None, None);
+        let before = self.record.clone();
+        self.record.keep();
+        if let Some(port) = self.cables.plugged().find(|port| Some(port.index) == over) {
+            (self.port, self.record.port) = (Some(port.index), Some(port.mac));
+        }
+        self.save(&before)
+    }
+
+    /// Why headquarters' plan is not in force.
+    pub fn why_not(&self) -> Option<String> {
+        self.record.why_not().map(str::to_owned)
+    }
+
+    fn save(&self, before: &Record) -> Result<()> {
+        if *before == self.record { Ok(()) } else { self.state.save(RECORD, &self.record) }
+    }
+
+    /// Looks at everything, and does what is to be done; when to look again.
+    pub fn tick(&mut self, now: Instant) -> Duration {
+        let judged = self.judge(now);
+        let kept = self.keep(now);
+        let mut wrong = Vec::new();
+        for done in [judged.map(|()| vec![]), kept] {
+            wrong.extend(
+                done.unwrap_or_else(|error| vec![format!("The network cannot be set up: {error:#}")]),
+            );
+        }
+        for sentence in wrong.iter().filter(|sentence| !self.wrong.contains(sentence)) {
+            say(&format!("{sentence}."));
+        }
+        self.wrong = wrong;
+        if self.cards.values().any(|card| card.awaits(now)) { GLANCE } else { LOOK }
+    }
+
+    /// Takes a plan back whose time is over. Time without any cable does not count.
+    fn judge(&mut self, now: Instant) -> Result<()> {
+        let before = self.record.clone();
+        if self.until.is_some() && self.cables.plugged().next().is_none() {
+            self.until = Some(now + self.patience);
+        }
+        if self.until.is_some_and(|until| now >= until) {
+            let words = self.record.plan(&self.first).to_string();
+            let seconds = self.patience.as_secs();
+            let why = format!("no provisioner was reached within {seconds} s with {words}");
+            self.record.take_back(&why);
+            let former = self.record.plan(&self.first);
+            say(&format!(
+                "Headquarters' network is taken back: {why}. The former one is in force: {former}."
+            ));
+            (self.until, self.blame) = (None, Some(now + BLAME));
+        }
+        if self.blame.is_some_and(|until| now >= until) {
+            self.blame = None;
+            self.record.absolve();
+        }
+        self.save(&before)
+    }
+
+    /// Makes everything what it is to be; what cannot be.
+    fn keep(&mut self, now: Instant) -> Result<Vec<String>> {
+        let ports = ports();
+        ports.iter().filter(|port| !port.is_up && !is_bound(&port.name)).for_each(up);
+        let back = self.cables.look(&ports, now);
+        let plugged: Vec<_> = self.cables.plugged().cloned().collect();
+        let plan = self.record.plan(&self.first).clone();
+        let place = self.choose(&plugged).map(|port| lay(&plan, &port, &plugged)).transpose()?;
+        let mut links: Vec<_> = plugged.into_iter().filter(|port| !is_bound(&port.name)).collect();
+        if let Some(place) = &place {
+            links.retain(|link| link.index != place.base.index);
+            links.extend([place.base.clone(), place.link.clone()]);
+            links.dedup_by_key(|link| link.index);
+        }
+        links.iter().for_each(heed_routers);
+        self.routers.tick(&links.iter().map(|link| link.index).collect::<Vec<_>>(), now);
+        let mut wrong = self.ask(&plan, place.as_ref(), &links, &back, now);
+        wrong.extend(self.settle(&plan, place.as_ref(), &links, now)?);
+        Ok(wrong)
+    }
+
+    /// The port for the plan's address: the one that has it for as long as there is a cable in it, else the one over which
+    /// the site was reached last, else the first.
+    fn choose(&mut self, plugged: &[Port]) -> Option<Port> {
+        let (own, last) = (self.port, self.record.port);
+        let port = plugged.iter().find(|port| Some(port.index) == own);
+        let port = port.or_else(|| plugged.iter().find(|port| Some(port.mac) == last)).or(plugged.first());
+        self.port = port.map(|port| port.index);
+        port.cloned()
+    }
+
+    /// Every interface asks for an address but the one that the plan gives one, and what that is made of.
+    fn ask(
+        &mut self,
+        plan: &Plan,
+        place: Option<&Place>,
+        links: &[Port],
+        back: &[u32],
+        now: Instant,
+    ) -> Vec<String> {
+        let is_taken = |link: &Port| {
+            place.is_some_and(|place| {
+                let is_place = link.index == place.link.index;
+                if is_place { plan.address.is_some() } else { link.index == place.base.index }
+            })
+        };
+        let asking: Vec<_> = links.iter().filter(|link| !is_taken(link)).collect();
+        self.cards.retain(|index, _| asking.iter().any(|link| link.index == *index));
+        for link in asking {
+            self.cards.entry(link.index).or_insert_with(|| Card::new(link, now));
+        }
+        // What stands on a port that was out was out with it.
+        let on_port = place.filter(|place| place.ports.iter().any(|port| back.contains(port)));
+        for index in back.iter().copied().chain(on_port.map(|place| place.link.index)) {
+            if let Some(card) = self.cards.get_mut(&index) {
+                card.replugged(now);
+            }
+        }
+        self.cards.iter_mut().filter_map(|(index, card)| card.tick(*index, now)).collect()
+    }
+
+    /// Makes addresses, routes, resolver and packet sizes what they are to be; what cannot be.
+    fn settle(
+        &self,
+        plan: &Plan,
+        place: Option<&Place>,
+        links: &[Port],
+        now: Instant,
+    ) -> Result<Vec<String>> {
+        let given = self.cards.iter().filter_map(|(index, card)| {
+            let (lease, left) = card.lease(now)?;
+            Some((*index, lease, left))
+        });
+        let given: Vec<Given<'_>> = given.collect();
+        let mut wanted = Wanted::of(plan, place.map(|place| place.link.index), &given);
+        let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+        wanted.hear(self.routers.servers(name), self.routers.domains());
+        let resolver = self.root.join(RESOLVER);
+        if fs::read_to_string(&resolver).ok() != Some(wanted.resolver()) {
+            fs::write(&resolver, wanted.resolver())
+                .with_context(|| format!("writing {}", resolver.display()))?;
+        }
+        let told = |index: u32| given.iter().find(|(link, ..)| *link == index)?.1.mtu.map(u32::from);
+        let mut wrong = Vec::new();
+        for link in links {
+            let place = place.filter(|place| [place.base.index, place.link.index].contains(&link.index));
+            let mtu = match place {
+                Some(place) => plan.mtu.or(told(place.link.index)),
+                None => told(link.index),
+            };
+            let mtu = mtu.unwrap_or(MTU);
+            if link.mtu != mtu
+                && let Err(error) = netlink::set_mtu(link.index, mtu)
+            {
+                wrong.push(format!("The network interface {} stays as it is: {error:#}", link.name));
+            }
+        }
+        wrong.extend(wanted.make_so()?);
+        Ok(wrong)
+    }
+}

@@ -17,7 +17,7 @@ use crate::forge::{Desk, tpm};
 use crate::{Served, is};
 
 /// Everything that only a machine of the site is answered.
-const BOUND: [Message; 9] = [
+const BOUND: [Message; 10] = [
     Message::CaCerts,
     Message::CsrAttrs,
     Message::SimpleEnroll,
@@ -27,6 +27,7 @@ const BOUND: [Message; 9] = [
     Message::Kubelet,
     Message::EnrollStatus,
     Message::Status,
+    Message::DiskKey,
 ];
 
 /// Sends one of them as a machine would.
@@ -187,7 +188,7 @@ fn r26_a_weaker_proof_than_hq_registered_is_refused() {
 
 /// M4 with these public areas.
 fn tpm_proof(session: &mut Session<'_>, ek: Vec<u8>, key: Vec<u8>) -> Answer {
-    session.json(Message::Attest, &Request::TpmEk { ek: B64u(ek), key: B64u(key) }).unwrap()
+    session.json(Message::Attest, &Request::TpmEk { ek: B64u(ek), key: B64u(key), disk: None }).unwrap()
 }
 
 #[test]

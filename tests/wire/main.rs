@@ -8,6 +8,7 @@ mod bundles; // files that are not put in force
 mod certificates; // requests that are not signed
 mod claims; // codes that are not given or not believed
 mod desk; // the provisioner's own folder
+mod disk; // the second way to a machine's disk, and its end
 mod est; // a client that nobody here wrote
 mod forge; // documents as a mistake or an attacker makes them
 mod headquarters; // what headquarters does not believe

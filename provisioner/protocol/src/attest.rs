@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::{B64u, Digest};
+use crate::bytes::{B64u, Digest, Secret};
 use crate::crypto::{hmac_sha256, same, verify};
 use crate::id::Id;
 
@@ -25,6 +25,10 @@ pub enum Request {
         ek: B64u,
         /// `TPMT_PUBLIC` of the node key.
         key: B64u,
+        /// The disk that the machine cannot open, 16 bytes. Then the proof is for that alone: the key of this connection
+        /// does not become the machine's, and its former one stays.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<B64u>,
     },
     /// An IEEE 802.1AR certificate signs the connection.
     Idevid {
@@ -69,6 +73,20 @@ pub struct Proven {
     pub ids: Vec<Id>,
     /// The record they belong to, if any.
     pub machine: Option<String>,
+    /// Where the request named a disk: what the site has to say of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Disk>,
+}
+
+/// What a site has to say of the disk of a machine that cannot open it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The key that this machine gave the site for it (M14), where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Secret>,
+    /// Whether a person has ordered it to be erased.
+    #[serde(default)]
+    pub wipe: bool,
 }
 
 impl Binding {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use base64ct::{Base64, Base64UrlUnpadded, Encoding};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use zeroize::Zeroizing;
 
 /// Text that is not base64, or bytes of an unexpected length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,6 +141,30 @@ impl<'de> Deserialize<'de> for B64u {
     }
 }
 
+/// Bytes that nobody else is to see: never shown, and overwritten when they are no longer needed. The JSON form is unpadded
+/// base64url.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Zeroizing::new(b64u(&self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        from_b64u(&text).map(|bytes| Self(Zeroizing::new(bytes))).map_err(de::Error::custom)
+    }
+}
+
 /// Bytes whose JSON form is padded base64, the spelling of certificates in RFC 8366 documents.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct B64(pub Vec<u8>);
@@ -205,6 +230,14 @@ mod tests {
         assert!(from_b64("-_8").is_err());
         assert!(from_b64u("+/8=").is_err());
         assert_eq!(from_b64(&b64(&[251, 255])).unwrap(), from_b64u(&b64u(&[251, 255])).unwrap());
+    }
+
+    #[test]
+    fn a_secret_is_carried_and_never_shown() {
+        let secret = Secret(Zeroizing::new(b"open sesame".to_vec()));
+        let carried = serde_json::to_string(&secret).unwrap();
+        assert_eq!(serde_json::from_str::<Secret>(&carried).unwrap(), secret);
+        assert_eq!(format!("{secret:?}"), "[secret]");
     }
 
     #[test]

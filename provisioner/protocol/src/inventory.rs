@@ -32,6 +32,9 @@ pub struct Facts {
     pub kubelet: String,
     /// Whether a program may make another less likely to be killed when memory runs out (`CAP_SYS_RESOURCE`).
     pub adjusts_oom: bool,
+    /// How its own state is kept: `encrypted`, `not encrypted`, `in memory`, or why it is not in use. Empty where the system
+    /// is not ours.
+    pub state: String,
 }
 
 /// SMBIOS strings as the kernel shows them under `/sys/class/dmi/id`.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::B64u;
+use crate::bytes::{B64u, Secret};
 use crate::clock::Time;
 
 /// Default TLS port of a provisioner; heartbeats go to the same number over UDP.
@@ -68,6 +68,8 @@ pub enum Message {
     ClaimReveal,
     /// M11.
     Status,
+    /// M14: the machine gives the site the key of the second way to its disk.
+    DiskKey,
 }
 
 impl Message {
@@ -88,6 +90,7 @@ impl Message {
         Self::Claim,
         Self::ClaimReveal,
         Self::Status,
+        Self::DiskKey,
     ];
 
     /// Method and path; a path that ends in `/` goes on with an id.
@@ -108,6 +111,7 @@ impl Message {
             Self::Claim => ("POST", "/v1/claim"),
             Self::ClaimReveal => ("POST", "/v1/claim/"),
             Self::Status => ("POST", "/v1/status"),
+            Self::DiskKey => ("POST", "/v1/disk-key"),
         }
     }
 
@@ -118,7 +122,9 @@ impl Message {
             Self::Attest | Self::AttestProof | Self::SimpleEnroll | Self::SimpleReenroll | Self::Kubelet => {
                 8 * 1024
             }
-            Self::VoucherStatus | Self::EnrollStatus | Self::Claim | Self::ClaimReveal => 4 * 1024,
+            Self::VoucherStatus | Self::EnrollStatus | Self::Claim | Self::ClaimReveal | Self::DiskKey => {
+                4 * 1024
+            }
             Self::CaCerts | Self::CsrAttrs | Self::Time | Self::Config => 0,
         }
     }
@@ -222,6 +228,17 @@ pub struct KubeletChain {
     pub chain: Vec<B64u>,
 }
 
+/// M14, request: the key that opens a machine's disk beside its TPM. The site keeps the latest of each disk, and gives it to
+/// nobody but the machine whose TPM has proved its endorsement key on the asking connection (M4). Answered by 200 and no
+/// body. Sent at the installation, and again after each start: a site that lost it has it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskKey {
+    /// Name of the disk, 16 bytes.
+    pub disk: B64u,
+    /// The key, 32 bytes.
+    pub key: Secret,
+}
+
 /// M11, request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StatusRequest {
@@ -284,6 +301,8 @@ pub struct Order {
 pub enum Act {
     /// Show the highest bundle index it holds.
     ShowIndex,
+    /// Erase its disk and switch itself off: it is a blank machine again.
+    Wipe,
     /// An act of a later version: kept, reported as not done.
     #[serde(other)]
     Unknown,

@@ -159,6 +159,9 @@ pub struct Policy {
     /// Not after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Time>,
+    /// Whether a machine that HQ does not want any more is to erase its disk when it speaks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wipe: bool,
 }
 
 fn yes() -> bool {
@@ -167,7 +170,7 @@ fn yes() -> bool {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { auto: true, accept: None, not_before: None, not_after: None }
+        Self { auto: true, accept: None, not_before: None, not_after: None, wipe: false }
     }
 }
 

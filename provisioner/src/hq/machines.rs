@@ -36,7 +36,7 @@ impl Hq {
     }
 
     /// Ends a registration.
-    pub fn revoke(&self, wanted: &str, status: Status) -> Result<Record> {
+    pub fn revoke(&self, wanted: &str, status: Status, wipe: bool) -> Result<Record> {
         let mut record = self.find_record(wanted)?;
         ensure!(
             record.status != Status::Revoked || status == Status::Revoked,
@@ -45,6 +45,7 @@ impl Hq {
             status.word()
         );
         record.status = status;
+        record.policy.wipe |= wipe;
         self.save_record(&record)?;
         Ok(record)
     }

@@ -37,6 +37,8 @@ struct Pending {
     id: [u8; 16],
     secret: [u8; 32],
     proves: Id,
+    /// The disk that the proof is for; none where it is for the key of the connection.
+    disk: Option<B64u>,
     since: Instant,
 }
 
@@ -138,6 +140,11 @@ impl Session {
             Who::Any => self.anybody(message, rest, &body).await,
             // R33, R32, R22: nothing of the site is said to a key that is not a machine's.
             Who::Bound => {
+                if message == Message::Status
+                    && let Some(farewell) = self.site.farewell(&self.peer, &Self::parse(&body)?).await?
+                {
+                    return Ok(said(&farewell));
+                }
                 let bound = self.site.bound(&self.peer.s)?;
                 self.guest.known(self.peer.s);
                 self.site.alive.heard(&self.peer.s);
@@ -184,6 +191,10 @@ impl Session {
                 let asked: StatusRequest = Self::parse(body)?;
                 Ok(said(&self.site.status(&bound, &self.peer, self.beat_key, &asked).await?))
             }
+            Message::DiskKey => {
+                self.site.keep_disk_key(&bound, Self::parse(body)?).await?;
+                Ok(empty())
+            }
             _ => Err(Refusal::NotFound.into()),
         }
     }
@@ -215,7 +226,7 @@ impl Session {
     async fn attest(&self, body: &[u8]) -> Result<Reply, Refused> {
         let wrong = |case| refuse(Refusal::ProofWrong, case, "the proof does not fit this connection");
         match Self::parse::<attest::Request>(body)? {
-            attest::Request::TpmEk { ek, key } => self.challenge(&ek, &key),
+            attest::Request::TpmEk { ek, key, disk } => self.challenge(&ek, &key, disk),
             attest::Request::DevKey { spki, sig } => {
                 let id = self.peer.binding.check_dev_key(&spki.0, &sig.0).ok_or_else(|| wrong('a'))?;
                 self.prove("dev-key", id).await
@@ -228,7 +239,7 @@ impl Session {
     }
 
     /// A secret for the TPM that holds `ek`, to be given out only if it also holds the key of this connection.
-    fn challenge(&self, ek: &B64u, key: &B64u) -> Result<Reply, Refused> {
+    fn challenge(&self, ek: &B64u, key: &B64u, disk: Option<B64u>) -> Result<Reply, Refused> {
         let key = Public::node_key(&key.0).map_err(|error| match error {
             NotInTpm::Attributes => refuse(Refusal::NotInTpm, 'a', "the key is not fixed to a TPM"),
             NotInTpm::Scheme => refuse(Refusal::NotInTpm, 'c', "the key has another scheme"),
@@ -242,7 +253,7 @@ impl Session {
         let random = protocol::crypto::SystemRandom::new();
         let credential =
             make_credential(&ek, &key.name(), &secret, &random).map_err(|error| broken(&error))?;
-        let pending = Pending { id, secret, proves: ek.id(), since: Instant::now() };
+        let pending = Pending { id, secret, proves: ek.id(), disk, since: Instant::now() };
         self.state().pending = Some(pending);
         Ok(said(&Challenge {
             id: B64u(id.to_vec()),
@@ -267,7 +278,9 @@ impl Session {
         if !self.peer.binding.check_tpm_proof(&pending.secret, &pending.id, &proof.proof.0) {
             return Err(wrong('a', "the TPM did not give the secret out"));
         }
-        self.prove("tpm-ek", pending.proves).await
+        let Some(disk) = pending.disk else { return self.prove("tpm-ek", pending.proves).await };
+        let disk = Some(self.site.disk(&self.peer, &pending.proves, &disk).await?);
+        Ok(said(&attest::Proven { ids: vec![pending.proves], machine: None, disk }))
     }
 
     async fn prove(&self, kind: &str, id: Id) -> Result<Reply, Refused> {

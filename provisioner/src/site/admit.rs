@@ -201,7 +201,7 @@ impl Site {
                     self.forget_claims(&peer.s);
                     self.memory().posers.forget(&peer.s);
                 }
-                Ok(Proven { ids, machine })
+                Ok(Proven { ids, machine, disk: None })
             }
             Err(refused) => {
                 if posers::poses(refused.refusal).is_some() {
@@ -246,6 +246,10 @@ impl Entry {
             tx.put(KEYS, &old.to_string(), &KeyEntry { machine: id.clone(), current: false })?;
             machine.former.extend(machine.node().filter(|_| machine.kubelet != KubeletState::None));
             machine.kubelet = KubeletState::None;
+        }
+        if machine.s != Some(self.s) {
+            // What was ordered, and done, was about the installation before this one.
+            (machine.wipe, machine.wiped) = (false, None);
         }
         tx.put(KEYS, &self.s.to_string(), &KeyEntry { machine: id.clone(), current: true })?;
         machine.s = Some(self.s);

@@ -60,6 +60,10 @@ pub struct Machine {
     pub heard: Time,
     /// What of its network is not as headquarters wants it, in its own words.
     pub network: Option<String>,
+    /// Whether a person has ordered its disk to be wiped, and it has not said that it did.
+    pub wipe: bool,
+    /// When it said that its disk is wiped.
+    pub wiped: Option<Time>,
 }
 
 /// What a person at the site said.
@@ -115,6 +119,13 @@ impl Machine {
             Some(Said::Retire) => Err(Refusal::Retired.into()),
             Some(Said::Yes) | None => Ok(()),
         }
+    }
+
+    /// Whether its disk is to be erased: a person at the site, or HQ, does not want it any more and has said so. Neither
+    /// silence nor a status alone erases anything.
+    pub fn is_to_be_wiped(&self, record: &Record) -> bool {
+        let by_headquarters = record.status != Status::Active && record.policy.wipe;
+        self.wipe || by_headquarters && self.wiped.is_none()
     }
 
     /// Why it has no slot: a person has not said yes, or there is none.

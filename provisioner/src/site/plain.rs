@@ -58,6 +58,7 @@ pub fn facts(mut facts: Facts) -> Facts {
     for text in said.into_iter().chain(more) {
         *text = word(text);
     }
+    facts.state = sentence(&facts.state);
     facts
 }
 

@@ -56,14 +56,16 @@ pub const KUBELETS: Table = Table::new("kubelets");
 pub const HOLDERS: Table = Table::new("holders");
 /// Registrations that the site made after an approval by voice, until HQ's bundle answers for them.
 pub const VOICES: Table = Table::new("voices");
+/// Keys that open machines' disks, by the disk's name: secrets.
+pub const DISKS: Table = Table::new("disks");
 /// What goes into the next report.
 pub const EVENTS: Table = Table::new("events");
 /// Who did what.
 pub const AUDIT: Table = Table::new("audit");
 
-const ALL: [Table; 15] = [
+const ALL: [Table; 16] = [
     META, SECTIONS, RECORDS, IDS, LABELS, VOUCHERS, MACHINES, KEYS, BURNED, NAMES, KUBELETS, HOLDERS, VOICES,
-    EVENTS, AUDIT,
+    DISKS, EVENTS, AUDIT,
 ];
 
 /// The store could not do what it was asked; nothing was changed.

@@ -127,6 +127,9 @@ pub(super) enum MachinesCommand {
         /// It went back to its maker.
         #[arg(long)]
         rma: bool,
+        /// It is to erase its disk when it speaks at its site, Pods' volumes too.
+        #[arg(long)]
+        wipe: bool,
     },
 }
 

@@ -25,7 +25,7 @@ pub(super) fn run(hq: &Hq, command: MachinesCommand) -> Result<()> {
             print!("{shown}");
             Ok(())
         }
-        MachinesCommand::Revoke { machine, lost, rma } => {
+        MachinesCommand::Revoke { machine, lost, rma, wipe } => {
             let status = if lost {
                 Status::Lost
             } else if rma {
@@ -33,12 +33,15 @@ pub(super) fn run(hq: &Hq, command: MachinesCommand) -> Result<()> {
             } else {
                 Status::Revoked
             };
-            let record = hq.revoke(&machine, status)?;
+            let record = hq.revoke(&machine, status, wipe)?;
             println!(
                 "{} is {}. It is locked out as soon as the next bundle reaches its site.",
                 record.id,
                 status.word()
             );
+            if wipe {
+                println!("It erases its disk when it speaks there after that.");
+            }
             Ok(())
         }
     }

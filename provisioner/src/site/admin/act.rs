@@ -26,7 +26,8 @@ pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
         Ask::Render { machine } => json!(explain::render(site, &machine)?),
         Ask::Window { minutes } => json!(site.open_window(minutes.clamp(1, 60))),
         Ask::Approve { slot, code } => json!(site.approve_by_voice(&slot, &code).await?),
-        Ask::Say { machine, word } => json!(say(site, &machine, word).await?),
+        Ask::Say { machine, word } => json!(say(site, &machine, word, false).await?),
+        Ask::Wipe { machine } => json!(say(site, &machine, Some(Said::Retire), true).await?),
         Ask::Apply { name } => json!(apply(site, &name).await?),
         Ask::Seed {} => json!(site.seed()?),
         Ask::Report {} => json!(site.report().await?),
@@ -35,8 +36,8 @@ pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
     })
 }
 
-/// Notes what a person said of a machine.
-async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<Heeded> {
+/// Notes what a person said of a machine, and whether its disk is to be wiped.
+async fn say(site: &Site, wanted: &str, word: Option<Said>, wipe: bool) -> Result<Heeded> {
     let machine = explain::find_machine(site, wanted)?;
     check_word(&machine, word)?;
     let running = running(site, &machine)?;
@@ -45,6 +46,8 @@ async fn say(site: &Site, wanted: &str, word: Option<Said>) -> Result<Heeded> {
     let change = site.store.write(move |tx| {
         if let Some(mut machine) = tx.get::<Machine>(MACHINES, &named)? {
             machine.said = word;
+            // A word of another kind takes it back.
+            machine.wipe = wipe || machine.wipe && word == Some(Said::Retire);
             tx.put(MACHINES, &named, &machine)?;
         }
         Ok(())

@@ -68,6 +68,11 @@ pub enum Ask {
         /// Yes, no, retire; nothing takes back what was said.
         word: Option<Said>,
     },
+    /// Take a machine out of service, and have its disk erased when it speaks.
+    Wipe {
+        /// What a person calls it.
+        machine: String,
+    },
     /// Take a file that lies in the inbox under a name the watcher leaves alone.
     Apply {
         /// Its name there.
@@ -128,7 +133,8 @@ impl Ask {
             | Self::Claims {}
             | Self::Health {} => Role::View,
             Self::Window { .. } | Self::Approve { .. } | Self::Say { .. } => Role::Approve,
-            Self::Apply { .. }
+            Self::Wipe { .. }
+            | Self::Apply { .. }
             | Self::Seed {}
             | Self::Report {}
             | Self::Render { .. }
@@ -153,6 +159,7 @@ impl Ask {
             Self::Say { machine, word: Some(Said::No) } => format!("say no to {machine}"),
             Self::Say { machine, word: Some(Said::Retire) } => format!("retire {machine}"),
             Self::Say { machine, word: None } => format!("take back what was said of {machine}"),
+            Self::Wipe { machine } => format!("wipe {machine}"),
             Self::Apply { name } => format!("apply {name}"),
             Self::Seed {} => "read the seed of the cluster".to_owned(),
             Self::Report {} => "write a report".to_owned(),

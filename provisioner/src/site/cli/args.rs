@@ -179,6 +179,14 @@ pub enum Command {
         #[arg(long)]
         undo: bool,
     },
+    /// Take a machine out of service and have its disk erased, Pods' volumes too: it is a blank machine again.
+    Wipe {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// What it is called.
+        machine: String,
+    },
     /// Show the files that a machine would be sent.
     Render {
         /// Where its things are.

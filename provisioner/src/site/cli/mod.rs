@@ -127,6 +127,12 @@ fn say(command: Command) -> Result<()> {
         Command::Retire { at, machine, undo: true } => {
             word(&at.dir, machine, None, "what was said of it here is taken back.")
         }
+        Command::Wipe { at, machine } => {
+            let heeded: Heeded = ask(&at.dir, &Ask::Wipe { machine })?;
+            println!("{}: out of service; its disk is erased as soon as it speaks.", heeded.machine);
+            println!("Until then `provisioner retire --undo {}` takes that back.", heeded.machine);
+            Ok(())
+        }
         _ => Ok(()),
     }
 }

@@ -176,6 +176,9 @@ fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
         ("certificate", kubelet),
         ("its network", machine.network.clone()),
         ("to be removed", listed(machine.former.clone())),
+        ("own state", Some(machine.hw.state.clone()).filter(|state| !state.is_empty())),
+        ("its disk", machine.wipe.then(|| "is erased as soon as it speaks".to_owned())),
+        ("wiped", machine.wiped.map(|at| format!("{} ago", span(now.since(at))))),
     ]
     .into_iter()
     .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use harness::{Board, Bus, wait};
+use harness::{Board, Bus, Vm, wait};
 
 use tests::stage::code_in;
 
@@ -32,6 +32,7 @@ fn a_bare_machine_installs_itself_once_is_the_same_node_after_a_power_cut_and_he
     .unwrap();
     assert_eq!(site.ready_node("node-1").unwrap(), node);
     assert_eq!(vm.console().matches("Installing on").count(), 1, "{}", vm.console());
+    assert_eq!(shows_of_its_state(&vm), [""; 0], "whoever takes the disk reads nothing");
     vm.press_power().unwrap();
     vm.is_off(DEADLINE).unwrap();
     assert!(vm.console().contains("Switching off."), "{}", vm.console());
@@ -52,8 +53,75 @@ fn a_machine_without_tpm_that_nobody_registered_shows_its_code_is_approved_and_j
     });
     site.approve("node-1", &code.unwrap()).unwrap();
     vm.says("Installing on /dev/sda.", DEADLINE).unwrap();
+    vm.says("This machine has no TPM: its disk is not encrypted.", DEADLINE).unwrap();
     vm.says(JOINED, DEADLINE).unwrap();
-    site.ready_node("node-1").unwrap();
+    let node = site.ready_node("node-1").unwrap();
+    assert!(site.provisioner.run(&["explain", &node]).unwrap().contains("not encrypted"));
+    vm.power_off();
+    assert_eq!(shows_of_its_state(&vm), IN_THE_STATE, "what is looked for is there");
+}
+
+#[test]
+fn a_machine_whose_firmware_has_changed_is_the_same_node_by_its_sites_key_and_a_blank_machine_once_it_was_wiped()
+ {
+    if let Some(missing) = harness::missing_for_machine() {
+        return harness::skip(&missing);
+    }
+    let (site, mut vm) = site_and_machine("firmware", &Board::new("VM0005", Bus::Virtio));
+    vm.power_on().unwrap();
+    vm.says(JOINED, DEADLINE).unwrap();
+    let node = site.ready_node("node-1").unwrap();
+    vm.power_off();
+    vm.pull_stick();
+    vm.change_firmware().unwrap();
+    vm.power_on().unwrap();
+    vm.says("the firmware or its settings are not what they were (PCR 7)", DEADLINE).unwrap();
+    vm.says("The site's key opens this machine's disk. Starting from there.", DEADLINE).unwrap();
+    wait::until("it to be back", DEADLINE, || {
+        let console = vm.console();
+        if console.matches(JOINED).count() == 2 { Ok(()) } else { Err(console) }
+    })
+    .unwrap();
+    assert_eq!(site.ready_node("node-1").unwrap(), node);
+    assert_eq!(vm.console().matches("Installing on").count(), 1, "{}", vm.console());
+    site.provisioner.run(&["wipe", &node]).unwrap();
+    vm.says("This machine is wiped.", DEADLINE).unwrap();
+    let said = site.provisioner.run(&["explain", "VM0005"]).unwrap();
+    assert!(said.contains("wiped"), "{said}");
+    vm.power_off();
+    let disk = File::open(vm.disk()).unwrap();
+    for at in [0, SYSTEM_END, disk.metadata().unwrap().len() - MIB] {
+        let mut found = vec![0; 1024 * 1024];
+        disk.read_exact_at(&mut found, at).unwrap();
+        assert!(found.iter().all(|byte| *byte == 0), "at {at}");
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
+/// Where state and volumes begin: behind the firmware's partition and the banks.
+const SYSTEM_END: u64 = (1 + 256 + 2 * 512 + 2 * 1024) * MIB;
+/// Names of files of the state, and what a node key looks like in one.
+const IN_THE_STATE: [&str; 4] =
+    ["belief.json", "node.der", "kubelet-client-current.pem", "BEGIN PRIVATE KEY"];
+
+/// Which of these stand on the disk, where state and volumes are.
+fn shows_of_its_state(vm: &Vm) -> Vec<&'static str> {
+    let disk = File::open(vm.disk()).unwrap();
+    let (mut found, mut piece) = (vec![], vec![0; 4 * 1024 * 1024]);
+    let end = disk.metadata().unwrap().len();
+    // What stands across the end of a piece is found by the next one.
+    for at in (SYSTEM_END..end).step_by(piece.len() - 64) {
+        let length = disk.read_at(&mut piece, at).unwrap();
+        if piece[..length].iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        found.extend(
+            IN_THE_STATE
+                .into_iter()
+                .filter(|name| piece[..length].windows(name.len()).any(|window| window == name.as_bytes())),
+        );
+    }
+    IN_THE_STATE.into_iter().filter(|name| found.contains(name)).collect()
 }
 
 #[test]

@@ -31,7 +31,7 @@ const TO_BOOT: [&str; 16] = [
     "efivarfs",
 ];
 /// Modules that a machine in a cluster has, whatever it is made of: the site's network and Pods', file systems, the power button.
-const OF_A_NODE: [&str; 27] = [
+const OF_A_NODE: [&str; 32] = [
     "af_packet",
     "8021q",
     "bonding",
@@ -56,6 +56,11 @@ const OF_A_NODE: [&str; 27] = [
     "ip_tables",
     "ip6_tables",
     "ext4",
+    "dm_crypt",
+    "xts",
+    "ecb",
+    "aes_generic",
+    "aesni_intel",
     "vfat",
     "evdev",
     "button",
@@ -74,10 +79,11 @@ const RUNTIME: [(&str, &str); 7] = [
     ("host-local", "opt/cni/bin/host-local"),
 ];
 /// Files of the distribution's packages, and where they are there. Libraries are found by their own names.
-const DISTRIBUTION: [(&str, &str); 14] = [
+const DISTRIBUTION: [(&str, &str); 15] = [
     ("usr/bin/mount", "bin/mount"),
     ("usr/bin/umount", "bin/umount"),
     ("usr/sbin/mke2fs", "sbin/mke2fs"),
+    ("usr/sbin/e2fsck", "sbin/e2fsck"),
     ("usr/lib/x86_64-linux-gnu/libext2fs.so.2", "lib/x86_64-linux-gnu/libext2fs.so.2"),
     ("usr/lib/x86_64-linux-gnu/libe2p.so.2", "lib/x86_64-linux-gnu/libe2p.so.2"),
     ("usr/lib/x86_64-linux-gnu/libcom_err.so.2", "lib/x86_64-linux-gnu/libcom_err.so.2"),

@@ -14,6 +14,8 @@ pub const FIRMWARE: &str = "nodeboot-esp";
 pub const STATE: &str = "nodeboot-state";
 /// What the state is called until everything is in its place.
 pub const UNFINISHED: &str = "nodeboot-unfinished";
+/// What the state is called while the disk is wiped.
+pub const WIPING: &str = "nodeboot-wiping";
 /// Pods' own volumes.
 pub const VOLUMES: &str = "nodeboot-volumes";
 /// Banks that hold nothing.

@@ -8,7 +8,7 @@ use protocol::anchors::Trust;
 use protocol::bytes::Digest;
 use protocol::heartbeat::{self, Datagram, PERIOD_SECONDS, UNANSWERED_LIMIT};
 use protocol::json;
-use protocol::messages::{Act, Done, Health, Message, StatusAnswer, StatusRequest};
+use protocol::messages::{Act, Done, Health, Message, Order, StatusAnswer, StatusRequest};
 use protocol::voucher::{LIMIT, Setting, Stored};
 
 use crate::console::say;
@@ -65,8 +65,13 @@ impl Beats {
     }
 }
 
-/// M11: says how we are, and what of the network is not as headquarters wants it; takes HQ's word over.
-pub fn status(site: &mut Proved, setup: &Setup<'_>, network: Option<String>) -> Result<Belief> {
+/// M11: says how we are, and what of the network is not as headquarters wants it; takes HQ's word over. With the order to wipe
+/// this machine, where it was given.
+pub fn status(
+    site: &mut Proved,
+    setup: &Setup<'_>,
+    network: Option<String>,
+) -> Result<(Belief, Option<Order>)> {
     let mut next = setup.belief.clone();
     let mut asked = StatusRequest {
         bundle: next.bundle,
@@ -86,11 +91,33 @@ pub fn status(site: &mut Proved, setup: &Setup<'_>, network: Option<String>) -> 
             Meaning::Wait(said, _) | Meaning::No(said) => anyhow::bail!("{} ({})", said.text, said.reason),
         };
         next = adopt(setup, &next, &answer, &site.talk().chain)?;
+        if let Some(order) = answer.orders.iter().find(|order| order.act == Act::Wipe) {
+            return Ok((next, Some(order.clone())));
+        }
         let Some(order) = answer.orders.iter().find(|order| order.act == Act::ShowIndex) else { break };
         asked.done = vec![Done { id: order.id.clone(), ok: next.index.is_some() }];
         asked.health.index.clone_from(&next.index);
     }
-    Ok(next)
+    Ok((next, None))
+}
+
+/// M11 of a machine that is told nothing else any more: the order to wipe it, where it was given.
+pub fn farewell(site: &mut Proved) -> Result<Option<Order>> {
+    let asked = StatusRequest::default();
+    Ok(match site.talk().json(Message::Status, "", &asked)?.meaning() {
+        Meaning::Good(body) => {
+            let answer: StatusAnswer = json::parse(&body)?;
+            answer.orders.into_iter().find(|order| order.act == Act::Wipe)
+        }
+        Meaning::Wait(..) | Meaning::No(_) => None,
+    })
+}
+
+/// M11: an order was carried out.
+pub fn done(site: &mut Proved, order: &Order) -> Result<()> {
+    let done = vec![Done { id: order.id.clone(), ok: true }];
+    let said = StatusRequest { done, ..StatusRequest::default() };
+    site.talk().json(Message::Status, "", &said).map(drop)
 }
 
 /// Takes newer documents over, each on its own merits, and saves what changed.

@@ -33,6 +33,7 @@ pub fn look(dmi: &Path, has_tpm: bool) -> Facts {
         cgroups: if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 },
         kubelet: String::new(),
         adjusts_oom: has_capability(&status, 24),
+        state: String::new(),
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use protocol::refusal::{Refusal, Said, Wait};
 
-use super::Awake;
 use super::reach::{LOOK, Proof};
+use super::{Awake, shut};
 use crate::cli::{pause, stopping};
 use crate::console::{say, show_code, stands, why_not, why_wait};
 use crate::os::clock;
+use crate::os::init::System;
 use crate::site::claim;
 use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::Conversation;
@@ -51,6 +52,11 @@ impl Awake {
             Err(site) => self.by_voucher(site)?,
         };
         let Some(mut proved) = proved else { return Ok(None) };
+        if let Some(shut) = self.shut.clone().filter(|shut| shut.locked) {
+            // Its key must not take the place of the one in the shut state.
+            self.open_by_site(&mut proved, &shut.why)?;
+            return Ok(None);
+        }
         self.remember(proved.talk().address()?)?;
         Ok(self.prove_and_certify(&mut proved)?.then_some(proved))
     }
@@ -176,6 +182,10 @@ impl Awake {
                 self.at.state.remove("node.der")?;
                 return Ok(false);
             }
+            // Who is told nothing else any more may still be told to wipe itself.
+            Step::No(_) if self.at.system == Some(System::Installed) && shut::is_wiped(proved)? => {
+                return Ok(false);
+            }
             step => {
                 if !self.done(proved, step)? {
                     return Ok(false);
@@ -194,12 +204,16 @@ impl Awake {
         Ok(done)
     }
 
-    /// Whether a step is done. Where it is not, this says why, and takes its time: whoever asks again at once is the
-    /// load that keeps the other end from answering.
     fn done<T>(&mut self, proved: &mut Proved, step: Step<T>) -> Result<bool> {
+        Ok(self.what_of(proved, step)?.is_some())
+    }
+
+    /// What came of a step, where it is done. Where it is not, this says why, and takes its time: whoever asks again at once
+    /// is the load that keeps the other end from answering.
+    pub(super) fn what_of<T>(&mut self, proved: &mut Proved, step: Step<T>) -> Result<Option<T>> {
         let address = proved.talk().address()?;
         match step {
-            Step::Done(_) => return Ok(true),
+            Step::Done(done) => return Ok(Some(done)),
             Step::Wait(said, after) => {
                 stands(&why_wait(&said.reason));
                 self.sign.waits(&said.reason);
@@ -208,6 +222,6 @@ impl Awake {
             Step::No(said) => self.no(address, &said),
             Step::Refused(refused) => self.we_refuse(address, &refused),
         }
-        Ok(false)
+        Ok(None)
     }
 }

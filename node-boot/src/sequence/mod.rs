@@ -4,6 +4,7 @@
 mod enroll; // voucher, proof, time, certificate
 mod image; // what a new image changes
 mod reach; // where the provisioner is
+mod shut; // a disk that does not open
 mod stay; // after the join
 mod voice; // an approval by telephone
 
@@ -15,7 +16,7 @@ use protocol::anchors::Trust;
 use protocol::cert::Cert;
 use protocol::clock::{self, Time};
 use protocol::inventory::Facts;
-use protocol::messages::{Config, Outcome};
+use protocol::messages::{Config, DiskKey, Outcome};
 use protocol::refusal::{Refusal, Said};
 use protocol::tpm::Spec;
 
@@ -25,7 +26,7 @@ use crate::cli::pause;
 use crate::console::{say, stands};
 use crate::join::kubelet;
 use crate::os::bank::{self, Banks};
-use crate::os::init::{self, System};
+use crate::os::init::System;
 use crate::os::network::Network;
 use crate::os::supervise::Services;
 use crate::os::{disk, inventory};
@@ -94,13 +95,19 @@ pub struct Awake {
     runs: Option<String>,
     voice: voice::Voice,
     sign: Sign,
+    /// Why the machine's own state is not in use, where it has one.
+    shut: Option<disk::Shut>,
 }
 
 impl Machine {
     /// Wakes up: reads or makes keys, reads the owner's file.
     pub fn wake(&self) -> Result<Awake> {
         let kubelet = inventory::Kubelet::ask();
-        let facts = inventory::look(&self.dmi, self.tpm.is_some());
+        let mut facts = inventory::look(&self.dmi, self.tpm.is_some());
+        let shut = self.system.and_then(|_| disk::Shut::found());
+        if self.system.is_some() {
+            facts.state = shut.as_ref().map_or_else(|| disk::kept().to_owned(), |shut| shut.why.clone());
+        }
         let owner = Owner::read(&self.owner)?;
         // Addresses come while keys are made.
         let first = owner.network.clone().into();
@@ -127,6 +134,7 @@ impl Machine {
             runs: None,
             voice,
             sign,
+            shut,
         })
     }
 
@@ -201,21 +209,11 @@ impl Awake {
     fn settle(&mut self, proved: &mut Proved) -> Result<Option<String>> {
         let Some(system) = self.at.system else { return Ok(None) };
         if system == System::Live {
-            let rule = self.at.root.join(disk::RULE);
-            let banks = Banks::installed(&images_of(&self.at.owner)?)
-                .context("the stick does not say what is on it")?;
-            self.at.state.save(bank::FILE, &banks)?;
-            let folders = [self.at.state.folder(), Path::new(own::FOLDER)];
-            let own = &mut self.own;
-            // What the provisioner on this machine has written goes along, once it writes no more.
-            let hold_still = || own.take().iter_mut().for_each(Services::stop);
-            let found = disk::install(&rule, &folders, &banks, hold_still)?;
+            let found = self.install(proved)?;
             if found.is_some() {
                 return Ok(found);
             }
-            stands("The system is on the disk. Starting from there.");
-            init::power::ask_for_restart().context("asking for a new start")?;
-            pause(PATIENCE_FOR_END)?;
+            shut::start_anew("The system is on the disk. Starting from there.")?;
         }
         self.rewire(proved)?;
         Ok(None)
@@ -231,6 +229,30 @@ impl Awake {
             Err(error) => say(&format!("The network stays as it is: {error:#}.")),
         }
         network.reached(proved.talk().address()?)
+    }
+
+    fn install(&mut self, proved: &mut Proved) -> Result<Option<String>> {
+        let banks =
+            Banks::installed(&images_of(&self.at.owner)?).context("the stick does not say what is on it")?;
+        self.at.state.save(bank::FILE, &banks)?;
+        let system = disk::System {
+            rule: &self.at.root.join(disk::RULE),
+            folders: &[self.at.state.folder(), Path::new(own::FOLDER)],
+            banks: &banks,
+            tpm: self.identity.tpm.as_ref().map(|chip| &*chip.tpm),
+        };
+        let state = &self.at.state;
+        let mut keep = |key: &DiskKey| {
+            let kept = proved.keep_disk_key(key)?;
+            if kept {
+                state.save(shut::KEY, key)?;
+            }
+            Ok(kept)
+        };
+        let own = &mut self.own;
+        // What the provisioner on this machine has written goes along, once it writes no more.
+        let hold_still = || own.take().iter_mut().for_each(Services::stop);
+        disk::install(&system, &mut keep, hold_still)
     }
 
     /// A name that was used before is used for good: this installation is over, and a new one begins with a new key.

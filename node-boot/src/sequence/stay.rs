@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use protocol::cert::{Cert, MACHINE_URI};
 use protocol::messages::Config;
 
-use super::Awake;
+use super::{Awake, shut};
 use crate::console::{self, say, stands};
 use crate::join::agent::{self, Beats};
 use crate::join::{balancer, found, kubelet};
@@ -27,7 +27,11 @@ impl Awake {
         if self.at.system.is_some() {
             let dmi = &self.facts.dmi;
             let tpm = if self.identity.tpm.is_some() { "TPM" } else { "no TPM" };
-            console::on_screen(&format!("{} {}, serial {}, {tpm}", dmi.vendor, dmi.product, dmi.serial));
+            let (serial, state) = (&dmi.serial, disk::kept());
+            console::on_screen(&format!("{} {}, serial {serial}, {tpm}, {state}", dmi.vendor, dmi.product));
+            if let Some(shut) = &self.shut {
+                stands(&format!("This machine's own state is not in use: {}.", shut.why));
+            }
         }
         let servers = balancer::Servers::default();
         balancer::start(&servers)?;
@@ -132,11 +136,13 @@ impl Awake {
             say("Starting the cluster's programs on this machine.");
             *services = Some(self.start_services(&config)?);
         }
-        self.belief = agent::status(
-            &mut proved,
-            &self.setup(&self.trust()?),
-            self.network.as_ref().and_then(Network::trouble),
-        )?;
+        self.offer_disk_key(&mut proved)?;
+        let network = self.network.as_ref().and_then(Network::trouble);
+        let (belief, wipe) = agent::status(&mut proved, &self.setup(&self.trust()?), network)?;
+        self.belief = belief;
+        if let Some(order) = wipe {
+            return shut::wipe(&mut proved, Some(&order));
+        }
         stands("This machine is part of the cluster. It needs nothing.");
         self.sign.say(State::Joined);
         self.stay(&mut proved, &config, services.as_ref())

@@ -14,7 +14,7 @@ use super::http::{Meaning, read_json};
 /// Proves what can be proven, opens a claim, and returns the code to show.
 pub fn open(site: &mut Unproven, setup: &Setup<'_>) -> Result<Step<Code>> {
     let talk = &mut site.talk;
-    let proven = match prove(talk, setup)? {
+    let proven = match prove(talk, setup, None)? {
         Step::Done(proven) => proven.ids,
         Step::Wait(said, after) => return Ok(Step::Wait(said, after)),
         Step::No(said) => return Ok(Step::No(said)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use protocol::anchors::Trust;
-use protocol::attest::{Challenge, Proof, Proven, Request};
+use protocol::attest::{self, Challenge, Proof, Proven, Request};
 use protocol::bytes::{B64u, Digest, b64, b64u};
 use protocol::cert::Cert;
 use protocol::clock::Time;
@@ -13,7 +13,7 @@ use protocol::crypto::Signer as _;
 use protocol::est;
 use protocol::id::Id;
 use protocol::inventory::Facts;
-use protocol::messages::{Clock, Message, Outcome, VOUCHER_TYPE};
+use protocol::messages::{Clock, DiskKey, Message, Outcome, VOUCHER_TYPE};
 use protocol::pvr::{self, Claims};
 use protocol::refusal::{Refusal, Refused, Said};
 use protocol::tpm::Ek;
@@ -249,14 +249,16 @@ pub fn newer(text: &str, setting: &Setting<'_>, belief: &Belief) -> Result<Optio
     Ok(newer.then(|| with(belief, &accepted)))
 }
 
-/// M4: proves the strongest name there is. The voucher has said which endorsement key HQ means.
-pub(super) fn prove(talk: &mut Conversation, setup: &Setup<'_>) -> Result<Step<Proven>> {
+/// M4: proves the strongest name there is. The voucher has said which endorsement key HQ means. With a disk that cannot be
+/// opened, the proof is for that alone.
+pub(super) fn prove(talk: &mut Conversation, setup: &Setup<'_>, disk: Option<&B64u>) -> Result<Step<Proven>> {
     let identity = setup.identity;
     if let Some(chip) = &identity.tpm {
         let meant = setup.belief.voucher.as_ref().and_then(|held| held.machine.as_ref());
         let ek = meant_by(meant, &chip.eks).context("the TPM's endorsement key")?;
         let key = B64u(chip.blob.public.as_bytes().to_vec());
-        let asked = Request::TpmEk { ek: B64u(ek.public().as_bytes().to_vec()), key };
+        let (ek_public, disk) = (B64u(ek.public().as_bytes().to_vec()), disk.cloned());
+        let asked = Request::TpmEk { ek: ek_public, key, disk };
         let challenge: Challenge = match talk.json(Message::Attest, "", &asked)?.meaning() {
             Meaning::Good(body) => read_json(&body)?,
             other => return Ok(not_done(other)),
@@ -308,11 +310,31 @@ impl Proved {
 
     /// M4.
     pub fn prove(&mut self, setup: &Setup<'_>) -> Result<Step<Proven>> {
-        let step = prove(&mut self.talk, setup)?;
+        let step = prove(&mut self.talk, setup, None)?;
         if let Step::Done(proven) = &step {
             self.machine.clone_from(&proven.machine);
         }
         Ok(step)
+    }
+
+    /// M4 for a disk that cannot be opened: what the site has to say of it. Nothing changes there.
+    pub fn ask_for_disk(&mut self, setup: &Setup<'_>, disk: &B64u) -> Result<Step<attest::Disk>> {
+        let step = prove(&mut self.talk, setup, Some(disk))?;
+        Ok(match step {
+            Step::Done(proven) => Step::Done(proven.disk.unwrap_or_default()),
+            Step::Wait(said, after) => Step::Wait(said, after),
+            Step::No(said) => Step::No(said),
+            Step::Refused(refused) => Step::Refused(refused),
+        })
+    }
+
+    /// M14: gives the site the key of the second way to the disk; whether it keeps it. A site of an earlier version does not.
+    pub fn keep_disk_key(&mut self, key: &DiskKey) -> Result<bool> {
+        match self.talk.json(Message::DiskKey, "", key)?.meaning() {
+            Meaning::Good(_) => Ok(true),
+            Meaning::No(said) if said.reason == Refusal::NotFound.code() => Ok(false),
+            Meaning::No(said) | Meaning::Wait(said, _) => anyhow::bail!("{} ({})", said.text, said.reason),
+        }
     }
 
     /// M6: what time the site thinks it is.

@@ -54,6 +54,8 @@ pub enum Bus {
 /// The firmware, and what it remembers at first.
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const MEMORY: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// The same with somebody's keys for Secure Boot, which this firmware measures and does not heed.
+const OTHER_MEMORY: &str = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd";
 
 /// A virtual machine; it is off when made, and without power when dropped.
 #[derive(Debug)]
@@ -127,6 +129,12 @@ impl Vm {
         qemu.args(words);
         self.process = Some(Process::start("qemu", qemu, &self.log())?);
         Ok(())
+    }
+
+    /// Another state of its firmware, while it is off: what it measures into PCR 7 is another one, and its boot entries are gone.
+    pub fn change_firmware(&self) -> Result<()> {
+        let memory = self.folder.path().join("firmware");
+        fs::copy(OTHER_MEMORY, &memory).map(drop).map_err(io("copy", OTHER_MEMORY))
     }
 
     fn arguments(&self, memory: &Path) -> Vec<String> {

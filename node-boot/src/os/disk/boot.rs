@@ -25,6 +25,17 @@ pub(super) fn prefer(disk: &Placed) -> Result<()> {
     put("BootOrder", &first(&order)).context("the firmware's order of starting")
 }
 
+/// Our entry is gone.
+pub(super) fn forget() -> Result<()> {
+    let order = get("BootOrder").unwrap_or_default();
+    let others: Vec<_> = first(&order).split_off(2);
+    if !others.is_empty() {
+        put("BootOrder", &others)?;
+    }
+    let file = Path::new(VARIABLES).join(format!("Boot{NUMBER:04X}-{GLOBAL}"));
+    fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))
+}
+
 /// The order with our number at its head.
 fn first(order: &[u8]) -> Vec<u8> {
     let ours = NUMBER.to_le_bytes();

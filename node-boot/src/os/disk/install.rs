@@ -5,14 +5,18 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use layout::{STICK, part as number};
 use protocol::inventory::Disk;
+use protocol::messages::DiskKey;
+use protocol::tpm::Tpm;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::choose::{Rule, Seen, choose};
 use super::table::{Begun, Names};
+use super::vault::{self, Part, Vault, header_of};
 use super::{boot, is_removable, partitions, table};
 use crate::console::say;
 use crate::os::bank::Banks;
@@ -25,24 +29,41 @@ const NEW: &str = "/run/new";
 /// How much is copied at once.
 const PIECE: usize = 1024 * 1024;
 
-/// Puts the images that are in use on the disk that the rule names, and `folders` of the state with them, after
-/// `hold_still`. Nothing that is not ours is touched. Where there is no such disk: what was found, for a person.
+/// What goes on the disk.
+pub struct System<'a> {
+    /// The profile's rule: which disk.
+    pub rule: &'a Path,
+    /// Folders of the state, what the machine has become so far.
+    pub folders: &'a [&'a Path],
+    /// The images that are in use.
+    pub banks: &'a Banks,
+    /// What encrypts the disk; none on a machine without TPM, whose disk is not encrypted.
+    pub tpm: Option<&'a Mutex<Tpm>>,
+}
+
+/// Puts the images that are in use on the disk that the rule names, and folders of the state with them, after `hold_still`.
+/// Nothing that is not ours is touched.
+/// `keep` gives the site the key of the second way in before that is made; whether the site keeps it. Where there is no such
+/// disk: what was found, for a person.
 pub fn install(
-    rule: &Path,
-    folders: &[&Path],
-    banks: &Banks,
+    system: &System<'_>,
+    keep: &mut dyn FnMut(&DiskKey) -> Result<bool>,
     hold_still: impl FnOnce(),
 ) -> Result<Option<String>> {
-    let text = fs::read(rule).with_context(|| format!("reading {}", rule.display()))?;
-    let rule: Rule = serde_json::from_slice(&text).with_context(|| format!("reading {}", rule.display()))?;
+    let reading = || format!("reading {}", system.rule.display());
+    let rule: Rule =
+        serde_json::from_slice(&fs::read(system.rule).with_context(reading)?).with_context(reading)?;
     let disks = disks()?;
     let disk = match choose(&disks, &rule) {
         Ok(disk) => Path::new("/dev").join(&disk.name),
         Err(found) => return Ok(Some(found)),
     };
     say(&format!("Installing on {}.", disk.display()));
-    let names = Names { os: banks.os.kept.partition(), kubernetes: banks.kubernetes.kept.partition() };
+    let (os, kubernetes) = (&system.banks.os.kept, &system.banks.kubernetes.kept);
+    let names = Names { os: os.partition(), kubernetes: kubernetes.partition() };
     let begun = table::begin(&disk, &names)?;
+    // First, while the site listens: copying takes longer than it does.
+    let [state, volumes] = opened(&disk, system.tpm, keep)?;
     let stick = on_stick(STICK);
     // A disk that was flashed has its owner's file; a stick may be of another owner than the one before.
     if begun == Begun::Empty || stick.is_ok() {
@@ -52,20 +73,64 @@ pub fn install(
         copy(&on_stick(&names.os)?, &part(&disk, number::OS)?)?;
         copy(&on_stick(&names.kubernetes)?, &part(&disk, number::KUBERNETES)?)?;
     }
-    format(&part(&disk, number::STATE)?, "state")?;
-    let volumes = part(&disk, number::VOLUMES)?;
+    format(&state, "state")?;
     // What Pods have kept there outlives the system.
     if !is_formatted(&volumes)? {
         format(&volumes, "volumes")?;
     }
     hold_still();
-    fill(&part(&disk, number::STATE)?, folders)?;
+    fill(&state, system.folders)?;
     let firmware = table::finish(&disk, &names)?;
     // Firmware that keeps no variables starts what it finds; the disk has the file where every firmware looks.
     if let Err(error) = boot::prefer(&firmware) {
         say(&format!("The firmware was not told to start this disk first: {error:#}. Pull the stick out."));
     }
     Ok(None)
+}
+
+/// The devices for state and volumes: encrypted where the machine has a TPM. A disk that was encrypted before keeps its secret,
+/// and with it what is in its volumes.
+fn opened(
+    disk: &Path,
+    tpm: Option<&Mutex<Tpm>>,
+    keep: &mut dyn FnMut(&DiskKey) -> Result<bool>,
+) -> Result<[PathBuf; 2]> {
+    let parts = [part(disk, number::STATE)?, part(disk, number::VOLUMES)?];
+    let both: [&Path; 2] = [&parts[0], &parts[1]];
+    let header = header_of(&both)?;
+    let Some(tpm) = tpm else {
+        ensure!(
+            header.is_none(),
+            "the disk is encrypted by a TPM that is not there: switch it on in the firmware setup"
+        );
+        say("This machine has no TPM: its disk is not encrypted.");
+        return Ok(parts);
+    };
+    ensure!(
+        header.is_some() || !is_formatted(&parts[1])?,
+        "the disk holds volumes that are not encrypted; they can be erased by `provisioner wipe`"
+    );
+    let mut tpm = tpm.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut vault, key) = match header {
+        Some(header) => {
+            let mut vault = Vault::by_tpm(&header, &mut tpm).context("opening the disk")?;
+            let key = vault.with_site()?;
+            (vault, key)
+        }
+        None => Vault::new(&mut tpm)?,
+    };
+    drop(tpm);
+    if !keep(&key)? {
+        say("The site keeps no key of this disk: where the TPM does not open it, nobody can.");
+        vault.without_site();
+    }
+    vault.save(&both)?;
+    let open = |part: Part, partition: &Path| {
+        // An earlier try may have left it open.
+        let _ = vault::close(part);
+        vault.open(part, partition)
+    };
+    Ok([open(Part::State, both[0])?, open(Part::Volumes, both[1])?])
 }
 
 /// Every disk of the machine.
@@ -84,7 +149,7 @@ fn on_stick(name: &str) -> Result<PathBuf> {
 }
 
 /// The device of a partition of a disk.
-fn part(disk: &Path, number: u32) -> Result<PathBuf> {
+pub(super) fn part(disk: &Path, number: u32) -> Result<PathBuf> {
     let name = disk.file_name().context("a disk without a name")?;
     let folder = Path::new("/sys/block").join(name);
     let is_it = |entry: &fs::DirEntry| super::text(&entry.path().join("partition")) == number.to_string();
@@ -128,7 +193,7 @@ fn format(device: &Path, label: &str) -> Result<()> {
 }
 
 /// Whether there is a file system of the kind that [`format`] makes.
-fn is_formatted(device: &Path) -> Result<bool> {
+pub(super) fn is_formatted(device: &Path) -> Result<bool> {
     /// `s_magic` of ext4, and where it is.
     const MAGIC: ([u8; 2], u64) = ([0x53, 0xef], 1024 + 56);
     let mut magic = [0; 2];

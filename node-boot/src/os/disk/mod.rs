@@ -2,23 +2,42 @@
 
 mod boot; // what the firmware starts first
 mod choose; // which disk
+mod header; // what stands before what is encrypted
 mod install; // the system onto it
 mod kit; // what a stick brings beside the system
+mod start; // opened, mended, or shut
 mod table; // its partitions
+mod vault; // the ways to its secret
+mod wipe; // a blank machine again
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use install::{RULE, install};
+pub use install::{RULE, System, install};
 pub use kit::{KIT, read_kit};
+pub use start::{Shut, kept, mount_own, name_of_locked, unlock};
+pub use wipe::begin as wipe;
+
+use start::Parts;
 
 fn text(path: &Path) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
 /// The device of a partition of this name, on a disk that cannot be pulled out.
-pub fn partition(name: &str) -> Option<PathBuf> {
+fn partition(name: &str) -> Option<PathBuf> {
     partitions(name).into_iter().find(|(_, disk)| !is_removable(disk)).map(|(device, _)| device)
+}
+
+/// The disk whose state is called so: one that cannot be pulled out, and has our partitions.
+fn partitions_of(state: &str) -> Option<Parts> {
+    let disks = partitions(state).into_iter().filter(|(_, disk)| !is_removable(disk));
+    let mut found = disks.filter_map(|(state, disk)| {
+        let disk = Path::new("/dev").join(disk);
+        let volumes = install::part(&disk, layout::part::VOLUMES).ok()?;
+        Some(Parts { disk, state, volumes })
+    });
+    found.next()
 }
 
 /// The device of a partition of this name: the machine's disk goes before a stick.

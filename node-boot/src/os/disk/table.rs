@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -225,7 +226,7 @@ pub(super) fn finish(device: &Path, banks: &Names) -> Result<Placed> {
 }
 
 /// Gives partitions of ours other names, in one write; what the firmware's one is.
-fn rename(device: &Path, names: &[(u32, &str)]) -> Result<Partition> {
+pub(super) fn rename(device: &Path, names: &[(u32, &str)]) -> Result<Partition> {
     let file = open(device)?;
     let block = block_of(&file)?;
     let mut disk = gpt::GptConfig::new().writable(true).logical_block_size(block).open_from_device(file)?;
@@ -238,6 +239,20 @@ fn rename(device: &Path, names: &[(u32, &str)]) -> Result<Partition> {
     disk.update_partitions(table)?;
     disk.write()?.sync_all()?;
     Ok(firmware)
+}
+
+/// Forgets that a disk is ours. Its copy at the end goes first, the mark last: until then it is known as ours.
+pub(super) fn forget(device: &Path) -> Result<()> {
+    let mut file = open(device)?;
+    let size = file.seek(SeekFrom::End(0))?;
+    let block = block_of(&file)?.as_u64();
+    for (at, end) in [(size.saturating_sub(LOOK), size), (block, LOOK), (0, block)] {
+        let zeros = vec![0; usize::try_from(end - at)?];
+        file.write_all_at(&zeros, at)
+            .and_then(|()| file.sync_all())
+            .context("forgetting the disk's table")?;
+    }
+    Ok(())
 }
 
 fn open(device: &Path) -> Result<File> {
@@ -364,6 +379,22 @@ mod tests {
         assert_eq!(again(&file, &banks("os-1e")).unwrap(), None);
         assert!(!complete(&file, &banks("os-1e")).unwrap());
         assert_eq!(holds(&file).unwrap(), Holds::Ours);
+    }
+
+    #[test]
+    fn a_disk_that_is_forgotten_is_an_empty_one_and_until_then_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("disk");
+        File::create(&file).unwrap().set_len(8 << 30).unwrap();
+        make(&file).unwrap();
+        rename(&file, &[(part::STATE, layout::WIPING)]).unwrap();
+        forget(&file).unwrap();
+        assert_eq!(holds(&file).unwrap(), Holds::Nothing);
+        // The power was cut before the mark was gone.
+        let open = File::options().write(true).open(&file).unwrap();
+        open.write_all_at(MARK, 0).unwrap();
+        assert_eq!(holds(&file).unwrap(), Holds::Ours);
+        assert_eq!(again(&file, &banks("os-0f")).unwrap(), None, "it has to be installed anew");
     }
 
     #[test]

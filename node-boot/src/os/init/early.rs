@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use protocol::bytes::{Digest, hex};
@@ -41,8 +40,6 @@ const SETTINGS: [(&str, &str); 6] = [
     ("kernel/panic_on_oops", "1"),
     ("vm/overcommit_memory", "1"),
 ];
-/// How long the disk with the state is waited for.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Folders that configuration is written to, over the image that nobody writes to.
 const WRITABLE: [&str; 2] = ["/etc", "/opt"];
 
@@ -77,7 +74,11 @@ pub fn system() -> Result<System> {
             mounted?;
         }
     }
-    let system = if mount_state()? { System::Installed } else { System::Live };
+    let system = if disk::mount_own()? { System::Installed } else { System::Live };
+    if system == System::Live {
+        // What is written is gone when the machine is switched off.
+        put("tmpfs", "/var", "mode=755")?;
+    }
     for folder in WRITABLE {
         over(folder, system)?;
     }
@@ -106,23 +107,6 @@ fn kubernetes(system: System) -> Result<()> {
         System::Live => Banks::installed(&sequence::images_of(Path::new(OWNER))?),
     };
     bank::mount_kubernetes(&banks.context("nothing says which image it is")?.kubernetes.kept)
-}
-
-/// Mounts the machine's state where it has one; else what is written is gone when it is switched off.
-fn mount_state() -> Result<bool> {
-    // A disk that the machine was not started from may take a moment longer.
-    let until = Instant::now() + PATIENCE;
-    let device = loop {
-        let found = disk::partition(layout::STATE);
-        if found.is_some() || Instant::now() >= until {
-            break found;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    let Some(device) = device else { return put("tmpfs", "/var", "mode=755").map(|()| false) };
-    mount(&device, "/var", "ext4", MountFlags::NOSUID | MountFlags::NODEV, None)
-        .with_context(|| format!("mounting the machine's state on {}", device.display()))?;
-    Ok(true)
 }
 
 /// An overlay whose changes last as long as the state does.

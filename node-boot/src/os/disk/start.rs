@@ -1,0 +1,210 @@
+//! The machine's own disk when it starts: opened by the TPM and mended where that helps; else what is wrong with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use layout::{STATE, WIPING};
+use protocol::bytes::{B64u, Secret};
+use protocol::tpm::{Spec, Tpm};
+use rustix::mount::{MountFlags, mount};
+use serde::{Deserialize, Serialize};
+
+use super::header::Header;
+use super::vault::{self, Part, Vault, header_of};
+use super::{install, partitions_of, wipe};
+use crate::console::say;
+
+/// How long the disk with the state is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Where the agent reads why the state is not in use.
+const SHUT: &str = "/run/shut.json";
+/// The TPM, as the kernel names it.
+const TPM: &str = "/dev/tpmrm0";
+/// Where the state and Pods' volumes are mounted.
+const STATE_AT: &str = "/var";
+const VOLUMES_AT: &str = "/var/lib/volumes";
+/// Of `e2fsck`: everything was mended. Greater ones say that something was not.
+const MENDED: i32 = 2;
+
+/// Why the machine's own state is not in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shut {
+    /// For a person.
+    pub why: String,
+    /// Whether it is whole, and only its secret is missing: then the disk is left as it is.
+    pub locked: bool,
+}
+
+impl Shut {
+    fn locked(why: impl Into<String>) -> Self {
+        Self { why: why.into(), locked: true }
+    }
+
+    fn damaged(why: impl Into<String>) -> Self {
+        Self { why: why.into(), locked: false }
+    }
+
+    /// What was found when the machine was started; none where its state is in use, or where it has none.
+    pub fn found() -> Option<Self> {
+        serde_json::from_slice(&fs::read(SHUT).ok()?).ok()
+    }
+}
+
+/// Mounts the machine's state where it has one that can be used; whether it did.
+pub fn mount_own() -> Result<bool> {
+    // A disk that the machine was not started from may take a moment longer.
+    let until = Instant::now() + PATIENCE;
+    let parts = loop {
+        if let Some(disk) = partitions_of(WIPING) {
+            wipe::go_on(&disk)?;
+        }
+        match partitions_of(STATE) {
+            Some(parts) => break parts,
+            None if Instant::now() >= until => return Ok(false),
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    match enter(&parts.state, &parts.volumes) {
+        Ok(()) => Ok(true),
+        Err(shut) => {
+            say(&format!("This machine's own state is not in use: {}.", shut.why));
+            fs::write(SHUT, protocol::json::to_vec(&shut)).context("noting why the state is not in use")?;
+            Ok(false)
+        }
+    }
+}
+
+fn enter(state: &Path, volumes: &Path) -> Result<(), Shut> {
+    let damaged = |error: anyhow::Error| Shut::damaged(format!("{error:#}"));
+    let header = header_of(&[state, volumes]).map_err(damaged)?;
+    let Some((mut tpm, header)) = chip(header, state, volumes)? else {
+        mount_mended(state, STATE_AT).map_err(damaged)?;
+        use_volumes(mount_mended(volumes, VOLUMES_AT));
+        return Ok(());
+    };
+    let mut vault = Vault::by_tpm(&header, &mut tpm).map_err(|error| Shut::locked(why(&error)))?;
+    let device = vault.open(Part::State, state).map_err(damaged)?;
+    if let Err(error) = mount_mended(&device, STATE_AT) {
+        let _ = vault::close(Part::State);
+        return Err(damaged(error));
+    }
+    use_volumes(vault.open(Part::Volumes, volumes).and_then(|device| mount_mended(&device, VOLUMES_AT)));
+    // From here on programs run that came with the state: whoever wrote that must not have the secret of this disk.
+    if let Err(error) = tpm.close() {
+        say(&format!("The TPM still gives out the disk's secret: {error}."));
+    }
+    for partition in [state, volumes] {
+        if Header::read(partition).is_ok_and(|found| found.as_ref() != Some(&header))
+            && let Err(error) = vault.save(&[state, volumes])
+        {
+            say(&format!("A copy of the disk's header is damaged and stays so: {error:#}."));
+        }
+    }
+    Ok(())
+}
+
+/// The TPM for a disk that is encrypted; none for one that is not, on a machine without TPM. A machine with a TPM uses no
+/// other state than an encrypted one: anybody could have written that.
+fn chip(header: Option<Header>, state: &Path, volumes: &Path) -> Result<Option<(Tpm, Header)>, Shut> {
+    let is_plain = |partition: &Path| install::is_formatted(partition).unwrap_or(false);
+    if !Path::new(TPM).exists() {
+        return match header {
+            Some(_) => Err(Shut::locked(
+                "the disk is encrypted by a TPM that is not there: switch it on in the firmware setup (TPM, PTT or fTPM)",
+            )),
+            None => Ok(None),
+        };
+    }
+    let tpm = Tpm::open(&Spec::Device(TPM.into())).map_err(|error| Shut::locked(error.to_string()))?;
+    match header {
+        Some(header) => Ok(Some((tpm, header))),
+        None if is_plain(state) || is_plain(volumes) => Err(Shut::locked(
+            "the disk was set up while the TPM was off, and is not encrypted; it can be erased by `provisioner wipe`",
+        )),
+        None => Err(Shut::damaged("no copy of the disk's header is whole")),
+    }
+}
+
+fn why(error: &protocol::tpm::Error) -> String {
+    if error.changed() {
+        "the firmware or its settings are not what they were (PCR 7), and the TPM does not open the disk"
+            .to_owned()
+    } else if error.foreign() {
+        "the disk was encrypted by another TPM, or by this one before it was cleared".to_owned()
+    } else {
+        format!("the TPM does not open the disk: {error}")
+    }
+}
+
+/// A machine without its Pods' volumes is worth more than none.
+fn use_volumes(done: Result<()>) {
+    if let Err(error) = done {
+        say(&format!("Pods' volumes cannot be used: {error:#}."));
+    }
+}
+
+/// Mounts a file system; where that fails, after it was mended.
+fn mount_mended(device: &Path, at: &str) -> Result<()> {
+    fs::create_dir_all(at)?;
+    let mounting = || format!("mounting {} on {at}", device.display());
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let Err(first) = mount(device, at, "ext4", flags, None) else { return Ok(()) };
+    say(&format!("The file system on {} is damaged ({first}). Mending it.", device.display()));
+    mend(device).with_context(mounting)?;
+    mount(device, at, "ext4", flags, None).with_context(mounting)
+}
+
+/// Mends what can be mended without a person.
+fn mend(device: &Path) -> Result<()> {
+    let done = Command::new("/usr/sbin/e2fsck").args(["-f", "-y"]).arg(device).output();
+    let done = done.context("running e2fsck")?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    let is_mended = done.status.code().is_some_and(|code| code <= MENDED);
+    anyhow::ensure!(is_mended, "e2fsck cannot mend {}: {last}", device.display());
+    Ok(())
+}
+
+/// Name of the machine's disk, where its header tells; for who keeps its key.
+pub fn name_of_locked() -> Option<B64u> {
+    let parts = partitions_of(STATE)?;
+    header_of(&[&parts.state, &parts.volumes]).ok().flatten().map(|header| header.disk)
+}
+
+/// Has the TPM open a locked disk again: by the key that the site kept, from the next start on. Whether it is that disk's key.
+pub fn unlock(key: &Secret, tpm: &Mutex<Tpm>) -> Result<bool> {
+    let parts = partitions_of(STATE).context("the disk is gone")?;
+    let both: [&Path; 2] = [&parts.state, &parts.volumes];
+    let header = header_of(&both)?.context("the disk's header is gone")?;
+    let Some(mut vault) = Vault::by_site(&header, &key.0) else { return Ok(false) };
+    let mut tpm = tpm.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    vault.seal(&mut tpm).context("sealing the disk's secret anew")?;
+    vault.save(&both)?;
+    Ok(true)
+}
+
+/// How the running system's state is kept, in a word.
+pub fn kept() -> &'static str {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let source = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let (device, at) = (words.next()?, words.next()?);
+        (at == STATE_AT).then_some(device)
+    });
+    match source {
+        Some(device) if device.starts_with("/dev/dm-") || device.starts_with("/dev/mapper/") => "encrypted",
+        Some(device) if device.starts_with("/dev/") => "not encrypted",
+        _ => "in memory",
+    }
+}
+
+/// A disk that the system is or was on.
+pub(super) struct Parts {
+    pub disk: PathBuf,
+    pub state: PathBuf,
+    pub volumes: PathBuf,
+}

@@ -1,6 +1,7 @@
 //! The recipe of the operating system: pinned inputs in, images out, the same bits every time.
 
 mod archive; // what the kernel starts from
+pub mod authenticode; // by which firmware knows a program
 mod debian; // packages of the distribution, by digest
 mod disk; // partitions, and what the firmware reads
 mod drivers; // which modules of the kernel

@@ -31,7 +31,7 @@ const TO_BOOT: [&str; 16] = [
     "efivarfs",
 ];
 /// Modules that a machine in a cluster has, whatever it is made of: the site's network and Pods', file systems, the power button.
-const OF_A_NODE: [&str; 32] = [
+const OF_A_NODE: [&str; 34] = [
     "af_packet",
     "8021q",
     "bonding",
@@ -62,6 +62,8 @@ const OF_A_NODE: [&str; 32] = [
     "aes_generic",
     "aesni_intel",
     "vfat",
+    "nls_cp437",
+    "nls_ascii",
     "evdev",
     "button",
 ];

@@ -1,18 +1,17 @@
 //! The stick of an owner: what the firmware starts, and the images, where an installed disk has them as well.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use layout::{FIRMWARE_SIZE, MIB, OS_SIZE, OWNER, PROGRAM, STICK};
 
 use crate::disk::{self, Content, Part};
 use crate::recipe::Built;
 
-/// Writes a stick from which a machine of this owner starts; more files of its are put beside, by path.
-pub fn stick(built: &Built, owner: &[u8], more: &[(&str, &[u8])], out: &Path) -> Result<()> {
-    let uki = fs::read(&built.uki).with_context(|| format!("reading {}", built.uki.display()))?;
-    let mut firmware = vec![(PROGRAM.to_owned(), uki), (OWNER.to_owned(), owner.to_vec())];
+/// Writes a stick from which a machine of this owner starts: `uki` as it is signed, and the owner's section; more files
+/// are put beside, by path.
+pub fn stick(built: &Built, uki: &[u8], owner: &[u8], more: &[(&str, &[u8])], out: &Path) -> Result<()> {
+    let mut firmware = vec![(PROGRAM.to_owned(), uki.to_vec()), (OWNER.to_owned(), owner.to_vec())];
     firmware.extend(more.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec())));
     let image = |(image, file): &(protocol::image::Image, std::path::PathBuf), size| Part {
         name: image.partition(),

@@ -89,12 +89,12 @@ impl Image {
     }
 }
 
-fn number(bytes: &[u8], at: usize) -> Result<usize> {
+pub(crate) fn number(bytes: &[u8], at: usize) -> Result<usize> {
     let field = bytes.get(at..at + 4).context("the stub is cut off")?;
     Ok(usize::try_from(u32::from_le_bytes(field.try_into()?))?)
 }
 
-fn short(bytes: &[u8], at: usize) -> Result<usize> {
+pub(crate) fn short(bytes: &[u8], at: usize) -> Result<usize> {
     let field = bytes.get(at..at + 2).context("the stub is cut off")?;
     Ok(u16::from_le_bytes(field.try_into()?).into())
 }

@@ -14,7 +14,8 @@ pub const NO_ATTRIBUTES: &str = "MAA=";
 const DATA: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01];
 const SIGNED_DATA: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
 
-fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+/// One DER value (ITU-T X.690): its tag, its length, and what is in it.
+pub fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     let len = body.len().to_be_bytes();
     let significant = &len[len.iter().position(|byte| *byte != 0).unwrap_or(len.len() - 1)..];

@@ -8,6 +8,7 @@ use rcgen::{
 use crate::cert::{Cert, MACHINE_URI, SITE_URI};
 use crate::clock::{DAY, NEVER, Time, YEAR};
 use crate::crypto::{Alg, Signer, der_signature, random};
+use crate::firmware::{self, FirmwareSigner};
 
 /// A certificate could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +25,11 @@ pub struct IssueError {
 pub enum Role<'a> {
     /// A trust anchor of the owner, 20 years.
     Anchor {
+        /// Common name.
+        name: &'a str,
+    },
+    /// A key that firmware believes, 20 years.
+    Firmware {
         /// Common name.
         name: &'a str,
     },
@@ -74,7 +80,10 @@ pub enum Role<'a> {
 impl Role<'_> {
     fn name(&self) -> String {
         match self {
-            Self::Anchor { name } | Self::Signer { name } | Self::Foreign { name, .. } => (*name).to_owned(),
+            Self::Anchor { name }
+            | Self::Firmware { name }
+            | Self::Signer { name }
+            | Self::Foreign { name, .. } => (*name).to_owned(),
             Self::SiteCa { site, generation } => format!("{site} g{generation}"),
             Self::IssuingCa { site, generation, number } => format!("{site} g{generation} i{number}"),
             Self::Leaf { site, number } => format!("{site} provisioner {number}"),
@@ -84,7 +93,7 @@ impl Role<'_> {
 
     fn life(&self) -> i64 {
         match self {
-            Self::Anchor { .. } => 20 * YEAR,
+            Self::Anchor { .. } | Self::Firmware { .. } => 20 * YEAR,
             Self::Signer { .. } => 6 * YEAR,
             Self::SiteCa { .. } => 15 * YEAR,
             Self::IssuingCa { .. } => 10 * YEAR,
@@ -215,6 +224,31 @@ pub fn issue(
     let public = wrap(&name, SubjectPublicKeyInfo::from_der(spki))?;
     let issuer = wrap(&name, Issuer::from_ca_cert_der(&ca.der.as_slice().into(), Adapter(key)))?;
     Ok(wrap(&name, params.signed_by(&public, &issuer))?.der().to_vec())
+}
+
+/// The same for keys that firmware believes.
+struct FirmwareAdapter<'a>(&'a dyn FirmwareSigner);
+
+impl PublicKeyData for FirmwareAdapter<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        firmware::public(self.0.spki()).unwrap_or_default()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+impl rcgen::SigningKey for FirmwareAdapter<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+/// A certificate by which firmware knows a key of the owner's, signed by itself, 20 years: DER.
+pub fn for_firmware(name: &str, key: &dyn FirmwareSigner, now: Time) -> Result<Vec<u8>, IssueError> {
+    let params = wrap(name, Role::Firmware { name }.params(now, serial(name)?))?;
+    Ok(wrap(name, params.self_signed(&FirmwareAdapter(key)))?.der().to_vec())
 }
 
 /// The certificate a pledge shows before it has one of the site: self-signed, CN `pledge`, without end. DER.

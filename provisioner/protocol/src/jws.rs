@@ -22,6 +22,8 @@ pub mod typ {
     pub(crate) const REPORT: &str = "nodeboot-report+jws";
     /// HQ's yes to a code.
     pub(crate) const APPROVAL: &str = "nodeboot-approval+jws";
+    /// What an owner adds to images that are the same for everybody.
+    pub(crate) const OWNER: &str = "nodeboot-owner+jws";
 }
 
 /// Why a signed document was not read; the letters are those of R5.
@@ -112,35 +114,51 @@ fn decoded(text: &str) -> Result<Vec<u8>, JwsError> {
     from_b64u(text).map_err(|error| JwsError::Shape(error.to_string()))
 }
 
+/// A document of any algorithm, whose signature was not looked at yet.
+pub(crate) struct Shaped {
+    pub alg: String,
+    pub signer: Cert,
+    pub payload: Vec<u8>,
+    /// What the signature is over.
+    pub input: Vec<u8>,
+    pub signature: Vec<u8>,
+}
+
+/// Reads a document of type `typ`.
+pub(crate) fn read_any(text: &[u8], typ: &str) -> Result<Shaped, JwsError> {
+    let General { payload, signatures } = json::parse(text).map_err(|error| shape(&error))?;
+    let [signature] = signatures.as_slice() else { return Err(JwsError::Signatures(signatures.len())) };
+    if signature.header.is_some() {
+        return Err(JwsError::Unprotected);
+    }
+    let header: Header = json::parse(&decoded(&signature.protected)?).map_err(|error| shape(&error))?;
+    if header.crit.is_some() {
+        return Err(JwsError::Crit);
+    }
+    if header.typ != typ {
+        return Err(JwsError::Type(header.typ));
+    }
+    let [certificate] = header.x5c.as_slice() else {
+        return Err(JwsError::Certificates(header.x5c.len()));
+    };
+    let der = from_b64(certificate).map_err(|error| JwsError::Shape(error.to_string()))?;
+    let signer = Cert::parse(&der).map_err(|error| JwsError::Shape(error.to_string()))?;
+    let bytes = decoded(&payload)?;
+    // A duplicate member inside the payload is as much a second meaning as one outside.
+    json::parse::<serde::de::IgnoredAny>(&bytes).map_err(|error| shape(&error))?;
+    let input = format!("{}.{payload}", signature.protected).into_bytes();
+    Ok(Shaped { alg: header.alg, signer, payload: bytes, input, signature: decoded(&signature.value)? })
+}
+
 impl Unverified {
     /// Reads a document that must be of type `typ`.
     pub fn read(text: &[u8], typ: &str) -> Result<Self, JwsError> {
-        let General { payload, signatures } = json::parse(text).map_err(|error| shape(&error))?;
-        let [signature] = signatures.as_slice() else { return Err(JwsError::Signatures(signatures.len())) };
-        if signature.header.is_some() {
-            return Err(JwsError::Unprotected);
-        }
-        let header: Header = json::parse(&decoded(&signature.protected)?).map_err(|error| shape(&error))?;
-        if header.crit.is_some() {
-            return Err(JwsError::Crit);
-        }
-        if header.typ != typ {
-            return Err(JwsError::Type(header.typ));
-        }
-        let [certificate] = header.x5c.as_slice() else {
-            return Err(JwsError::Certificates(header.x5c.len()));
-        };
-        let der = from_b64(certificate).map_err(|error| JwsError::Shape(error.to_string()))?;
-        let signer = Cert::parse(&der).map_err(|error| JwsError::Shape(error.to_string()))?;
-        let alg = Alg::from_name(&header.alg);
+        let Shaped { alg: name, signer, payload, input, signature } = read_any(text, typ)?;
+        let alg = Alg::from_name(&name);
         if alg.is_none() || alg != Alg::of_spki(&signer.spki).map(|(alg, _)| alg) {
-            return Err(JwsError::Algorithm(header.alg));
+            return Err(JwsError::Algorithm(name));
         }
-        let bytes = decoded(&payload)?;
-        // A duplicate member inside the payload is as much a second meaning as one outside.
-        json::parse::<serde::de::IgnoredAny>(&bytes).map_err(|error| shape(&error))?;
-        let input = format!("{}.{payload}", signature.protected).into_bytes();
-        Ok(Self { signer, payload: bytes, input, signature: decoded(&signature.value)? })
+        Ok(Self { signer, payload, input, signature })
     }
 
     /// The payload, once its signature is found to be the certificate's.
@@ -151,15 +169,21 @@ impl Unverified {
 
 /// Signs `payload` as a document of type `typ` with the key of `certificate`.
 pub fn sign(payload: &[u8], typ: &str, certificate: &[u8], key: &dyn Signer) -> Result<String, SignError> {
-    let header = Header {
-        alg: key.alg().name().to_owned(),
-        typ: typ.to_owned(),
-        x5c: vec![b64(certificate)],
-        crit: None,
-    };
+    sign_as(key.alg().name(), payload, typ, certificate, |input| key.sign(input))
+}
+
+/// The same with an algorithm of this name.
+pub(crate) fn sign_as(
+    alg: &str,
+    payload: &[u8],
+    typ: &str,
+    certificate: &[u8],
+    sign: impl Fn(&[u8]) -> Result<Vec<u8>, SignError>,
+) -> Result<String, SignError> {
+    let header = Header { alg: alg.to_owned(), typ: typ.to_owned(), x5c: vec![b64(certificate)], crit: None };
     let protected = b64u(&json::to_vec(&header));
     let payload = b64u(payload);
-    let value = b64u(&key.sign(format!("{protected}.{payload}").as_bytes())?);
+    let value = b64u(&sign(format!("{protected}.{payload}").as_bytes())?);
     let document = General { payload, signatures: vec![Signature { protected, value, header: None }] };
     Ok(String::from_utf8_lossy(&json::to_vec(&document)).into_owned())
 }

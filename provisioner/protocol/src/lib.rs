@@ -19,6 +19,7 @@ pub mod crypto; // keys that sign, and the primitives under the protocol
 pub mod csr; // certificate requests as received
 pub mod dns; // DNS as bytes: where a service is, who a host is
 pub mod est; // RFC 7030 bodies
+pub mod firmware; // keys that a machine's firmware believes
 pub mod heartbeat; // 37 bytes that say "I live"
 pub mod id; // the names a machine can prove, and the one it is only labelled with
 pub mod image; // images of a machine's own system, as HQ names them
@@ -33,6 +34,7 @@ pub mod record; // what HQ says of one machine
 pub mod refusal; // every refusal and every wait, with the sentence a person reads
 pub mod report; // what a site tells HQ
 pub mod responder; // a service instance on a cable: what it says to whom, and when
+pub mod section; // what an owner adds to images that are the same for everybody
 #[cfg(feature = "tls")]
 pub mod tls; // keys that sign a handshake, and the signatures believed
 pub mod tpm; // TPM 2.0 structures and commands

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use pkcs8::pkcs5::pbes2;
 use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
 use protocol::crypto::{Alg, SignError, Signer, SoftKey};
+use protocol::firmware::{self, FirmwareSigner, RsaKey};
 use zeroize::Zeroizing;
 
 const LABEL: &str = "ENCRYPTED PRIVATE KEY";
@@ -36,6 +37,20 @@ impl Keys {
     /// Makes and keeps a key; refuses to overwrite one.
     pub fn make(&self, name: &str, alg: Alg) -> Result<SoftKey> {
         let (key, pkcs8) = SoftKey::generate(alg)?;
+        self.keep(name, &pkcs8)?;
+        Ok(key)
+    }
+
+    /// Makes and keeps a key of the kind that machines' firmware believes. OpenSSL makes it, and hands it over by a pipe.
+    pub fn make_for_firmware(&self, name: &str) -> Result<RsaKey> {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]);
+        let made = openssl.stdin(Stdio::null()).output();
+        let made = made.context("running openssl (Debian's openssl), which makes keys for firmware")?;
+        let said = String::from_utf8_lossy(&made.stderr);
+        ensure!(made.status.success(), "openssl cannot make the key {name}: {}", said.trim());
+        let pkcs8 = Zeroizing::new(protocol::est::read_base64(&Zeroizing::new(made.stdout))?);
+        let key = RsaKey::from_pkcs8(&pkcs8)?;
         self.keep(name, &pkcs8)?;
         Ok(key)
     }
@@ -114,6 +129,14 @@ impl Keys {
         Ok(Box::new(SoftKey::from_pkcs8(&self.open(name)?)?))
     }
 
+    /// The same for a key that machines' firmware believes.
+    pub fn firmware_signer(&self, name: &str, hook: Option<&Hook>) -> Result<Box<dyn FirmwareSigner>> {
+        if let Some(hook) = hook {
+            return Ok(Box::new(FirmwareExec::new(name, hook)?));
+        }
+        Ok(Box::new(RsaKey::from_pkcs8(&self.open(name)?)?))
+    }
+
     /// Makes and keeps a private scalar on P-256, for agreement and not for signatures.
     pub fn make_scalar(&self, name: &str) -> Result<Zeroizing<[u8; 32]>> {
         self.make(name, Alg::Es256)?;
@@ -133,43 +156,89 @@ impl Keys {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Hook {
-    /// Program and arguments. It reads the bytes to sign and writes the signature: `r || s`, or DER as OpenSSL does.
+    /// Program and arguments. It reads the bytes to sign and writes the signature: `r || s`, or DER as OpenSSL does; for a
+    /// key that firmware believes, the 256 bytes of PKCS#1 with SHA-256.
     pub exec: Vec<String>,
     /// The public key, PEM `SubjectPublicKeyInfo`.
     pub public: String,
 }
 
+impl Hook {
+    /// The public key, of which a program has to be named.
+    fn spki(&self, name: &str) -> Result<Vec<u8>> {
+        ensure!(!self.exec.is_empty(), "the hook of {name} names no program");
+        Ok(protocol::est::read_base64(self.public.as_bytes())?)
+    }
+
+    /// What the program answers to `message`.
+    fn ask(&self, message: &[u8]) -> Result<Vec<u8>> {
+        let mut command = Command::new(&self.exec[0]);
+        let mut child = command.args(&self.exec[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        child.stdin.take().context("its input")?.write_all(message)?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "it ended with {}", output.status);
+        Ok(output.stdout)
+    }
+
+    fn failed(&self, name: &str, error: &anyhow::Error) -> SignError {
+        SignError { key: format!("{name} ({})", self.exec[0]), why: format!("{error:#}") }
+    }
+}
+
+const NOT_ITS: &str = "its signature is not by the public key";
+
 struct Exec {
     name: String,
-    program: Vec<String>,
+    hook: Hook,
     alg: Alg,
     spki: Vec<u8>,
 }
 
 impl Exec {
     fn new(name: &str, hook: &Hook) -> Result<Self> {
-        let spki = protocol::est::read_base64(hook.public.as_bytes())?;
+        let spki = hook.spki(name)?;
         let (alg, _) = Alg::of_spki(&spki)
             .with_context(|| format!("the public key of {name} is not on P-256 or P-384"))?;
-        ensure!(!hook.exec.is_empty(), "the hook of {name} names no program");
-        Ok(Self { name: name.to_owned(), program: hook.exec.clone(), alg, spki })
+        Ok(Self { name: name.to_owned(), hook: hook.clone(), alg, spki })
     }
 
     fn run(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let mut command = Command::new(&self.program[0]);
-        let mut child =
-            command.args(&self.program[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        child.stdin.take().context("its input")?.write_all(message)?;
-        let output = child.wait_with_output()?;
-        ensure!(output.status.success(), "it ended with {}", output.status);
+        let answer = self.hook.ask(message)?;
         let size = if self.alg == Alg::Es256 { 32 } else { 48 };
-        let fixed =
-            if output.stdout.len() == 2 * size { output.stdout } else { from_der(&output.stdout, size)? };
-        ensure!(
-            protocol::crypto::verify(&self.spki, message, &fixed),
-            "its signature is not by the public key"
-        );
+        let fixed = if answer.len() == 2 * size { answer } else { from_der(&answer, size)? };
+        ensure!(protocol::crypto::verify(&self.spki, message, &fixed), NOT_ITS);
         Ok(fixed)
+    }
+}
+
+struct FirmwareExec {
+    name: String,
+    hook: Hook,
+    spki: Vec<u8>,
+}
+
+impl FirmwareExec {
+    fn new(name: &str, hook: &Hook) -> Result<Self> {
+        let spki = hook.spki(name)?;
+        ensure!(
+            firmware::public(&spki).is_some(),
+            "the public key of {name} is not RSA of 2048 bits with the exponent 65537"
+        );
+        Ok(Self { name: name.to_owned(), hook: hook.clone(), spki })
+    }
+}
+
+impl FirmwareSigner for FirmwareExec {
+    fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        let signed = self.hook.ask(message).and_then(|signature| {
+            ensure!(firmware::verify(&self.spki, message, &signature), NOT_ITS);
+            Ok(signature)
+        });
+        signed.map_err(|error| self.hook.failed(&self.name, &error))
     }
 }
 
@@ -202,10 +271,7 @@ impl Signer for Exec {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        self.run(message).map_err(|error| SignError {
-            key: format!("{} ({})", self.name, self.program[0]),
-            why: format!("{error:#}"),
-        })
+        self.run(message).map_err(|error| self.hook.failed(&self.name, &error))
     }
 }
 
@@ -268,7 +334,7 @@ mod tests {
         assert!(protocol::crypto::verify(signer.spki(), b"m", &signer.sign(b"m").unwrap()));
         let (other, _) = SoftKey::generate(Alg::Es256).unwrap();
         let other = protocol::bytes::pem("PUBLIC KEY", other.spki());
-        let stranger = Hook { exec: signer.program.clone(), public: other };
+        let stranger = Hook { exec: signer.hook.exec.clone(), public: other };
         let error = Exec::new("signer", &stranger).unwrap().sign(b"m").unwrap_err().to_string();
         assert!(error.contains("its signature is not by the public key"), "{error}");
         let exec = ["true".to_owned()].to_vec();

@@ -29,6 +29,8 @@ pub(super) enum Command {
         #[arg(long)]
         allow_phone: bool,
     },
+    /// Make the keys by which machines' firmware knows the owner's programs (Secure Boot). Once, and offline.
+    SecureBoot,
     /// Sites and their provisioners.
     #[command(subcommand)]
     Site(SiteCommand),
@@ -93,6 +95,13 @@ pub(super) enum SiteCommand {
         /// Where to write it: a file, to be copied onto a stick as a whole.
         #[arg(short, long)]
         output: PathBuf,
+        /// For the depot: machines that start from it get the owner's keys into their firmware and their row into the
+        /// stick's `nodeboot/machines.csv`, and switch themselves off.
+        #[arg(long)]
+        depot: bool,
+        /// With --depot: what is on the stick goes on the machine's empty disk as well.
+        #[arg(long, requires = "depot")]
+        flash: bool,
     },
     /// Withdraw the site's CA.
     Revoke {

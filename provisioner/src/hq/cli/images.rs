@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use image::{Built, Inputs};
-use protocol::bytes::hex;
+use protocol::bytes::{Digest, hex};
+use protocol::image::{Image, Program};
+use protocol::section::Depot;
 
 use super::args::ImageCommand;
 use crate::hq::Hq;
@@ -42,11 +44,22 @@ fn shown(file: &Path) -> Result<String> {
     Ok(format!("{} ({size} MB)", file.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// Writes the stick of a site, with its next bundle.
-pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path) -> Result<()> {
+/// Writes the stick of a site, with its next bundle. `depot_of` makes it a depot's, which also flashes disks or does not.
+pub(super) fn stick(
+    hq: &Hq,
+    site: &str,
+    images: &Path,
+    output: &Path,
+    depot_of: Option<bool>,
+) -> Result<()> {
     hq.check_site(site)?;
-    let built = Built::open(images)?;
-    let bundle = hq.build_bundle(site, system_clock())?;
+    let (built, now) = (Built::open(images)?, system_clock());
+    let program = std::fs::read(&built.uki).with_context(|| format!("reading {}", built.uki.display()))?;
+    let program = hq.sign_program(&program)?;
+    let keys = depot_of.map(|_| hq.firmware_keys()).transpose()?;
+    let depot = depot_of.zip(keys).map(|(flash, keys)| Depot { site: site.to_owned(), flash, keys });
+    let section = hq.section(&signed(&built, &program), depot.as_ref(), now)?;
+    let bundle = hq.build_bundle(site, now)?;
     for warning in &bundle.warnings {
         eprintln!("warning: {}", plain::shown(warning));
     }
@@ -56,9 +69,10 @@ pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path) -> Result
         files.push((layout::provisioner(ek), protocol::json::to_vec(certified)));
     }
     let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
-    image::stick(&built, &owner_file(hq, &built)?, &files, output)?;
-    let file = output.display();
-    println!("{file} is the stick of {site}, with bundle {}.", bundle.seq);
+    image::stick(&built, &program, section.as_bytes(), &files, output)?;
+    let (file, of) =
+        (output.display(), if depot.is_some() { "the depot's stick for" } else { "the stick of" });
+    println!("{file} is {of} {site}, with bundle {}, signed for the firmware of your machines.", bundle.seq);
     match provisioners.len() {
         0 => {
             println!(
@@ -71,12 +85,8 @@ pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path) -> Result
     Ok(())
 }
 
-/// The owner's file, which says as well what is on the stick.
-fn owner_file(hq: &Hq, built: &Built) -> Result<Vec<u8>> {
-    let path = hq.dir.join("public/owner.json");
-    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    let mut owner: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
-    owner.insert("images".to_owned(), serde_json::to_value(built.images())?);
-    Ok(protocol::json::to_vec(&owner))
+/// The images as they are on a stick, where what the firmware starts is signed.
+fn signed(built: &Built, program: &[u8]) -> [Image; 2] {
+    let signed = Program { sha256: Digest::of(program), size: program.len() as u64 };
+    built.images().map(|image| Image { program: image.program.map(|_| signed), ..image.clone() })
 }

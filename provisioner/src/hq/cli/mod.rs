@@ -18,7 +18,7 @@ use super::keys::Keys;
 use super::machines::new_id;
 use super::owner::ANCHORS;
 use super::reports::Given;
-use super::{Hq, vouchers, write, write_text};
+use super::{Hq, firmware, vouchers, write, write_text};
 use crate::site::plain::{self, count};
 use crate::site::system_clock;
 
@@ -34,6 +34,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     match args.command {
         Command::Init { name, allow_phone } => init(&hq, &name, allow_phone, system_clock()),
+        Command::SecureBoot => secure_boot(&hq, system_clock()),
         Command::Site(command) => site(&hq, command),
         Command::Machines(command) => machines::run(&hq, command),
         Command::Approve { site, slot, code, output } => approve(&hq, &site, &slot, &code, &output),
@@ -76,6 +77,23 @@ fn init(hq: &Hq, name: &str, allow_phone: bool, now: Time) -> Result<()> {
     Ok(())
 }
 
+/// Makes the keys for machines' firmware, and says which of them go where.
+fn secure_boot(hq: &Hq, now: Time) -> Result<()> {
+    hq.make_firmware_keys(now)?;
+    let keys = hq.keys.folder()?;
+    let pem = |key: &str| keys.join(format!("{key}.pem")).display().to_string();
+    let [pk, kek, db] = firmware::KEYS.map(pem);
+    println!(
+        "Take these offline; nothing needs them before machines are to believe another key:\n  {pk}\n  {kek}"
+    );
+    println!("This one stays, and signs each stick:\n  {db}");
+    println!(
+        "\nPut secure-boot.yaml and owner.yaml under Git. Machines come to know these keys at the depot:"
+    );
+    println!("`provisioner hq site kit SITE --images FOLDER --depot -o FILE`");
+    Ok(())
+}
+
 fn next_id() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let chance = protocol::crypto::random().unwrap_or_default();
@@ -101,7 +119,9 @@ fn site(hq: &Hq, command: SiteCommand) -> Result<()> {
                 output.display()
             );
         }
-        SiteCommand::Kit { site, images, output } => images::stick(hq, &site, &images, &output)?,
+        SiteCommand::Kit { site, images, output, depot, flash } => {
+            images::stick(hq, &site, &images, &output, depot.then_some(flash))?;
+        }
         SiteCommand::Revoke { site } => {
             let generation = hq.revoke_site(&site, now)?;
             println!(

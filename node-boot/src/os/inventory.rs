@@ -34,6 +34,7 @@ pub fn look(dmi: &Path, has_tpm: bool) -> Facts {
         kubelet: String::new(),
         adjusts_oom: has_capability(&status, 24),
         state: String::new(),
+        secure_boot: super::secure::state(),
     }
 }
 

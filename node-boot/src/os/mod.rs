@@ -8,4 +8,5 @@ pub mod init; // PID 1 of a bare machine
 pub mod inventory; // what the machine is made of
 pub mod mapper; // devices that the kernel makes of others
 pub mod network; // links and addresses
+pub mod secure; // whom the firmware believes
 pub mod supervise; // programs that are to run

@@ -6,10 +6,14 @@ use anyhow::{Context, Result};
 use protocol::anchors::Trust;
 use protocol::clock::{FARTHEST_RTC, Time};
 use protocol::image::Image;
+use protocol::section::Depot;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::section;
+use crate::os::init::{self, System};
 use crate::os::network::plan::FirstContact;
+use crate::os::secure;
 use crate::state::Belief;
 
 /// The owner's file: anchors, and addresses to ask first.
@@ -27,11 +31,14 @@ pub(super) struct Owner {
     /// What the first contact needs, where a network lets nobody in without it.
     #[serde(default)]
     pub(super) network: FirstContact,
+    /// What makes the stick a depot's.
+    #[serde(default)]
+    pub(super) depot: Option<Depot>,
 }
 
-/// The images that an owner's file came with.
+/// The images that the owner's section of a stick came with.
 pub fn images_of(owner: &Path) -> Result<Vec<Image>> {
-    Ok(Owner::read(owner)?.images)
+    Ok(Owner::read(owner, Some(System::Live))?.images)
 }
 
 /// Whose word counts.
@@ -68,14 +75,32 @@ fn weigh(image: &Trust, built: Time, stored: &Trust, newest: Time) -> Word {
 }
 
 impl Owner {
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    /// Reads it. A machine whose whole system is ours asks of it what its firmware asks of a program.
+    pub(super) fn read(path: &Path, system: Option<System>) -> Result<Self> {
         let text = std::fs::read(path).with_context(|| {
             format!(
                 "reading {}: a machine without its owner's file cannot know whom to believe",
                 path.display()
             )
         })?;
-        serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+        let firmware = system.map(|_| secure::look()).unwrap_or_default();
+        let text = section::accept(&text, &firmware)?;
+        let owner = serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+        // What is installed may have become newer than the stick that it came from.
+        if system == Some(System::Live) {
+            section::check_images(&owner, &init::running()?.partition())?;
+        }
+        Ok(owner)
+    }
+
+    /// In words, where this machine has seen a newer one.
+    pub(super) fn is_old(&self, stored: Option<&Belief>) -> Option<String> {
+        let newest = stored.map(|stored| stored.image).filter(|newest| *newest > self.image_time)?;
+        Some(format!(
+            "The owner's section is of {}, and this machine has seen one of {newest}: the older one changes nothing of whom \
+             it believes.",
+            self.image_time
+        ))
     }
 
     /// What to believe with this image in force, after what was believed before.
@@ -152,6 +177,7 @@ mod tests {
             addresses: vec![],
             images: vec![],
             network: FirstContact::default(),
+            depot: None,
         }
     }
 
@@ -179,6 +205,8 @@ mod tests {
             assert_eq!((trust.anchors_seq(), trust.created_on()), (1, T.plus(YEAR)));
             // The image that was there before cannot bring it back.
             let older = owner(&set(4, T, [&a, &b], &a), T);
+            assert!(older.is_old(Some(&undone)).unwrap().contains("the older one changes nothing"));
+            assert_eq!(image.is_old(Some(&undone)), None);
             assert_eq!(older.belief(Some(&undone)).unwrap().kept, undone.kept);
         }
     }

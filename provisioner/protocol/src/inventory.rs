@@ -35,6 +35,24 @@ pub struct Facts {
     /// How its own state is kept: `encrypted`, `not encrypted`, `in memory`, or why it is not in use. Empty where the system
     /// is not ours.
     pub state: String,
+    /// Whether its firmware starts only what somebody signed.
+    pub secure_boot: SecureBoot,
+}
+
+/// What the firmware says of Secure Boot (UEFI 2.10 section 3.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecureBoot {
+    /// Only what is signed by a key that it believes is started.
+    On,
+    /// Anything is started.
+    Off,
+    /// Anything is started, and whoever comes first says whom it is to believe.
+    Setup,
+    /// Nothing, or something that this version does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 /// SMBIOS strings as the kernel shows them under `/sys/class/dmi/id`.

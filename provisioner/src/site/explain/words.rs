@@ -1,6 +1,7 @@
 //! The sentences for each thing that a person may ask about.
 
 use protocol::clock::Time;
+use protocol::inventory::SecureBoot;
 use protocol::record::Record;
 use protocol::refusal::Wait;
 
@@ -175,6 +176,7 @@ fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
         ("last heard", heard),
         ("certificate", kubelet),
         ("its network", machine.network.clone()),
+        ("Secure Boot", secure_boot(machine.hw.secure_boot).map(str::to_owned)),
         ("to be removed", listed(machine.former.clone())),
         ("own state", Some(machine.hw.state.clone()).filter(|state| !state.is_empty())),
         ("its disk", machine.wipe.then(|| "is erased as soon as it speaks".to_owned())),
@@ -183,6 +185,18 @@ fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
     .into_iter()
     .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))
     .collect()
+}
+
+/// What the machine says of its firmware; nothing of one that does not know Secure Boot.
+fn secure_boot(state: SecureBoot) -> Option<&'static str> {
+    match state {
+        SecureBoot::On => Some("on"),
+        SecureBoot::Off => Some("OFF: this machine starts whatever is given to it"),
+        SecureBoot::Setup => {
+            Some("OFF: nobody's keys are in the firmware; a depot's stick puts the owner's there")
+        }
+        SecureBoot::Unknown => None,
+    }
 }
 
 /// What else there is to know of a machine that the site registered itself.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use protocol::tpm::Spec;
 
+pub(crate) use self::register::columns;
 use crate::console;
 use crate::os::disk::KIT;
 use crate::os::init::System;
@@ -209,7 +210,11 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Run(at) => {
             end_in_order();
-            at.wake()?.run()
+            // From here on a person reads why it does not go on.
+            if at.system.is_some() {
+                console::on_screen("A machine");
+            }
+            at.wake().inspect_err(|error| console::stands(&format!("{error:#}.")))?.run()
         }
         Command::Discover(_) => show::discovery(),
         Command::Identify(at) => show::identity(&at),

@@ -15,7 +15,7 @@ use crate::console;
 use crate::site::identify::Identity;
 
 /// What headquarters registers this machine by: column and value.
-fn columns(identity: &Identity, facts: &Facts) -> [(&'static str, String); 6] {
+pub(crate) fn columns(identity: &Identity, facts: &Facts) -> [(&'static str, String); 6] {
     let hash = |alg: &str| {
         let chip = identity.tpm.as_ref()?;
         let ek = chip.eks.iter().find(|ek| ek.kind().to_string() == alg)?;

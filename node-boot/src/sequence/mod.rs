@@ -1,9 +1,11 @@
 //! The named steps, one after the other: discover, identify, enroll, configure, join. What each has done is on disk
 //! before the next begins, so that a power cut costs at most one step.
 
+mod depot; // a machine before it goes to its site
 mod enroll; // voucher, proof, time, certificate
 mod image; // what a new image changes
 mod reach; // where the provisioner is
+mod section; // the owner's file as it is read
 mod shut; // a disk that does not open
 mod stay; // after the join
 mod voice; // an approval by telephone
@@ -18,6 +20,7 @@ use protocol::clock::{self, Time};
 use protocol::inventory::Facts;
 use protocol::messages::{Config, DiskKey, Outcome};
 use protocol::refusal::{Refusal, Said};
+use protocol::section::Depot;
 use protocol::tpm::Spec;
 
 use self::image::Owner;
@@ -80,6 +83,7 @@ pub struct Awake {
     pub facts: Facts,
     kubelet: inventory::Kubelet,
     addresses: Vec<String>,
+    depot: Option<Depot>,
     shunned: Shunned,
     /// Whether a person waits for the end of one step: then a no ends it.
     pub by_hand: bool,
@@ -108,7 +112,7 @@ impl Machine {
         if self.system.is_some() {
             facts.state = shut.as_ref().map_or_else(|| disk::kept().to_owned(), |shut| shut.why.clone());
         }
-        let owner = Owner::read(&self.owner)?;
+        let owner = Owner::read(&self.owner, self.system)?;
         // Addresses come while keys are made.
         let first = owner.network.clone().into();
         let network = |_| Network::start(&self.root, &self.state, first, self.trial);
@@ -125,6 +129,7 @@ impl Machine {
             facts,
             kubelet,
             addresses: owner.addresses,
+            depot: owner.depot,
             shunned,
             by_hand: false,
             no: None,
@@ -141,6 +146,9 @@ impl Machine {
     /// What to believe; where an image has changed that, it is on disk before anybody is asked anything.
     fn belief(&self, owner: &Owner) -> Result<Belief> {
         let stored = self.state.load::<Belief>("belief.json")?;
+        if let Some(words) = owner.is_old(stored.as_ref()) {
+            say(&words);
+        }
         let belief = owner.belief(stored.as_ref())?;
         if stored.is_some_and(|stored| protocol::json::to_vec(&stored) != protocol::json::to_vec(&belief)) {
             self.state.save("belief.json", &belief)?;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use protocol::cert::{Cert, MACHINE_URI};
+use protocol::inventory::SecureBoot;
 use protocol::messages::Config;
 
 use super::{Awake, shut};
@@ -12,7 +13,7 @@ use crate::join::agent::{self, Beats};
 use crate::join::{balancer, found, kubelet};
 use crate::os::network::Network;
 use crate::os::supervise::{Service, Services};
-use crate::os::{disk, images};
+use crate::os::{disk, images, secure};
 use crate::site::enroll::{Proved, Step};
 use crate::site::own::{self, Setting};
 use crate::site::sign::{Sign, State};
@@ -28,9 +29,18 @@ impl Awake {
             let dmi = &self.facts.dmi;
             let tpm = if self.identity.tpm.is_some() { "TPM" } else { "no TPM" };
             let (serial, state) = (&dmi.serial, disk::kept());
-            console::on_screen(&format!("{} {}, serial {serial}, {tpm}, {state}", dmi.vendor, dmi.product));
+            let secure = secure::words(self.facts.secure_boot);
+            console::on_screen(&format!(
+                "{} {}, serial {serial}, {tpm}, {state}, {secure}",
+                dmi.vendor, dmi.product
+            ));
+            if self.facts.secure_boot != SecureBoot::On {
+                say(&format!("{secure}: this machine starts whatever is given to it."));
+            }
             if let Some(shut) = &self.shut {
                 stands(&format!("This machine's own state is not in use: {}.", shut.why));
+            } else if let Some(depot) = self.at_depot()? {
+                return self.make_ready(&depot);
             }
         }
         let servers = balancer::Servers::default();

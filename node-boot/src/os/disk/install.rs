@@ -2,6 +2,7 @@
 //! either the disk as it was or one that is done again.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -134,7 +135,7 @@ fn opened(
 }
 
 /// Every disk of the machine.
-fn disks() -> Result<Vec<Seen>> {
+pub(super) fn disks() -> Result<Vec<Seen>> {
     let seen = |disk: Disk| {
         let is_guest = is_removable(&disk.name);
         let holds = table::holds(&Path::new("/dev").join(&disk.name))?;
@@ -158,25 +159,33 @@ pub(super) fn part(disk: &Path, number: u32) -> Result<PathBuf> {
     found.with_context(|| format!("{} has no partition {number}", disk.display()))
 }
 
-/// Copies a partition to the beginning of another one, and waits until it is there. Zeros that are there already are not
-/// written again: most of a partition is room for later.
+/// Copies a partition to the beginning of another one, and waits until it is there.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let what = || format!("copying {} to {}", from.display(), to.display());
     let source = File::open(from).with_context(what)?;
     let target = File::options().read(true).write(true).open(to).with_context(what)?;
-    let (mut piece, mut there, mut at) = (vec![0; PIECE], vec![0; PIECE], 0);
-    loop {
-        let length = source.read_at(&mut piece, at).with_context(what)?;
+    copy_range(&source, &target, 0..u64::MAX).with_context(what)?;
+    target.sync_all().with_context(what)
+}
+
+/// Copies bytes to the same place of another device, as far as the source has any. Zeros that are there already are not
+/// written again: most of a partition is room for later.
+pub(super) fn copy_range(source: &File, target: &File, range: Range<u64>) -> std::io::Result<()> {
+    let (mut piece, mut there, mut at) = (vec![0; PIECE], vec![0; PIECE], range.start);
+    while at < range.end {
+        let room = usize::try_from(range.end - at).unwrap_or(PIECE).min(PIECE);
+        let length = source.read_at(&mut piece[..room], at)?;
         if length == 0 {
-            return target.sync_all().with_context(what);
+            return Ok(());
         }
         let (new, old) = (&piece[..length], &mut there[..length]);
         let is_zero = new.iter().all(|byte| *byte == 0);
         if !is_zero || target.read_exact_at(old, at).is_err() || old.iter().any(|byte| *byte != 0) {
-            target.write_all_at(new, at).with_context(what)?;
+            target.write_all_at(new, at)?;
         }
         at += length as u64;
     }
+    Ok(())
 }
 
 fn format(device: &Path, label: &str) -> Result<()> {

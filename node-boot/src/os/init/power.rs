@@ -89,6 +89,11 @@ pub fn ask_for_restart() -> rustix::io::Result<()> {
     kill_process(Pid::INIT, Signal::INT)
 }
 
+/// The same for being switched off.
+pub fn ask_for_end() -> rustix::io::Result<()> {
+    kill_process(Pid::INIT, Signal::TERM)
+}
+
 /// The hardware's watchdog, where there is one.
 pub struct Watchdog {
     device: Option<File>,

@@ -1,0 +1,82 @@
+//! A stick's bits onto the machine's disk, at the depot: the machine completes them when it is switched on at its site.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use layout::{FIRMWARE_SIZE, MIB, OS_SIZE};
+
+use super::choose::{Holds, Rule, choose};
+use super::install::{copy_range, disks};
+use super::{is_removable, partitions};
+use crate::console::say;
+use crate::os::bank::Banks;
+
+/// The depot knows no profile: any disk that a system of ours fits on.
+fn rule() -> Rule {
+    let transports = ["nvme", "ata", "virtio", "mmc"].map(str::to_owned).to_vec();
+    Rule { transports, min_gib: 8 }
+}
+
+/// Writes the stick with these images on the machine's disk; what was done. A disk of ours stays as it is.
+pub fn flash(banks: &Banks) -> Result<String> {
+    let system = banks.os.kept.partition();
+    let found = partitions(&system).into_iter().find(|(_, disk)| is_removable(disk));
+    let (_, stick) = found.with_context(|| format!("the stick has no partition {system}"))?;
+    let size = (FIRMWARE_SIZE + OS_SIZE) * MIB + banks.kubernetes.kept.size.next_multiple_of(MIB);
+    let disks = disks()?;
+    let chosen = match choose(&disks, &rule()) {
+        Ok(disk) if disk.holds == Holds::Ours => {
+            return Ok(format!("{} has a system of ours already, and is left as it is", disk.name));
+        }
+        Ok(disk) => disk.name.clone(),
+        Err(found) => bail!("{}", found.trim_end_matches('.')),
+    };
+    let device = |name: &str| Path::new("/dev").join(name);
+    say(&format!("Writing the system on {chosen}."));
+    write(&device(&stick), &device(&chosen), size).with_context(|| format!("writing the system on {chosen}"))?;
+    Ok(format!("the system is on {chosen}; it needs no stick at its site"))
+}
+
+/// What the table describes comes first: before it the disk is empty to whoever looks. Then the sector that says whose it
+/// is, and the table last: a disk that is ours without one is done again.
+/// `size` is how many bytes the partitions have.
+fn write(stick: &Path, disk: &Path, size: u64) -> Result<()> {
+    const SECTOR: u64 = 512;
+    let source = File::open(stick).with_context(|| format!("opening {}", stick.display()))?;
+    let target = File::options().read(true).write(true).open(disk);
+    let target = target.with_context(|| format!("opening {}", disk.display()))?;
+    for range in [MIB..MIB + size, 0..SECTOR, SECTOR..MIB] {
+        copy_range(&source, &target, range)?;
+        target.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_the_stick_is_on_the_disk_and_nothing_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stick, disk) = (folder.path().join("stick"), folder.path().join("disk"));
+        let size = 3 * MIB;
+        let from = File::create(&stick).unwrap();
+        from.set_len(size + 4096).unwrap();
+        File::create(&disk).unwrap().set_len(size + 8192).unwrap();
+        let marks = [0, 512, MIB, size - 1, size];
+        for at in marks {
+            std::os::unix::fs::FileExt::write_all_at(&from, &[7], at).unwrap();
+        }
+        write(&stick, &disk, 2 * MIB).unwrap();
+        let written = File::open(&disk).unwrap();
+        let byte = |at: u64| {
+            let mut byte = [0];
+            std::os::unix::fs::FileExt::read_exact_at(&written, &mut byte, at).unwrap();
+            byte[0]
+        };
+        assert_eq!(marks.map(byte), [7, 7, 7, 7, 0]);
+        assert_eq!(written.metadata().unwrap().len(), size + 8192);
+    }
+}

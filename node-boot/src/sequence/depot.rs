@@ -1,0 +1,177 @@
+//! A machine at the depot: its firmware comes to believe the owner, its row comes onto the stick, and it switches itself off.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::section::Depot;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use super::{Awake, images_of};
+use crate::cli::{columns, pause};
+use crate::console::{say, stands};
+use crate::os::bank::Banks;
+use crate::os::init::{System, power};
+use crate::os::{disk, secure};
+use crate::state::write_file;
+
+/// Where the stick is while something on it is read or written.
+const STICK: &str = "/run/stick";
+/// The table on it that headquarters imports.
+const TABLE: &str = "nodeboot/machines.csv";
+/// Long enough to read what was done.
+const TO_READ: Duration = Duration::from_secs(15);
+/// Roles of a machine that nobody has given a slot yet.
+const ROLES: &str = "worker";
+
+/// One thing that is done at the depot.
+struct Step {
+    /// What it is about, for the screen.
+    name: &'static str,
+    /// Does it, or finds it done; what was done.
+    run: fn(&Awake, &Depot) -> Result<String>,
+}
+
+/// Everything, in this order; one that fails does not keep the others from being done.
+const STEPS: [Step; 3] = [
+    Step { name: "Firmware", run: |_, depot| secure::enrol(&depot.keys).map(str::to_owned) },
+    Step { name: "Registration", run: register },
+    Step { name: "Disk", run: flash },
+];
+
+impl Awake {
+    /// Whether this machine was started from a depot's stick. The same bits on its own disk make no depot of a site.
+    pub(super) fn at_depot(&self) -> Result<Option<Depot>> {
+        let depot = self.depot.clone().filter(|_| self.at.system == Some(System::Live));
+        let Some(depot) = depot.filter(|_| disk::stick().is_some()) else { return Ok(None) };
+        let section = fs::read(&self.at.owner)?;
+        let there = with_stick(|stick| Ok(fs::read(stick.join(layout::OWNER)).unwrap_or_default()))?;
+        Ok((there == section).then_some(depot))
+    }
+
+    /// Makes the machine ready for its site, and switches it off.
+    pub(super) fn make_ready(&self, depot: &Depot) -> Result<()> {
+        let mut failed = 0;
+        for step in STEPS {
+            match (step.run)(self, depot) {
+                Ok(done) => say(&format!("{}: {done}.", step.name)),
+                Err(error) => {
+                    failed += 1;
+                    say(&format!("{}: NOT DONE. {error:#}.", step.name));
+                }
+            }
+        }
+        if failed > 0 {
+            stands("This machine is NOT ready: read above why. Switch it off by its power button.");
+            // Until then it says what is to be done.
+            loop {
+                pause(TO_READ)?;
+            }
+        }
+        stands(&format!(
+            "This machine is ready for {}. It switches itself off; then pull the stick out.",
+            depot.site
+        ));
+        pause(TO_READ)?;
+        power::ask_for_end().context("asking for the end")?;
+        pause(super::PATIENCE_FOR_END)
+    }
+}
+
+/// Mounts what the firmware reads of the stick for as long as `work` takes: it may be pulled out at any other time.
+fn with_stick<T>(work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let device = disk::stick().context("the stick is not there any more: put it back in, and start anew")?;
+    fs::create_dir_all(STICK)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(&device, STICK, "vfat", flags, None).with_context(|| format!("mounting {}", device.display()))?;
+    let done = work(Path::new(STICK));
+    rustix::fs::sync();
+    unmount(STICK, UnmountFlags::empty()).context("unmounting the stick")?;
+    done
+}
+
+/// The machine's row comes into the stick's table.
+fn register(awake: &Awake, depot: &Depot) -> Result<String> {
+    let mut row: Vec<_> = columns(&awake.identity, &awake.facts).to_vec();
+    // A key in a file is gone when the machine is switched off: it is none to be known by.
+    row.retain(|(name, _)| *name != "dev-key");
+    let serial = row.iter().find(|(name, _)| *name == "serial").map(|(_, value)| value.clone());
+    let serial = serial.unwrap_or_default();
+    let has_key = row.iter().any(|(name, value)| name.starts_with("ek-") && !value.is_empty());
+    ensure!(
+        has_key || !serial.is_empty(),
+        "this machine has neither a TPM nor a serial: see in the firmware's setup whether its TPM is switched off"
+    );
+    row.extend([("site", depot.site.clone()), ("slot", String::new()), ("roles", ROLES.to_owned())]);
+    let is_new = with_stick(|stick| {
+        let path = stick.join(TABLE);
+        let before = if path.exists() { fs::read_to_string(&path)? } else { String::new() };
+        let Some(table) = with_row(&before, &row)? else { return Ok(false) };
+        write_file(&path, table.as_bytes(), 0o644)?;
+        Ok(true)
+    })?;
+    let done = if is_new { "its row is in" } else { "its row is already in" };
+    let by = if has_key { "the key of its TPM" } else { "its label only: it has no TPM" };
+    Ok(format!("{done} {TABLE} on the stick, by {by}"))
+}
+
+/// The table with this machine's row; none where it is in it.
+fn with_row(before: &str, row: &[(&'static str, String)]) -> Result<Option<String>> {
+    let names: Vec<_> = row.iter().map(|(name, _)| *name).collect();
+    let header = names.join(",");
+    if before.lines().next().is_some_and(|first| first != header) {
+        bail!("the stick's {TABLE} is another table: move it away. Its first line is to be {header}");
+    }
+    let place = names.iter().position(|name| *name == "serial").unwrap_or_default();
+    let keys: Vec<_> =
+        row.iter().filter(|(name, value)| name.starts_with("ek-") && !value.is_empty()).collect();
+    let is_it = |line: &str| {
+        let cells: Vec<_> = line.split(',').collect();
+        if keys.is_empty() {
+            return cells.get(place).is_some_and(|serial| *serial == row[place].1);
+        }
+        keys.iter().any(|(_, key)| cells.contains(&key.as_str()))
+    };
+    if before.lines().skip(1).any(is_it) {
+        return Ok(None);
+    }
+    let values: Vec<_> = row.iter().map(|(_, value)| value.as_str()).collect();
+    let start = if before.is_empty() { header + "\n" } else { before.to_owned() };
+    let gap = if start.ends_with('\n') { "" } else { "\n" };
+    Ok(Some(format!("{start}{gap}{}\n", values.join(","))))
+}
+
+/// What is on the stick comes onto the machine's disk, where headquarters wants that.
+fn flash(awake: &Awake, depot: &Depot) -> Result<String> {
+    if !depot.flash {
+        return Ok("left as it is, as headquarters wants it".to_owned());
+    }
+    let banks = Banks::installed(&images_of(&awake.at.owner)?);
+    disk::flash(&banks.context("the stick does not say what is on it")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(serial: &str, key: &str) -> Vec<(&'static str, String)> {
+        vec![("serial", serial.to_owned()), ("ek-p256", key.to_owned()), ("site", "ship-7".to_owned())]
+    }
+
+    #[test]
+    fn a_machine_has_one_row_however_often_it_is_plugged_in() {
+        let one = with_row("", &row("A1", "key-1")).unwrap().unwrap();
+        assert_eq!(one, "serial,ek-p256,site\nA1,key-1,ship-7\n");
+        assert_eq!(with_row(&one, &row("A1", "key-1")).unwrap(), None);
+        assert_eq!(with_row(&one, &row("", "key-1")).unwrap(), None, "a key is the machine");
+        // The same label on other hardware is another machine: headquarters is to see both.
+        let two = with_row(&one, &row("A1", "key-2")).unwrap().unwrap();
+        assert_eq!(two, format!("{one}A1,key-2,ship-7\n"));
+        let three = with_row(two.trim_end(), &row("A3", "")).unwrap().unwrap();
+        assert_eq!(three, format!("{two}A3,,ship-7\n"), "an editor may leave out the last line's end");
+        assert_eq!(with_row(&three, &row("A3", "")).unwrap(), None);
+        let said = with_row("a;b\n", &row("A1", "key-1")).unwrap_err().to_string();
+        assert!(said.contains("move it away"), "{said}");
+    }
+}

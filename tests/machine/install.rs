@@ -9,7 +9,7 @@ use tests::stage::code_in;
 
 use crate::{DEADLINE, site_and_machine};
 
-const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
+pub const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
 
 #[test]
 fn a_bare_machine_installs_itself_once_is_the_same_node_after_a_power_cut_and_heeds_its_power_button() {

@@ -36,7 +36,9 @@ pub(super) fn check_images(owner: &Owner, running: &str) -> Result<()> {
     let mut named = owner.images.iter().filter(|image| image.kind == Kind::Os).map(Image::partition);
     // One without any is from before images were named in it.
     if let Some(named) = named.next().filter(|named| named != running) {
-        bail!("the owner's section belongs to {named}, and this is {running}: somebody has put two sticks together. {ANEW}");
+        bail!(
+            "the owner's section belongs to {named}, and this is {running}: somebody has put two sticks together. {ANEW}"
+        );
     }
     Ok(())
 }

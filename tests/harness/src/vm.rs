@@ -31,12 +31,15 @@ pub struct Board {
     pub disk: (Bus, u64),
     /// Its network card, as QEMU calls it: `virtio-net-pci`, `e1000e`.
     pub card: &'static str,
+    /// Whether its firmware knows Secure Boot; it has nobody's keys at first.
+    pub secure: bool,
 }
 
 impl Board {
     /// With a TPM and this disk.
     pub fn new(serial: &str, bus: Bus) -> Self {
-        Self { serial: serial.into(), tpm: true, memory: 3072, disk: (bus, 10), card: "virtio-net-pci" }
+        let (serial, disk, card) = (serial.into(), (bus, 10), "virtio-net-pci");
+        Self { serial, tpm: true, memory: 3072, disk, card, secure: false }
     }
 }
 
@@ -53,9 +56,17 @@ pub enum Bus {
 
 /// The firmware, and what it remembers at first.
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const SECURE_FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 const MEMORY: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// The same with somebody's keys for Secure Boot, which this firmware measures and does not heed.
 const OTHER_MEMORY: &str = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd";
+
+/// What a machine may do with its stick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
 
 /// A virtual machine; it is off when made, and without power when dropped.
 #[derive(Debug)]
@@ -65,7 +76,7 @@ pub struct Vm {
     room: Room,
     _port: Port,
     tpm: Option<Tpm>,
-    stick: Option<PathBuf>,
+    stick: Option<(PathBuf, Access)>,
     process: Option<Process>,
     folder: Folder,
 }
@@ -93,7 +104,12 @@ impl Vm {
 
     /// Plugs a stick in; it is only read.
     pub fn plug_stick(&mut self, image: &Path) {
-        self.stick = Some(image.to_owned());
+        self.stick = Some((image.to_owned(), Access::Read));
+    }
+
+    /// Plugs a stick in that it may write to.
+    pub fn lend_stick(&mut self, image: &Path) {
+        self.stick = Some((image.to_owned(), Access::Write));
     }
 
     /// Writes a stick's bits on its disk, as a depot does; the disk stays as large as it is.
@@ -143,18 +159,22 @@ impl Vm {
         let mut parts = vec![
             // Software emulation: what says that it can do better may still fail to start a kernel. One processor: between
             // two emulated ones a kernel that patches itself has been seen to lock up.
-            "-machine q35 -accel tcg -cpu max -smp 1 -display none -vga std -nodefaults".to_owned(),
+            "-machine q35,smm=on -accel tcg -cpu max -smp 1 -display none -vga std -nodefaults".to_owned(),
             format!(
                 "-serial stdio -device qemu-xhci -qmp unix:{},server=on,wait=off",
                 self.monitor().display()
             ),
             format!("-m {}", self.board.memory),
             format!("-smbios type=1,manufacturer=QEMU,product=virtual,serial={}", self.board.serial),
-            format!("-drive if=pflash,format=raw,readonly=on,file={FIRMWARE}"),
+            format!("-drive if=pflash,format=raw,readonly=on,file={}", self.firmware()),
             format!("-drive if=pflash,format=raw,file={}", memory.display()),
             "-netdev tap,id=cable,ifname=tap0,script=no,downscript=no".to_owned(),
             format!("-device {},romfile=,netdev=cable,mac=02:00:00:{a:02x}:{b:02x}:{c:02x}", self.board.card),
         ];
+        if self.board.secure {
+            // Only the firmware itself changes what it remembers.
+            parts.push("-global driver=cfi.pflash01,property=secure,value=on".to_owned());
+        }
         parts.push(format!("-drive if=none,id=disk,format=raw,cache=unsafe,file={}", self.disk().display()));
         let disk = match self.board.disk.0 {
             Bus::Virtio => "-device virtio-blk-pci,drive=disk",
@@ -162,9 +182,9 @@ impl Vm {
             Bus::Ata => "-device ide-hd,drive=disk",
         };
         parts.push(disk.to_owned());
-        if let Some(stick) = &self.stick {
-            let stick = stick.display();
-            parts.push(format!("-drive if=none,id=stick,format=raw,readonly=on,file={stick}"));
+        if let Some((stick, access)) = &self.stick {
+            let (stick, only) = (stick.display(), if *access == Access::Read { "on" } else { "off" });
+            parts.push(format!("-drive if=none,id=stick,format=raw,readonly={only},file={stick}"));
             parts.push("-device usb-storage,drive=stick,removable=on".to_owned());
         }
         if let Some(tpm) = &self.tpm {
@@ -172,6 +192,10 @@ impl Vm {
             parts.push("-tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0".to_owned());
         }
         parts.iter().flat_map(|words| words.split(' ').map(str::to_owned)).collect()
+    }
+
+    fn firmware(&self) -> &'static str {
+        if self.board.secure { SECURE_FIRMWARE } else { FIRMWARE }
     }
 
     /// Where the emulator is spoken to.

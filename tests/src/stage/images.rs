@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::Assets;
 use image::{Built, Inputs};
 
@@ -56,9 +56,34 @@ fn own_folder() -> PathBuf {
 impl Hq {
     /// The stick of the site, with the images of this checkout.
     pub fn kit(&self) -> Result<PathBuf> {
+        self.kit_with("stick", &[])
+    }
+
+    /// The same under another name, made with more arguments.
+    pub fn kit_with(&self, name: &str, options: &[&str]) -> Result<PathBuf> {
         own_images()?;
-        let (images, stick) = (own_folder().display().to_string(), self.path("stick"));
-        self.run(&["site", "kit", SITE, "--images", &images, "-o", &stick.display().to_string()])?;
+        if !self.dir().join("secure-boot.yaml").exists() {
+            self.run(&["secure-boot"])?;
+        }
+        let (images, stick) = (own_folder().display().to_string(), self.path(name));
+        let words = ["site", "kit", SITE, "--images", &images, "-o", &stick.display().to_string()];
+        self.run(&[&words[..], options].concat())?;
         Ok(stick)
     }
+}
+
+/// A file that the firmware reads of a stick.
+pub fn on_stick(stick: &Path, path: &str) -> Result<Vec<u8>> {
+    const PARTITION: (u64, usize) = (1 << 20, 256 << 20);
+    let mut file = std::fs::File::open(stick)?;
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(PARTITION.0))?;
+    let mut volume = vec![0; PARTITION.1];
+    std::io::Read::read_exact(&mut file, &mut volume)?;
+    let volume = std::io::Cursor::new(volume);
+    let system = fatfs::FileSystem::new(volume, fatfs::FsOptions::new())?;
+    let mut bytes = Vec::new();
+    let root = system.root_dir();
+    let mut file = root.open_file(path).with_context(|| format!("{path} on {}", stick.display()))?;
+    std::io::Read::read_to_end(&mut file, &mut bytes)?;
+    Ok(bytes)
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Debian packages that the tests call, beside what every Debian has.
-const PACKAGES: [&str; 29] = [
+const PACKAGES: [&str; 31] = [
     "avahi-daemon",
     "avahi-utils",
     "binutils",
@@ -16,6 +16,7 @@ const PACKAGES: [&str; 29] = [
     "cryptsetup-bin",
     "dbus-daemon",
     "dnsmasq-base",
+    "efitools",
     "erofs-utils",
     "gcc",
     "git",
@@ -31,6 +32,7 @@ const PACKAGES: [&str; 29] = [
     "pkg-config",
     "python3-zeroconf",
     "qemu-system-x86",
+    "sbsigntool",
     "strace",
     "strongswan-pki",
     "swtpm",

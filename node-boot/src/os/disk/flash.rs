@@ -34,7 +34,8 @@ pub fn flash(banks: &Banks) -> Result<String> {
     };
     let device = |name: &str| Path::new("/dev").join(name);
     say(&format!("Writing the system on {chosen}."));
-    write(&device(&stick), &device(&chosen), size).with_context(|| format!("writing the system on {chosen}"))?;
+    write(&device(&stick), &device(&chosen), size)
+        .with_context(|| format!("writing the system on {chosen}"))?;
     Ok(format!("the system is on {chosen}; it needs no stick at its site"))
 }
 

@@ -35,7 +35,7 @@ fn a_machine_gets_the_owners_keys_and_its_row_at_the_depot_and_joins_its_site_wi
     let mut vm = Vm::new(&site.lan, "depot-1", board("VM0005")).unwrap();
     let stick = at_the_depot(&site.hq, &mut vm, &["--flash"]);
     for words in [
-        "Secure Boot is off: the firmware has no owner yet",
+        "Secure Boot is off, and the firmware has no owner yet",
         "Firmware: the firmware believes the owner's keys from its next start on.",
         "Registration: its row is in nodeboot/machines.csv on the stick, by the key of its TPM.",
         "Disk: the system is on vda; it needs no stick at its site.",

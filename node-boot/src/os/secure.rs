@@ -53,7 +53,7 @@ pub fn words(state: SecureBoot) -> &'static str {
     match state {
         SecureBoot::On => "Secure Boot is on",
         SecureBoot::Off => "Secure Boot is off",
-        SecureBoot::Setup => "Secure Boot is off: the firmware has no owner yet",
+        SecureBoot::Setup => "Secure Boot is off, and the firmware has no owner yet",
         SecureBoot::Unknown => "no Secure Boot",
     }
 }

@@ -64,18 +64,19 @@ impl Awake {
         }
         if failed > 0 {
             stands("This machine is NOT ready: read above why. Switch it off by its power button.");
-            // Until then it says what is to be done.
-            loop {
-                pause(TO_READ)?;
-            }
+            while pause(TO_READ).is_ok() {}
+            return Ok(());
         }
         stands(&format!(
             "This machine is ready for {}. It switches itself off; then pull the stick out.",
             depot.site
         ));
-        pause(TO_READ)?;
-        power::ask_for_end().context("asking for the end")?;
-        pause(super::PATIENCE_FOR_END)
+        // Whoever presses the power button meanwhile has read it.
+        if pause(TO_READ).is_ok() {
+            power::ask_for_end().context("asking for the end")?;
+            let _ = pause(super::PATIENCE_FOR_END);
+        }
+        Ok(())
     }
 }
 

@@ -1,12 +1,10 @@
 //! A machine at the depot: its firmware comes to believe the owner, its row comes onto the stick, and it switches itself off.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::section::Depot;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::{Awake, images_of};
 use crate::cli::{columns, pause};
@@ -16,8 +14,6 @@ use crate::os::init::{System, power};
 use crate::os::{disk, secure};
 use crate::state::write_file;
 
-/// Where the stick is while something on it is read or written.
-const STICK: &str = "/run/stick";
 /// The table on it that headquarters imports.
 const TABLE: &str = "nodeboot/machines.csv";
 /// Long enough to read what was done.
@@ -46,7 +42,7 @@ impl Awake {
         let depot = self.depot.clone().filter(|_| self.at.system == Some(System::Live));
         let Some(depot) = depot.filter(|_| disk::stick().is_some()) else { return Ok(None) };
         let section = fs::read(&self.at.owner)?;
-        let there = with_stick(|stick| Ok(fs::read(stick.join(layout::OWNER)).unwrap_or_default()))?;
+        let there = disk::with_stick(|stick| Ok(fs::read(stick.join(layout::OWNER)).unwrap_or_default()))?;
         Ok((there == section).then_some(depot))
     }
 
@@ -80,18 +76,6 @@ impl Awake {
     }
 }
 
-/// Mounts what the firmware reads of the stick for as long as `work` takes: it may be pulled out at any other time.
-fn with_stick<T>(work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let device = disk::stick().context("the stick is not there any more: put it back in, and start anew")?;
-    fs::create_dir_all(STICK)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount(&device, STICK, "vfat", flags, None).with_context(|| format!("mounting {}", device.display()))?;
-    let done = work(Path::new(STICK));
-    rustix::fs::sync();
-    unmount(STICK, UnmountFlags::empty()).context("unmounting the stick")?;
-    done
-}
-
 /// The machine's row comes into the stick's table.
 fn register(awake: &Awake, depot: &Depot) -> Result<String> {
     let mut row: Vec<_> = columns(&awake.identity, &awake.facts).to_vec();
@@ -105,7 +89,7 @@ fn register(awake: &Awake, depot: &Depot) -> Result<String> {
         "this machine has neither a TPM nor a serial: see in the firmware's setup whether its TPM is switched off"
     );
     row.extend([("site", depot.site.clone()), ("slot", String::new()), ("roles", ROLES.to_owned())]);
-    let is_new = with_stick(|stick| {
+    let is_new = disk::with_stick(|stick| {
         let path = stick.join(TABLE);
         let before = if path.exists() { fs::read_to_string(&path)? } else { String::new() };
         let Some(table) = with_row(&before, &row)? else { return Ok(false) };

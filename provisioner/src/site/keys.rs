@@ -235,12 +235,15 @@ fn open(dir: &Path, begun: &Begun, request: &CaRequest, reply: &CaReply) -> Resu
     }
 }
 
-/// What an owner's file says of its owner.
+/// What an owner's file says of its owner. On a machine whose whole system is ours it is the owner's section, of which
+/// node-boot has seen who signed it.
 pub fn owner_trust(file: &[u8]) -> Result<Trust> {
     #[derive(Deserialize)]
     struct Owner {
         anchors: serde_json::Value,
     }
+    let section = protocol::section::read(file).map(|signed| signed.payload);
+    let file = section.as_deref().unwrap_or(file);
     let owner: Owner = serde_json::from_slice(file).context("reading the owner's file")?;
     Ok(Trust::from_image(&owner.anchors.to_string())?)
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub use flash::flash;
 pub use install::{RULE, System, install};
-pub use kit::{KIT, read_kit};
+pub use kit::{KIT, read_kit, stick, with_stick};
 pub use start::{Shut, kept, mount_own, name_of_locked, unlock};
 pub use wipe::begin as wipe;
 
@@ -45,11 +45,6 @@ fn partitions_of(state: &str) -> Option<Parts> {
 /// The device of a partition of this name: the machine's disk goes before a stick.
 pub fn any_partition(name: &str) -> Option<PathBuf> {
     partition(name).or_else(|| partitions(name).into_iter().next().map(|(device, _)| device))
-}
-
-/// The device of what the firmware reads of a stick.
-pub fn stick() -> Option<PathBuf> {
-    partitions(layout::STICK).into_iter().find(|(_, disk)| is_removable(disk)).map(|(device, _)| device)
 }
 
 /// Devices of the partitions of this name, with their disks.

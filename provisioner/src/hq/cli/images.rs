@@ -45,13 +45,7 @@ fn shown(file: &Path) -> Result<String> {
 }
 
 /// Writes the stick of a site, with its next bundle. `depot_of` makes it a depot's, which also flashes disks or does not.
-pub(super) fn stick(
-    hq: &Hq,
-    site: &str,
-    images: &Path,
-    output: &Path,
-    depot_of: Option<bool>,
-) -> Result<()> {
+pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path, depot_of: Option<bool>) -> Result<()> {
     hq.check_site(site)?;
     let (built, now) = (Built::open(images)?, system_clock());
     let program = std::fs::read(&built.uki).with_context(|| format!("reading {}", built.uki.display()))?;

@@ -104,6 +104,7 @@ fn a_section_says_what_the_owners_file_says_as_of_now_and_a_program_of_the_owner
     let before: serde_json::Value = serde_json::from_str(&text).unwrap();
     let read = |text: &str| {
         let signed = section::read(text.as_bytes()).unwrap();
+        crate::site::keys::owner_trust(text.as_bytes()).unwrap();
         assert_eq!(signed.signer.der, hq.certificate("firmware-db").unwrap().der);
         serde_json::from_slice::<serde_json::Value>(&signed.payload).unwrap()
     };

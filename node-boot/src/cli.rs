@@ -210,11 +210,16 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Run(at) => {
             end_in_order();
-            // From here on a person reads why it does not go on.
-            if at.system.is_some() {
-                console::on_screen("A machine");
+            let is_ours = at.system.is_some();
+            if is_ours {
+                console::on_screen("This machine");
             }
-            at.wake().inspect_err(|error| console::stands(&format!("{error:#}.")))?.run()
+            let woken = at.wake();
+            // Nobody but the screen says to a person why it does not go on.
+            if let (true, Err(error)) = (is_ours, &woken) {
+                console::stands(&format!("{error:#}."));
+            }
+            woken?.run()
         }
         Command::Discover(_) => show::discovery(),
         Command::Identify(at) => show::identity(&at),

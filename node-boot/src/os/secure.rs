@@ -67,7 +67,7 @@ pub fn enrol(keys: &FirmwareKeys) -> Result<&'static str> {
 fn enrol_in(folder: &Path, keys: &FirmwareKeys) -> Result<&'static str> {
     let is_there = [(&PK, &keys.pk), (&KEK, &keys.kek), (&DB, &keys.db)]
         .into_iter()
-        .all(|(variable, update)| get(folder, variable).is_some_and(|held| update.0.ends_with(&held)));
+        .all(|(variable, update)| get(folder, variable).is_some_and(|held| is_of(&held, update)));
     match state_in(folder) {
         _ if is_there => return Ok("the firmware believes the owner's keys already"),
         SecureBoot::Setup => {}
@@ -82,6 +82,11 @@ fn enrol_in(folder: &Path, keys: &FirmwareKeys) -> Result<&'static str> {
     }
     ensure!(state_in(folder) != SecureBoot::Setup, "the firmware took the keys, and asks for some still");
     Ok("the firmware believes the owner's keys from its next start on")
+}
+
+/// Whether a variable holds what this update would put there, behind its signature.
+fn is_of(held: &[u8], update: &B64) -> bool {
+    !held.is_empty() && update.0.ends_with(held)
 }
 
 fn file(folder: &Path, variable: &Variable) -> std::path::PathBuf {

@@ -39,7 +39,8 @@ const STEPS: [Step; 3] = [
 impl Awake {
     /// Whether this machine was started from a depot's stick. The same bits on its own disk make no depot of a site.
     pub(super) fn at_depot(&self) -> Result<Option<Depot>> {
-        let depot = self.depot.clone().filter(|_| self.at.system == Some(System::Live));
+        let depot =
+            self.depot.clone().filter(|_| self.at.system == Some(System::Live) && self.shut.is_none());
         let Some(depot) = depot.filter(|_| disk::stick().is_some()) else { return Ok(None) };
         let section = fs::read(&self.at.owner)?;
         let there = disk::with_stick(|stick| Ok(fs::read(stick.join(layout::OWNER)).unwrap_or_default()))?;

@@ -26,20 +26,8 @@ impl Awake {
     /// Everything, and then the agent, until the program is ended.
     pub fn run(mut self) -> Result<()> {
         if self.at.system.is_some() {
-            let dmi = &self.facts.dmi;
-            let tpm = if self.identity.tpm.is_some() { "TPM" } else { "no TPM" };
-            let (serial, state) = (&dmi.serial, disk::kept());
-            let secure = secure::words(self.facts.secure_boot);
-            console::on_screen(&format!(
-                "{} {}, serial {serial}, {tpm}, {state}, {secure}",
-                dmi.vendor, dmi.product
-            ));
-            if self.facts.secure_boot != SecureBoot::On {
-                say(&format!("{secure}: this machine starts whatever is given to it."));
-            }
-            if let Some(shut) = &self.shut {
-                stands(&format!("This machine's own state is not in use: {}.", shut.why));
-            } else if let Some(depot) = self.at_depot()? {
+            self.introduce();
+            if let Some(depot) = self.at_depot()? {
                 return self.make_ready(&depot);
             }
         }
@@ -69,6 +57,24 @@ impl Awake {
                 self.own.iter_mut().for_each(Services::stop);
                 return Ok(());
             }
+        }
+    }
+
+    /// The screen says who this machine is, and what is not well with it.
+    fn introduce(&self) {
+        let dmi = &self.facts.dmi;
+        let tpm = if self.identity.tpm.is_some() { "TPM" } else { "no TPM" };
+        let (serial, state) = (&dmi.serial, disk::kept());
+        let secure = secure::words(self.facts.secure_boot);
+        console::on_screen(&format!(
+            "{} {}, serial {serial}, {tpm}, {state}, {secure}",
+            dmi.vendor, dmi.product
+        ));
+        if self.facts.secure_boot != SecureBoot::On {
+            say(&format!("{secure}: this machine starts whatever is given to it."));
+        }
+        if let Some(shut) = &self.shut {
+            stands(&format!("This machine's own state is not in use: {}.", shut.why));
         }
     }
 

@@ -27,6 +27,8 @@ use self::ports::{Port, ports};
 use crate::console::say;
 use crate::state::State;
 
+/// Number of the kernel's own interface, `lo`: always its first one.
+const LOOPBACK: u32 = 1;
 /// How long the provisioner is looked for with a plan on trial: switches may keep a cable that was just switched on to
 /// themselves for half a minute (IEEE 802.1D).
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -35,6 +37,10 @@ const NO_DHCP: Duration = Duration::from_secs(10);
 
 /// Switches every link on, so that each cable gets its link-local address; says which one does not.
 pub fn links_up() {
+    // The machine's programs speak to each other over its own interface.
+    if let Err(error) = netlink::up(LOOPBACK) {
+        say(&format!("The machine's own network interface does not start: {error:#}."));
+    }
     for port in ports() {
         heed_routers(&port);
         up(&port);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use protocol::anchors::Trust;
-use protocol::attest::{self, Challenge, Proof, Proven, Request};
+use protocol::attest::{Challenge, Proof, Proven, Request};
 use protocol::bytes::{B64u, Digest, b64, b64u};
 use protocol::cert::Cert;
 use protocol::clock::Time;
@@ -13,7 +13,7 @@ use protocol::crypto::Signer as _;
 use protocol::est;
 use protocol::id::Id;
 use protocol::inventory::Facts;
-use protocol::messages::{Clock, DiskKey, Message, Outcome, VOUCHER_TYPE};
+use protocol::messages::{Clock, Message, Outcome, VOUCHER_TYPE};
 use protocol::pvr::{self, Claims};
 use protocol::refusal::{Refusal, Refused, Said};
 use protocol::tpm::Ek;
@@ -315,26 +315,6 @@ impl Proved {
             self.machine.clone_from(&proven.machine);
         }
         Ok(step)
-    }
-
-    /// M4 for a disk that cannot be opened: what the site has to say of it. Nothing changes there.
-    pub fn ask_for_disk(&mut self, setup: &Setup<'_>, disk: &B64u) -> Result<Step<attest::Disk>> {
-        let step = prove(&mut self.talk, setup, Some(disk))?;
-        Ok(match step {
-            Step::Done(proven) => Step::Done(proven.disk.unwrap_or_default()),
-            Step::Wait(said, after) => Step::Wait(said, after),
-            Step::No(said) => Step::No(said),
-            Step::Refused(refused) => Step::Refused(refused),
-        })
-    }
-
-    /// M14: gives the site the key of the second way to the disk; whether it keeps it. A site of an earlier version does not.
-    pub fn keep_disk_key(&mut self, key: &DiskKey) -> Result<bool> {
-        match self.talk.json(Message::DiskKey, "", key)?.meaning() {
-            Meaning::Good(_) => Ok(true),
-            Meaning::No(said) if said.reason == Refusal::NotFound.code() => Ok(false),
-            Meaning::No(said) | Meaning::Wait(said, _) => anyhow::bail!("{} ({})", said.text, said.reason),
-        }
     }
 
     /// M6: what time the site thinks it is.

@@ -3,6 +3,7 @@
 pub mod claim; // the human code
 pub mod configure; // M7: what we are to be
 pub mod discover;
+pub mod disk; // M14, and M4 for a disk that does not open
 pub mod dns; // where is the registrar?
 pub mod enroll; // vouchers, proof, certificate
 pub mod http; // requests over one connection

@@ -2,6 +2,7 @@
 
 mod boot; // what the firmware starts first
 mod choose; // which disk
+mod device; // what the kernel knows of a disk
 mod flash; // a stick's bits, at the depot
 mod header; // what stands before what is encrypted
 mod install; // the system onto it

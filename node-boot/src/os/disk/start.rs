@@ -6,17 +6,19 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use layout::{STATE, WIPING};
 use protocol::bytes::{B64u, Secret};
 use protocol::tpm::{Spec, Tpm};
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde::{Deserialize, Serialize};
 
 use super::header::Header;
 use super::vault::{self, Part, Vault, header_of};
 use super::{install, partitions_of, wipe};
 use crate::console::say;
+use crate::os::bank;
+use crate::state as machine;
 
 /// How long the disk with the state is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -27,7 +29,9 @@ const TPM: &str = "/dev/tpmrm0";
 /// Where the state and Pods' volumes are mounted.
 const STATE_AT: &str = "/var";
 const VOLUMES_AT: &str = "/var/lib/volumes";
-/// Of `e2fsck`: everything was mended. Greater ones say that something was not.
+/// What mends a file system. Nobody has set a path yet.
+const MENDER: &str = "/usr/sbin/e2fsck";
+/// Of it: everything was mended. Greater ones say that something was not.
 const MENDED: i32 = 2;
 
 /// Why the machine's own state is not in use.
@@ -82,13 +86,13 @@ fn enter(state: &Path, volumes: &Path) -> Result<(), Shut> {
     let damaged = |error: anyhow::Error| Shut::damaged(format!("{error:#}"));
     let header = header_of(&[state, volumes]).map_err(damaged)?;
     let Some((mut tpm, header)) = chip(header, state, volumes)? else {
-        mount_mended(state, STATE_AT).map_err(damaged)?;
+        mount_state(state).map_err(damaged)?;
         use_volumes(mount_mended(volumes, VOLUMES_AT));
         return Ok(());
     };
     let mut vault = Vault::by_tpm(&header, &mut tpm).map_err(|error| Shut::locked(why(&error)))?;
     let device = vault.open(Part::State, state).map_err(damaged)?;
-    if let Err(error) = mount_mended(&device, STATE_AT) {
+    if let Err(error) = mount_state(&device) {
         let _ = vault::close(Part::State);
         return Err(damaged(error));
     }
@@ -147,6 +151,16 @@ fn use_volumes(done: Result<()>) {
     }
 }
 
+/// Mounts the state. One that lost what the machine is, as mending may do, is none.
+fn mount_state(device: &Path) -> Result<()> {
+    mount_mended(device, STATE_AT)?;
+    if Path::new(machine::STATE).join(bank::FILE).exists() {
+        return Ok(());
+    }
+    unmount(STATE_AT, UnmountFlags::empty()).context("leaving the state")?;
+    bail!("the state on {} has lost what this machine is", device.display())
+}
+
 /// Mounts a file system; where that fails, after it was mended.
 fn mount_mended(device: &Path, at: &str) -> Result<()> {
     fs::create_dir_all(at)?;
@@ -160,12 +174,12 @@ fn mount_mended(device: &Path, at: &str) -> Result<()> {
 
 /// Mends what can be mended without a person.
 fn mend(device: &Path) -> Result<()> {
-    let done = Command::new("/usr/sbin/e2fsck").args(["-f", "-y"]).arg(device).output();
+    let done = Command::new(MENDER).args(["-f", "-y"]).arg(device).output();
     let done = done.context("running e2fsck")?;
     let said = String::from_utf8_lossy(&done.stdout);
     let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
     let is_mended = done.status.code().is_some_and(|code| code <= MENDED);
-    anyhow::ensure!(is_mended, "e2fsck cannot mend {}: {last}", device.display());
+    ensure!(is_mended, "e2fsck cannot mend {}: {last}", device.display());
     Ok(())
 }
 
@@ -207,4 +221,43 @@ pub(super) struct Parts {
     pub disk: PathBuf,
     pub state: PathBuf,
     pub volumes: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_file_system_is_mended_and_what_is_none_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state");
+        fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+        let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&file).status();
+        if made.is_err() || !Path::new(MENDER).exists() {
+            eprintln!("skipped: e2fsprogs is not installed");
+            return;
+        }
+        mend(&file).unwrap();
+        let open = fs::File::options().write(true).open(&file).unwrap();
+        // The superblock, and the groups behind it.
+        open.write_all_at(&[0; 16 * 1024], 0).unwrap();
+        mend(&file).unwrap();
+        let again = Command::new(MENDER).args(["-f", "-n"]).arg(&file).status().unwrap();
+        assert_eq!(again.code(), Some(0), "nothing is left to mend");
+        open.write_all_at(&vec![0xa5; 64 << 20], 0).unwrap();
+        let said = mend(&file).unwrap_err().to_string();
+        assert!(said.contains("e2fsck cannot mend"), "{said}");
+    }
+
+    #[test]
+    fn what_keeps_a_disk_shut_is_said_in_words_that_help() {
+        use protocol::tpm::Error::Refused;
+        let command = "TPM2_Unseal";
+        for (code, words) in [(0x99d, "(PCR 7)"), (0x1df, "another TPM"), (0x9a2, "password")] {
+            let said = why(&Refused { command, code });
+            assert!(said.contains(words), "{said}");
+        }
+    }
 }

@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use gpt::disk::LogicalBlockSize::{self, Lb512, Lb4096};
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition::Partition;
 use gpt::partition_types::{EFI, LINUX_FS, Type};
@@ -20,6 +18,7 @@ use protocol::crypto::random;
 use uuid::Uuid;
 
 use super::choose::Holds;
+use super::device::{add, block_of, open, read_again};
 
 /// How much of a disk's beginning and end tells whether it is empty.
 const LOOK: u64 = MIB;
@@ -255,74 +254,8 @@ pub(super) fn forget(device: &Path) -> Result<()> {
     Ok(())
 }
 
-fn open(device: &Path) -> Result<File> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open(device)
-        .with_context(|| format!("opening {}", device.display()))
-}
-
 fn new_id() -> Result<Uuid> {
     Ok(uuid::Builder::from_random_bytes(random::<16>()?).into_uuid())
-}
-
-/// Sectors of a disk; a file has those of most disks.
-fn block_of(file: &File) -> Result<LogicalBlockSize> {
-    /// `BLKSSZGET` (`linux/fs.h`).
-    const SECTOR_SIZE: u64 = 0x1268;
-    let mut size: libc::c_int = 512;
-    // SAFETY: the kernel writes one int there, or nothing.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::ioctl(file.as_raw_fd(), SECTOR_SIZE as _, &raw mut size);
-    }
-    match size {
-        512 => Ok(Lb512),
-        4096 => Ok(Lb4096),
-        other => anyhow::bail!("sectors of {other} bytes"),
-    }
-}
-
-/// Tells the kernel of a partition on a disk that is in use.
-fn add(disk: &File, number: u32, at: u64, length: u64) -> Result<()> {
-    /// `BLKPG` and `BLKPG_ADD_PARTITION` (`linux/blkpg.h`).
-    const PARTITIONS: u64 = 0x1269;
-    const ADD: libc::c_int = 1;
-    #[repr(C)]
-    struct New {
-        start: libc::c_longlong,
-        length: libc::c_longlong,
-        number: libc::c_int,
-        names: [u8; 128],
-    }
-    #[repr(C)]
-    struct Asked {
-        what: libc::c_int,
-        flags: libc::c_int,
-        size: libc::c_int,
-        new: *mut New,
-    }
-    let size = libc::c_int::try_from(size_of::<New>())?;
-    let number = libc::c_int::try_from(number)?;
-    let mut new = New { start: i64::try_from(at)?, length: i64::try_from(length)?, number, names: [0; 128] };
-    let mut asked = Asked { what: ADD, flags: 0, size, new: &raw mut new };
-    // SAFETY: both structures are as the kernel's header has them, and live until it answers.
-    #[allow(unsafe_code)]
-    let done = unsafe { libc::ioctl(disk.as_raw_fd(), PARTITIONS as _, &raw mut asked) };
-    ensure!(done == 0, "the kernel does not take partition {number}: {}", std::io::Error::last_os_error());
-    Ok(())
-}
-
-/// Has the kernel look at the table again.
-fn read_again(file: &File) -> Result<()> {
-    /// `BLKRRPART` (`linux/fs.h`).
-    const READ_TABLE: u64 = 0x125f;
-    // SAFETY: there is no argument.
-    #[allow(unsafe_code)]
-    let done = unsafe { libc::ioctl(file.as_raw_fd(), READ_TABLE as _, 0) };
-    ensure!(done == 0, "the kernel does not read the new table: {}", std::io::Error::last_os_error());
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A stick's bits onto the machine's disk, at the depot: the machine completes them when it is switched on at its site.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -8,7 +9,7 @@ use layout::{FIRMWARE_SIZE, MIB, OS_SIZE};
 
 use super::choose::{Holds, Rule, choose};
 use super::install::{copy_range, disks};
-use super::{is_removable, partitions};
+use super::{is_removable, partitions, table};
 use crate::console::say;
 use crate::os::bank::Banks;
 
@@ -25,33 +26,37 @@ pub fn flash(banks: &Banks) -> Result<String> {
     let (_, stick) = found.with_context(|| format!("the stick has no partition {system}"))?;
     let size = (FIRMWARE_SIZE + OS_SIZE) * MIB + banks.kubernetes.kept.size.next_multiple_of(MIB);
     let disks = disks()?;
+    let device = |name: &str| Path::new("/dev").join(name);
     let chosen = match choose(&disks, &rule()) {
-        Ok(disk) if disk.holds == Holds::Ours => {
+        // One on which a power cut ended this has no table yet.
+        Ok(disk) if disk.holds == Holds::Ours && table::has_table(&device(&disk.name)) => {
             return Ok(format!("{} has a system of ours already, and is left as it is", disk.name));
         }
         Ok(disk) => disk.name.clone(),
         Err(found) => bail!("{}", found.trim_end_matches('.')),
     };
-    let device = |name: &str| Path::new("/dev").join(name);
     say(&format!("Writing the system on {chosen}."));
     write(&device(&stick), &device(&chosen), size)
         .with_context(|| format!("writing the system on {chosen}"))?;
     Ok(format!("the system is on {chosen}; it needs no stick at its site"))
 }
 
-/// What the table describes comes first: before it the disk is empty to whoever looks. Then the sector that says whose it
-/// is, and the table last: a disk that is ours without one is done again.
-/// `size` is how many bytes the partitions have.
 fn write(stick: &Path, disk: &Path, size: u64) -> Result<()> {
-    const SECTOR: u64 = 512;
     let source = File::open(stick).with_context(|| format!("opening {}", stick.display()))?;
     let target = File::options().read(true).write(true).open(disk);
     let target = target.with_context(|| format!("opening {}", disk.display()))?;
-    for range in [MIB..MIB + size, 0..SECTOR, SECTOR..MIB] {
+    for range in in_order(size) {
         copy_range(&source, &target, range)?;
         target.sync_all()?;
     }
     Ok(())
+}
+
+/// What the table describes, `size` bytes, comes first: before it the disk is empty to whoever looks. Then the sector that
+/// says whose it is, and the table last: a disk that is ours without one is done again.
+fn in_order(size: u64) -> [Range<u64>; 3] {
+    const SECTOR: u64 = 512;
+    [MIB..MIB + size, 0..SECTOR, SECTOR..MIB]
 }
 
 #[cfg(test)]
@@ -79,5 +84,28 @@ mod tests {
         };
         assert_eq!(marks.map(byte), [7, 7, 7, 7, 0]);
         assert_eq!(written.metadata().unwrap().len(), size + 8192);
+    }
+
+    #[test]
+    fn a_power_cut_leaves_an_empty_disk_or_one_that_is_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let stick = folder.path().join("stick");
+        let mut bytes = vec![7; usize::try_from(3 * MIB).unwrap()];
+        bytes[..layout::MARK.len()].copy_from_slice(layout::MARK);
+        std::fs::write(&stick, bytes).unwrap();
+        let from = File::open(&stick).unwrap();
+        for done in 0..=3 {
+            let path = folder.path().join("disk");
+            let disk = File::create(&path).unwrap();
+            disk.set_len(9 * MIB).unwrap();
+            drop(disk);
+            let disk = File::options().read(true).write(true).open(&path).unwrap();
+            for range in in_order(2 * MIB).into_iter().take(done) {
+                copy_range(&from, &disk, range).unwrap();
+            }
+            let wanted = if done < 2 { Holds::Nothing } else { Holds::Ours };
+            assert_eq!(table::holds(&path).unwrap(), wanted, "after {done}");
+            assert!(!table::has_table(&path), "nothing of what is here is one: it is done again");
+        }
     }
 }

@@ -85,6 +85,13 @@ impl Names {
     }
 }
 
+/// Whether the disk has a table, an installed disk's or a stick's, whose second one is not at the end of this disk.
+pub(super) fn has_table(device: &Path) -> bool {
+    let config = gpt::GptConfig::new().only_valid_headers(false);
+    let read = || Ok::<_, anyhow::Error>(config.logical_block_size(block_of(&open(device)?)?).open(device)?);
+    read().is_ok_and(|disk| !disk.partitions().is_empty())
+}
+
 /// Begins again on a disk that has all of our partitions; none where it has not.
 fn again(device: &Path, banks: &Names) -> Result<Option<Begun>> {
     let Ok(names) = names(device) else { return Ok(None) };
@@ -287,7 +294,7 @@ mod tests {
         let file = folder.path().join("disk");
         File::create(&file).unwrap().set_len(8 << 30).unwrap();
         make(&file).unwrap();
-        assert_eq!(holds(&file).unwrap(), Holds::Ours);
+        assert_eq!((holds(&file).unwrap(), has_table(&file)), (Holds::Ours, true));
         let parts = || {
             let disk = gpt::GptConfig::new().open(&file).unwrap();
             let parts: Vec<_> =
@@ -311,7 +318,7 @@ mod tests {
         }
         assert_eq!(again(&file, &banks("os-1e")).unwrap(), None);
         assert!(!complete(&file, &banks("os-1e")).unwrap());
-        assert_eq!(holds(&file).unwrap(), Holds::Ours);
+        assert_eq!((holds(&file).unwrap(), has_table(&file)), (Holds::Ours, false));
     }
 
     #[test]

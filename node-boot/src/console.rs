@@ -1,5 +1,6 @@
 //! What a person at the machine reads: one plain sentence at every moment, each only once.
 
+mod code; // a code, large
 mod screen; // the machine's own screen
 
 use std::fs::File;
@@ -7,9 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use protocol::refusal::{Refusal, Wait};
-use qrcode::QrCode;
 
-use self::screen::Screen;
+pub use self::code::picture;
+use self::screen::{Mood, Screen};
 
 /// No word of a site is shown longer.
 const LONGEST_WORD: usize = 40;
@@ -18,6 +19,8 @@ static LAST: Mutex<String> = Mutex::new(String::new());
 
 /// Where the machine stands, and the file that `status` reads it from.
 static STANDS: Mutex<(String, Option<PathBuf>)> = Mutex::new((String::new(), None));
+/// How much of a hundred parts was shown last, and of what.
+static SHOWN: Mutex<(u8, String)> = Mutex::new((0, String::new()));
 
 /// The machine's own screen, where it has one and the whole system is ours.
 static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
@@ -26,8 +29,11 @@ const FRONT: &str = "/dev/tty0";
 
 /// From now on the machine's own screen shows what is said, beside the terminal; `who` stands on top of it.
 pub fn on_screen(who: &str) {
-    if let Ok(front) = File::options().write(true).read(true).open(FRONT) {
-        *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Screen::new(front, &clean(who)));
+    let mut screen = SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(screen) = screen.as_mut() {
+        screen.rename(&clean(who));
+    } else if let Ok(front) = File::options().write(true).read(true).open(FRONT) {
+        *screen = Some(Screen::new(front, &clean(who)));
     }
 }
 
@@ -39,8 +45,40 @@ pub fn keep_in(file: PathBuf) {
 /// Says where the machine stands until something changes, and keeps that for `status`. Its file is written when the
 /// sentence is another one: the file's time says since when.
 pub fn stands(sentence: &str) {
-    say(sentence);
+    show(Mood::Waits, &clean(sentence));
     keep(sentence);
+}
+
+/// The same for a machine that needs nothing.
+pub fn rests(sentence: &str) {
+    show(Mood::Well, &clean(sentence));
+    keep(sentence);
+}
+
+/// Says why the machine cannot go on.
+pub fn fails(sentence: &str) {
+    show(Mood::Failed, &clean(sentence));
+}
+
+/// Says that the machine is about to be off.
+pub fn ends(sentence: &str) {
+    show(Mood::Off, &clean(sentence));
+}
+
+/// How far what was said last has come, of `all`: a bar on the screen. The terminal hears of each quarter.
+pub fn progress(done: u64, all: u64) {
+    let share = |part: u64, of: u64| u8::try_from(done.min(all) * part / of.max(1)).unwrap_or(100);
+    let percent = share(100, all);
+    let sentence = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if *shown == (percent, sentence.clone()) {
+        return;
+    }
+    if shown.1 == sentence && shown.0 / 25 < percent / 25 && percent < 100 {
+        println!("{} % of it are done.", percent / 25 * 25);
+    }
+    on_the_screen(Mood::Share(percent), &sentence);
+    *shown = (percent, sentence);
 }
 
 fn keep(sentence: &str) {
@@ -55,7 +93,7 @@ fn keep(sentence: &str) {
 
 /// Says a sentence, unless it was the last one said. It stays one line, whoever had a word in it.
 pub fn say(sentence: &str) {
-    show(&clean(sentence));
+    show(Mood::Works, &clean(sentence));
 }
 
 /// Without what moves a cursor, colours a terminal or turns text around: who writes on this screen is this program.
@@ -89,51 +127,38 @@ fn unheard_of(word: &str) -> String {
     format!("The provisioner said something this version does not know ({word}).")
 }
 
-fn show(sentence: &str) {
+fn show(mood: Mood, sentence: &str) {
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if *last != sentence {
         println!("{sentence}");
-        if let Some(screen) = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            screen.show(sentence);
-        }
+        on_the_screen(mood, sentence);
         sentence.clone_into(&mut last);
+    }
+}
+
+fn on_the_screen(mood: Mood, text: &str) {
+    if let Some(screen) = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        screen.show(mood, text);
     }
 }
 
 /// Shows a code large: as text, and as a picture for a telephone.
 pub fn show_code(code: &str) {
-    show(&large(code));
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if *last != code {
+        println!("{}", large(code));
+        on_the_screen(Mood::Asks, code);
+        code.clone_into(&mut last);
+    }
+    drop(last);
     keep(&format!("Waiting for headquarters to approve the code {code}."));
 }
 
+/// For terminals of any width.
 fn large(code: &str) -> String {
     let spaced: Vec<_> = code.chars().map(|symbol| symbol.to_string()).collect();
-    format!("\n    {}\n\n{}Read this code to headquarters: {code}", spaced.join(" "), qr(code))
-}
-
-/// A QR code in half blocks, two rows a line, with its quiet zone.
-pub fn qr(text: &str) -> String {
-    let Ok(code) = QrCode::new(text) else { return String::new() };
-    let width = code.width();
-    let dark = |x: usize, y: usize| {
-        (4..width + 4).contains(&x)
-            && (4..width + 4).contains(&y)
-            && code[(x - 4, y - 4)] == qrcode::Color::Dark
-    };
-    let mut picture = String::new();
-    for y in (0..width + 8).step_by(2) {
-        for x in 0..width + 8 {
-            // Light on dark terminals: what is dark in the code stays unlit.
-            picture.push(match (dark(x, y), dark(x, y + 1)) {
-                (false, false) => '█',
-                (false, true) => '▀',
-                (true, false) => '▄',
-                (true, true) => ' ',
-            });
-        }
-        picture.push('\n');
-    }
-    picture
+    let picture = picture(code).join("\n");
+    format!("\n    {}\n\n{picture}\nRead this code to headquarters:\n    {code}\n", spaced.join(" "))
 }
 
 #[cfg(test)]
@@ -163,7 +188,11 @@ mod tests {
     }
 
     #[test]
-    fn a_code_keeps_its_lines() {
-        assert!(large("WT0T-BSPH-K").contains("\n    W T 0 T - B S P H - K\n\n"));
+    fn a_code_stands_on_a_terminal_of_40_columns_with_its_picture() {
+        let shown = large("WT0T-BSPH-K");
+        assert!(shown.lines().all(|line| line.chars().count() <= 40), "{shown}");
+        assert!(shown.contains("\n    W T 0 T - B S P H - K\n\n"), "{shown}");
+        assert!(shown.contains(&code::picture("WT0T-BSPH-K").join("\n")), "{shown}");
+        assert!(shown.ends_with("Read this code to headquarters:\n    WT0T-BSPH-K\n"), "{shown}");
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn row(at: &Where, csv: bool, json: bool) -> Result<()> {
     let text = serde_json::to_string(&object).context("the registration")?;
     println!("{text}");
     if !json {
-        println!("\n{row}\n\nThe same for a telephone's camera:\n{}", console::qr(&text));
+        println!("\n{row}\n\nThe same for a telephone's camera:\n{}", console::picture(&text).join("\n"));
     }
     Ok(())
 }

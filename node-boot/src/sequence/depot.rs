@@ -8,7 +8,7 @@ use protocol::section::Depot;
 
 use super::{Awake, images_of};
 use crate::cli::{columns, pause};
-use crate::console::{say, stands};
+use crate::console::{ends, fails, say};
 use crate::os::bank::Banks;
 use crate::os::init::{System, power};
 use crate::os::{disk, secure};
@@ -60,11 +60,11 @@ impl Awake {
             }
         }
         if failed > 0 {
-            stands("This machine is NOT ready: read above why. Switch it off by its power button.");
+            fails("This machine is NOT ready: read above why. Switch it off by its power button.");
             while pause(TO_READ).is_ok() {}
             return Ok(());
         }
-        stands(&format!(
+        ends(&format!(
             "This machine is ready for {}. It switches itself off; then pull the stick out.",
             depot.site
         ));

@@ -141,6 +141,9 @@ impl Awake {
         let free = self.belief.voucher.is_none() || site.is_pinned(&self.setup(&self.trust()?));
         if said.reason == Wait::Unknown.code() && free {
             self.claim(&mut site)?;
+        } else if let Some(code) = self.code()?.filter(|_| said.reason == Wait::PendingHq.code()) {
+            // Somebody may be reading it.
+            show_code(&code);
         } else {
             stands(&why_wait(&said.reason));
         }

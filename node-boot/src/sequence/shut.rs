@@ -83,7 +83,7 @@ fn stays_shut(why: &str) -> Result<()> {
 
 /// Nothing else is done until PID 1 has ended this program.
 pub(super) fn start_anew(why: &str) -> Result<()> {
-    stands(why);
+    say(why);
     init::power::ask_for_restart().context("asking for a new start")?;
     pause(PATIENCE_FOR_END)
 }

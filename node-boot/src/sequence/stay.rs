@@ -8,7 +8,7 @@ use protocol::inventory::SecureBoot;
 use protocol::messages::Config;
 
 use super::{Awake, shut};
-use crate::console::{self, say, stands};
+use crate::console::{self, rests, say, stands};
 use crate::join::agent::{self, Beats};
 use crate::join::{balancer, found, kubelet};
 use crate::os::network::Network;
@@ -159,7 +159,7 @@ impl Awake {
         if let Some(order) = wipe {
             return shut::wipe(&mut proved, Some(&order));
         }
-        stands("This machine is part of the cluster. It needs nothing.");
+        rests("This machine is part of the cluster. It needs nothing.");
         self.sign.say(State::Joined);
         self.stay(&mut proved, &config, services.as_ref())
     }

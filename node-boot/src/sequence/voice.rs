@@ -57,6 +57,11 @@ impl Awake {
         self.at.state.save(CODE, &code)
     }
 
+    /// The code that was shown last.
+    pub(super) fn code(&self) -> Result<Option<String>> {
+        self.at.state.load(CODE)
+    }
+
     /// The code has served.
     pub(super) fn forget_code(&self) -> Result<()> {
         self.at.state.remove(CODE)
@@ -92,7 +97,7 @@ impl Awake {
         match verdict {
             Verdict::Search => {}
             Verdict::Ask => {
-                let code: Option<String> = self.at.state.load(CODE)?;
+                let code = self.code()?;
                 self.voice.question.ask(&name, code.as_deref(), DEADLINE);
                 self.voice.question.wait(pause);
             }

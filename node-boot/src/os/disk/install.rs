@@ -2,6 +2,7 @@
 //! either the disk as it was or one that is done again.
 
 use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use super::choose::{Rule, Seen, choose};
 use super::table::{Begun, Names};
 use super::vault::{self, Part, Vault, header_of};
 use super::{boot, is_removable, partitions, table};
-use crate::console::say;
+use crate::console::{self, say};
 use crate::os::bank::Banks;
 use crate::os::inventory;
 
@@ -29,6 +30,8 @@ pub const RULE: &str = "etc/node-boot/disk.json";
 const NEW: &str = "/run/new";
 /// How much is copied at once.
 const PIECE: usize = 1024 * 1024;
+/// How much is copied before the screen hears of it.
+const SPAN: usize = 16 * PIECE;
 
 /// What goes on the disk.
 pub struct System<'a> {
@@ -67,13 +70,16 @@ pub fn install(
     let [state, volumes] = opened(&disk, system.tpm, keep)?;
     let stick = on_stick(STICK);
     // A disk that was flashed has its owner's file; a stick may be of another owner than the one before.
+    let mut copies = Vec::new();
     if begun == Begun::Empty || stick.is_ok() {
-        copy(&stick?, &part(&disk, number::FIRMWARE)?)?;
+        copies.push((stick?, part(&disk, number::FIRMWARE)?));
     }
     if begun == Begun::Empty {
-        copy(&on_stick(&names.os)?, &part(&disk, number::OS)?)?;
-        copy(&on_stick(&names.kubernetes)?, &part(&disk, number::KUBERNETES)?)?;
+        copies.push((on_stick(&names.os)?, part(&disk, number::OS)?));
+        copies.push((on_stick(&names.kubernetes)?, part(&disk, number::KUBERNETES)?));
     }
+    say(&format!("Copying the system to {}.", disk.display()));
+    copy_all(&copies)?;
     format(&state, "state")?;
     // What Pods have kept there outlives the system.
     if !is_formatted(&volumes)? {
@@ -159,13 +165,36 @@ pub(super) fn part(disk: &Path, number: u32) -> Result<PathBuf> {
     found.with_context(|| format!("{} has no partition {number}", disk.display()))
 }
 
-/// Copies a partition to the beginning of another one, and waits until it is there.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let what = || format!("copying {} to {}", from.display(), to.display());
-    let source = File::open(from).with_context(what)?;
-    let target = File::options().read(true).write(true).open(to).with_context(what)?;
-    copy_range(&source, &target, 0..u64::MAX).with_context(what)?;
-    target.sync_all().with_context(what)
+/// Copies partitions, each to the beginning of another one, and waits until they are there.
+fn copy_all(copies: &[(PathBuf, PathBuf)]) -> Result<()> {
+    let size = |path: &Path| {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(0))
+    };
+    let mut sizes = Vec::new();
+    for (from, _) in copies {
+        sizes.push(size(from).with_context(|| format!("reading {}", from.display()))?);
+    }
+    let (mut done, all) = (0, sizes.iter().sum());
+    for ((from, to), size) in copies.iter().zip(sizes) {
+        copy(from, to, size, &mut |part| console::progress(done + part, all))
+            .with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
+        done += size;
+    }
+    Ok(())
+}
+
+/// Copies so many bytes, and waits until they are there; `so_far` hears how many are copied.
+fn copy(from: &Path, to: &Path, size: u64, so_far: &mut dyn FnMut(u64)) -> std::io::Result<()> {
+    let source = File::open(from)?;
+    let target = File::options().read(true).write(true).open(to)?;
+    for at in (0..size).step_by(SPAN) {
+        so_far(at);
+        copy_range(&source, &target, at..size.min(at + SPAN as u64))?;
+    }
+    target.sync_all()?;
+    so_far(size);
+    Ok(())
 }
 
 /// Copies bytes to the same place of another device, as far as the source has any. Zeros that are there already are not
@@ -249,17 +278,20 @@ mod tests {
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         let mut source = vec![0; 3 * PIECE + 5];
         source[PIECE + 7] = 7;
+        let size = source.len() as u64;
         fs::write(&from, &source).unwrap();
         for filled in [0, 9] {
             let mut target = vec![filled; 4 * PIECE];
             fs::write(&to, &target).unwrap();
-            copy(&from, &to).unwrap();
+            copy(&from, &to, size, &mut |_| {}).unwrap();
             target[..source.len()].copy_from_slice(&source);
             assert!(fs::read(&to).unwrap() == target, "over {filled}");
         }
         let holes = File::create(&to).unwrap();
         holes.set_len(4 * PIECE as u64).unwrap();
-        copy(&from, &to).unwrap();
+        let mut heard = Vec::new();
+        copy(&from, &to, size, &mut |so_far| heard.push(so_far)).unwrap();
+        assert_eq!(heard, [0, size], "from nothing to everything");
         let used = std::os::unix::fs::MetadataExt::blocks(&holes.metadata().unwrap()) * 512;
         assert!(used <= PIECE as u64 + 65_536, "{used} bytes");
     }

@@ -14,7 +14,7 @@ use rustix::system::{RebootCommand, reboot};
 
 use super::start::Parts;
 use super::{boot, header, install, partitions_of, table};
-use crate::console::say;
+use crate::console::{ends, say};
 
 /// `BLKDISCARD` and `BLKZEROOUT` (`linux/fs.h`).
 const DISCARD: u64 = 0x1277;
@@ -52,7 +52,7 @@ pub(super) fn go_on(parts: &Parts) -> Result<Infallible> {
     // A machine without such an entry starts what it finds.
     let _ = boot::forget();
     table::forget(&parts.disk)?;
-    say("This machine is wiped. It can be installed anew, or go to somebody else. It switches itself off.");
+    ends("This machine is wiped. It can be installed anew, or go to somebody else. It switches itself off.");
     std::thread::sleep(LAST_WORDS);
     reboot(RebootCommand::PowerOff).context("switching off")?;
     loop {

@@ -15,7 +15,7 @@ use anyhow::Result;
 pub use root::OWNER;
 pub use verity::Root;
 
-use crate::console::{clean, say};
+use crate::console::{self, say};
 
 /// What the archive that the kernel starts from calls us.
 const ARCHIVE: &str = "/init";
@@ -46,9 +46,17 @@ pub fn is_init() -> bool {
 
 /// Everything, for the life of the machine.
 pub fn run() -> ! {
+    // What this program does not survive, the machine does not either.
+    std::panic::set_hook(Box::new(|panic| last_words(&panic.to_string())));
     let Err(error) = go_on();
-    eprintln!("{}", clean(&format!("This machine cannot start: {error:#}.")));
-    eprintln!("It starts anew in a minute. If this comes again, call headquarters.");
+    last_words(&format!("{error:#}"))
+}
+
+/// Says why the machine starts anew, and lets that stand for as long as it takes to read.
+fn last_words(why: &str) -> ! {
+    console::fails(&format!(
+        "This machine cannot start: {why}. It starts anew in a minute. If this comes again, call headquarters."
+    ));
     std::thread::sleep(LAST_WORDS);
     // A kernel whose PID 1 ends panics, and starts anew as well.
     let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);
@@ -59,9 +67,11 @@ fn go_on() -> Result<std::convert::Infallible> {
     if Path::new(ARCHIVE).exists() {
         early::mount_kernels_own()?;
         early::quieten();
+        console::on_screen("This machine");
         say("Starting.");
         modules::load_listed(Path::new("/modules"))?;
         return root::switch();
     }
+    console::on_screen("This machine");
     agent::keep_up(early::system()?)
 }

@@ -10,7 +10,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::console::say;
+use crate::console::{ends, say};
 
 /// How long the agent, and then everything else, may take to end.
 const AGENT: Duration = Duration::from_secs(30);
@@ -117,10 +117,10 @@ impl Watchdog {
 
 /// Ends everything in order, and then the run.
 pub fn end(how: Ask, agent: Pid, watchdog: &mut Watchdog) -> ! {
-    say(match how {
-        Ask::Restart => "Starting anew.",
-        Ask::Off => "Switching off.",
-    });
+    match how {
+        Ask::Restart => say("Starting anew."),
+        Ask::Off => ends("Switching off."),
+    }
     let _ = kill_process(agent, Signal::TERM);
     until_gone(AGENT, watchdog, |pid| pid == Some(agent));
     for signal in [Signal::TERM, Signal::KILL] {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use harness::wait;
-use protocol::refusal::Refusal;
+use protocol::refusal::{Refusal, Wait};
 use tests::stage::{Csv, DEADLINE, SITE, code_in, run};
 
 use crate::Served;
@@ -178,7 +178,14 @@ fn r13d_a_machine_by_which_nobody_can_be_asked_says_so_and_waits_for_its_voucher
     let mut machine = NodeBoot::new(&served, &[served.address]);
     served.site(&["window"]).unwrap();
     machine.enroll(&["--patience", "0"]);
-    approve(&served, &machine.code());
+    let code = machine.code();
+    let asked = || served.gauge("nodeboot_requests_total{path=\"/.well-known/brski/requestvoucher\"}");
+    let before = asked();
+    crate::until("it has asked twice", || asked() >= before + 2);
+    let stands = machine.status();
+    assert!(stands.contains(&format!("Waiting for headquarters to approve the code {code}.")), "{stands}");
+    assert!(!machine.log().contains(Wait::PendingHq.sentence()), "the code stays: {}", machine.log());
+    approve(&served, &code);
     machine.says("(R13d)");
     assert!(machine.status().contains("belongs to no site yet"));
     let told_hq = || served.hq.run(&["ingest", served.site(&["report"]).unwrap().trim()]).unwrap();

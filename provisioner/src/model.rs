@@ -39,12 +39,30 @@ pub struct Network {
     /// Longest packet, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// What the first contact of a machine of ours needs, where the network lets nobody in without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_contact: Option<FirstContact>,
     /// HTTP proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
     /// Addresses that no machine of ours may claim: gateways, virtual addresses.
     #[serde(default)]
     pub reserved: Vec<IpAddr>,
+}
+
+/// What a stick says of the network to a machine that has heard of no slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstContact {
+    /// VLAN tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// An address with the length of its prefix; of one machine at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Who passes on what is for elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
 }
 
 /// What the machines have to know of the cluster.
@@ -195,8 +213,17 @@ pub struct Wrong {
 impl Network {
     /// What is wrong with it.
     pub fn fault(&self) -> Option<String> {
-        let wrong = self.mtu.filter(|mtu| !(1280..=9216).contains(mtu));
-        wrong.map(|mtu| format!("network.mtu {mtu}: between 1280, which IPv6 needs, and 9216"))
+        if let Some(mtu) = self.mtu.filter(|mtu| !(1280..=9216).contains(mtu)) {
+            return Some(format!("network.mtu {mtu}: between 1280, which IPv6 needs, and 9216"));
+        }
+        let first = self.first_contact.as_ref()?;
+        if first.vlan.is_some_and(|tag| !is_tag(tag)) {
+            return Some("network.first-contact.vlan is a number between 1 and 4094".to_owned());
+        }
+        let wrong = first.address.as_deref().filter(|text| Range::parse(text).is_none())?;
+        Some(format!(
+            "network.first-contact.address {wrong}: an address, a slash and a number, as in 10.7.0.9/24"
+        ))
     }
 }
 
@@ -222,7 +249,7 @@ impl Slot {
             (outside(self.gateway), "gateway is not in cidr"),
             (self.gateway.is_some() && self.gateway == self.address, "gateway is the machine's own address"),
             (
-                self.vlan.is_some_and(|tag| !(1..=4094).contains(&tag)),
+                self.vlan.is_some_and(|tag| !is_tag(tag)),
                 "vlan is a number between 1 and 4094; without a tag there is none",
             ),
         ];
@@ -293,6 +320,11 @@ impl Slots {
     }
 }
 
+/// Whether a number can be a VLAN's (IEEE 802.1Q).
+fn is_tag(tag: u16) -> bool {
+    (1..=4094).contains(&tag)
+}
+
 /// A range of addresses (RFC 4632).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -346,6 +378,15 @@ mod tests {
         assert_eq!(gateways, ["10.7.0.1", "", "", "10.7.0.2"]);
         assert_eq!(network.fault(), None);
         assert!(Network { mtu: Some(1279), ..network }.fault().unwrap().contains("1280"));
+        for (first, wrong) in [
+            (r#"{"vlan":5,"address":"10.7.0.9/24","gateway":"10.7.0.1"}"#, ""),
+            (r#"{"vlan":4095}"#, "vlan"),
+            (r#"{"address":"10.7.0.9"}"#, "address"),
+        ] {
+            let network: Network = serde_json::from_str(&format!(r#"{{"first-contact":{first}}}"#)).unwrap();
+            let fault = network.fault().unwrap_or_default();
+            assert_eq!((fault.is_empty(), fault.contains(wrong)), (wrong.is_empty(), true), "{fault}");
+        }
     }
 
     #[test]

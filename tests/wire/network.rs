@@ -1,7 +1,7 @@
 //! What a machine whose whole system is ours makes of its network, seen by `ip`; DHCP servers are real ones.
 
 use harness::{Hardware, Lan, Machine, Process, wait};
-use tests::stage::{DEADLINE, Programs};
+use tests::stage::{DEADLINE, Hq, Programs, Provisioner, Spare};
 
 /// The lines of a slot without an address.
 const NOTHING: &str = r#"{"address":null,"dns":[],"search":[],"routes":[]}"#;
@@ -202,4 +202,23 @@ fn a_machine_on_a_network_of_ipv6_alone_finds_its_site_by_the_routers_dns() {
     let node_boot = Programs::build().unwrap().node_boot;
     let found = bare.machine.run(node_boot, &["discover"]).unwrap();
     assert!(found.contains("[fd77::2]:7443") && found.contains("(named by DNS)"), "{found}");
+}
+
+#[test]
+fn a_machine_without_a_dhcp_server_says_so_where_it_finds_nobody_and_finds_its_site_over_its_cable_alone() {
+    if cannot() {
+        return;
+    }
+    let programs = Programs::build().unwrap();
+    let lan = Lan::new("alone").unwrap();
+    let hq = Hq::found(&programs, "Wire").unwrap();
+    let mut provisioner = Provisioner::new(&lan, &programs, lan.address(2), false).unwrap();
+    provisioner.certify(&hq).unwrap();
+    let hardware = Hardware { tpm: false, ..Hardware::nuc("A1") };
+    let mut spare = Spare::new(&lan, &programs, "spare", hardware, &hq).unwrap();
+    spare.run_with(&["--system", "installed"]);
+    spare.start().unwrap();
+    spare.says("on this cable alone: no DHCP server gives this machine an address.").unwrap();
+    provisioner.start().unwrap();
+    spare.says("Found the provisioner at [fe80::").unwrap();
 }

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use super::sites::SiteCa;
 use super::{Hq, read, write};
-use crate::model::{Role, Site, Slots};
+use crate::model::{Role, Slots};
 use crate::render::profile::{Profile, Profiles};
 
 /// `bundles/<site>.yaml`: what was sent last, and vouchers to use again.
@@ -92,8 +92,7 @@ impl Hq {
         sent: &mut Sent,
         now: Time,
     ) -> Result<BTreeMap<String, Vec<u8>>> {
-        let folder = self.dir.join("sites").join(site);
-        let mut plan: Site = read(&folder.join("site.yaml"))?;
+        let mut plan = self.site(site)?;
         let slots = self.slots(site)?;
         // A site that has its cluster is never told to found one, whatever is forgotten in a file here.
         if self.has_joined(site) {
@@ -141,7 +140,7 @@ impl Hq {
 
     /// What would keep the site from being founded, and can be known here.
     fn doubts_of_founding(&self, site: &str, all: &[Record]) -> Result<Vec<String>> {
-        let plan: Site = read(&self.dir.join("sites").join(site).join("site.yaml"))?;
+        let plan = self.site(site)?;
         let Some(slot) = plan.cluster.found else { return Ok(Vec::new()) };
         if self.has_joined(site) {
             let file = format!("sites/{site}/site.yaml");

@@ -17,7 +17,7 @@ use protocol::tpm::{Ek, Public, make_credential};
 use serde::{Deserialize, Serialize};
 
 use super::{Hq, read, write, write_text};
-use crate::model::Slots;
+use crate::model::{Site, Slots};
 
 /// `sites/<site>/ca.yaml`.
 #[derive(Clone, Serialize, Deserialize)]
@@ -70,6 +70,11 @@ impl Hq {
             .collect();
         names.sort();
         Ok(names)
+    }
+
+    /// A site, as `site.yaml` describes it.
+    pub fn site(&self, site: &str) -> Result<Site> {
+        read(&self.dir.join("sites").join(site).join("site.yaml"))
     }
 
     /// The slots of a site, as `slots.yaml` names them.

@@ -33,13 +33,15 @@ pub struct Board {
     pub card: &'static str,
     /// Whether its firmware knows Secure Boot; it has nobody's keys at first.
     pub secure: bool,
+    /// Nothing goes over its cables but what has this tag. It has two of them then.
+    pub tag: Option<u16>,
 }
 
 impl Board {
     /// With a TPM and this disk.
     pub fn new(serial: &str, bus: Bus) -> Self {
         let (serial, disk, card) = (serial.into(), (bus, 10), "virtio-net-pci");
-        Self { serial, tpm: true, memory: 3072, disk, card, secure: false }
+        Self { serial, tpm: true, memory: 3072, disk, card, secure: false, tag: None }
     }
 }
 
@@ -68,6 +70,9 @@ enum Access {
     Write,
 }
 
+/// A switch that speaks with a tag, in a language that has sockets of every kind.
+const TRUNK: &str = include_str!("trunk.py");
+
 /// A virtual machine; it is off when made, and without power when dropped.
 #[derive(Debug)]
 pub struct Vm {
@@ -75,6 +80,7 @@ pub struct Vm {
     board: Board,
     room: Room,
     _port: Port,
+    _trunk: Option<Process>,
     tpm: Option<Tpm>,
     stick: Option<(PathBuf, Access)>,
     process: Option<Process>,
@@ -94,7 +100,23 @@ impl Vm {
         let disk = folder.path().join("disk");
         let made = fs::File::create(&disk).and_then(|file| file.set_len(board.disk.1 << 30));
         made.map_err(io("create", disk.display()))?;
-        Ok(Self { name: name.into(), board, room, _port: port, tpm, stick: None, process: None, folder })
+        let trunk = board.tag.map(|tag| {
+            let mut switch = room.command("python3");
+            switch.args(["-c", TRUNK, &tag.to_string(), "2"]);
+            Process::start("trunk", switch, &folder.path().join("trunk"))
+        });
+        let trunk = trunk.transpose()?;
+        Ok(Self {
+            name: name.into(),
+            board,
+            room,
+            _port: port,
+            _trunk: trunk,
+            tpm,
+            stick: None,
+            process: None,
+            folder,
+        })
     }
 
     /// Its TPM.
@@ -168,12 +190,24 @@ impl Vm {
             format!("-smbios type=1,manufacturer=QEMU,product=virtual,serial={}", self.board.serial),
             format!("-drive if=pflash,format=raw,readonly=on,file={}", self.firmware()),
             format!("-drive if=pflash,format=raw,file={}", memory.display()),
-            "-netdev tap,id=cable,ifname=tap0,script=no,downscript=no".to_owned(),
-            format!("-device {},romfile=,netdev=cable,mac=02:00:00:{a:02x}:{b:02x}:{c:02x}", self.board.card),
         ];
         if self.board.secure {
             // Only the firmware itself changes what it remembers.
             parts.push("-global driver=cfi.pflash01,property=secure,value=on".to_owned());
+        }
+        let cables = if self.board.tag.is_some() { 0..2u8 } else { 0..1 };
+        for place in cables {
+            let (card, c) = (self.board.card, c ^ place);
+            parts.push(match self.board.tag {
+                None => "-netdev tap,id=cable0,ifname=tap0,script=no,downscript=no".to_owned(),
+                // As the switch has it.
+                Some(_) => format!(
+                    "-netdev socket,id=cable{place},udp=127.0.0.1:700{place},localaddr=127.0.0.1:710{place}"
+                ),
+            });
+            parts.push(format!(
+                "-device {card},romfile=,netdev=cable{place},mac=02:00:00:{a:02x}:{b:02x}:{c:02x}"
+            ));
         }
         parts.push(format!("-drive if=none,id=disk,format=raw,cache=unsafe,file={}", self.disk().display()));
         let disk = match self.board.disk.0 {
@@ -201,6 +235,13 @@ impl Vm {
     /// Where the emulator is spoken to.
     fn monitor(&self) -> PathBuf {
         self.folder.path().join("monitor")
+    }
+
+    /// Pulls one of its cables out, or puts it back.
+    pub fn plug(&self, cable: u8, is_in: bool) -> Result<()> {
+        self.tell(&format!(
+            "{{\"execute\":\"set_link\",\"arguments\":{{\"name\":\"cable{cable}\",\"up\":{is_in}}}}}"
+        ))
     }
 
     /// Presses the power button.

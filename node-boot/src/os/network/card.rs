@@ -71,7 +71,7 @@ impl Card {
             Some(wire) => wire,
             None => self.wire.insert(Wire::open(index, &self.name)?),
         };
-        while let Some(answer) = wire.hear() {
+        for answer in wire.hear() {
             self.client.hear(answer, now);
         }
         if let Some((question, to)) = self.client.tick(now) {

@@ -28,8 +28,13 @@ pub struct Place {
 /// Makes what the plan calls for out of `port`, or of all ports with a cable, and takes away what it does not call for.
 pub fn lay(plan: &Plan, port: &Port, plugged: &[Port]) -> Result<Place> {
     let tagged = plan.vlan.map(|tag| format!("{TAGGED}{tag}"));
-    let wanted = |name: &str| (name == BOND && plan.bond.is_some()) || Some(name) == tagged.as_deref();
-    for old in ours().iter().filter(|old| !wanted(&old.name)) {
+    let base = if plan.bond.is_some() { link(BOND).map(|bond| bond.index) } else { Some(port.index) };
+    // A tag stays where it is on the right interface.
+    let is_wanted = |old: &Port| match old.name.as_str() {
+        BOND => plan.bond.is_some(),
+        name => Some(name) == tagged.as_deref() && below(name) == base,
+    };
+    for old in ours().iter().filter(|old| !is_wanted(old)) {
         netlink::remove_link(old.index).with_context(|| format!("taking {} away", old.name))?;
     }
     let (base, ports) = match plan.bond {
@@ -72,12 +77,13 @@ pub fn is_bound(name: &str) -> bool {
     Path::new("/sys/class/net").join(name).join("master").exists()
 }
 
+/// The interface that one with a tag is on.
+fn below(name: &str) -> Option<u32> {
+    let text = fs::read_to_string(format!("/sys/class/net/{name}/iflink")).ok()?;
+    text.trim().parse().ok()
+}
+
 fn with_tag(tag: u16, name: &str, base: &Port) -> Result<Port> {
-    let of = fs::read_to_string(format!("/sys/class/net/{name}/iflink")).ok();
-    let of = of.and_then(|text| text.trim().parse::<u32>().ok());
-    if let Some(old) = link(name).filter(|_| of != Some(base.index)) {
-        netlink::remove_link(old.index).with_context(|| format!("moving {name} to {}", base.name))?;
-    }
     if link(name).is_none() {
         netlink::add_vlan(name, tag, base.index).with_context(|| format!("speaking with the tag {tag}"))?;
     }

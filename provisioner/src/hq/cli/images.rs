@@ -52,7 +52,8 @@ pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path, depot_of:
     let program = hq.sign_program(&program)?;
     let keys = depot_of.map(|_| hq.firmware_keys()).transpose()?;
     let depot = depot_of.zip(keys).map(|(flash, keys)| Depot { site: site.to_owned(), flash, keys });
-    let section = hq.section(&signed(&built, &program), depot.as_ref(), now)?;
+    let first = hq.site(site)?.network.first_contact;
+    let section = hq.section(&signed(&built, &program), depot.as_ref(), first.as_ref(), now)?;
     let bundle = hq.build_bundle(site, now)?;
     for warning in &bundle.warnings {
         eprintln!("warning: {}", plain::shown(warning));

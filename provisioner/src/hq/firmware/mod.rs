@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 
 use self::pkcs7::Key;
 use super::{Hq, read, write};
+use crate::model::FirstContact;
 
 /// Names of the keys: whose a machine is, who may change what it believes, whose programs it starts.
 pub(super) const KEYS: [&str; 3] = ["firmware-pk", "firmware-kek", "firmware-db"];
@@ -92,8 +93,15 @@ impl Hq {
         image::authenticode::sign(program, &self.starts()?.key().program(hash)?)
     }
 
-    /// The owner's section of a stick with these images: what `public/owner.json` says, as of now.
-    pub fn section(&self, images: &[Image], depot: Option<&Depot>, now: Time) -> Result<String> {
+    /// The owner's section of a stick with these images: what `public/owner.json` says, as of now, and what the site's
+    /// network asks of a first contact.
+    pub fn section(
+        &self,
+        images: &[Image],
+        depot: Option<&Depot>,
+        first: Option<&FirstContact>,
+        now: Time,
+    ) -> Result<String> {
         let file = self.dir.join("public/owner.json");
         let text = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
         let mut section: BTreeMap<String, Box<RawValue>> =
@@ -102,6 +110,9 @@ impl Hq {
         section.insert("images".to_owned(), serde_json::value::to_raw_value(images)?);
         if let Some(depot) = depot {
             section.insert("depot".to_owned(), serde_json::value::to_raw_value(depot)?);
+        }
+        if let Some(first) = first {
+            section.insert("network".to_owned(), serde_json::value::to_raw_value(first)?);
         }
         let held = self.starts()?;
         Ok(section::sign(&protocol::json::to_vec(&section), &held.certificate, &*held.key)?)

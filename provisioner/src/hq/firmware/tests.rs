@@ -117,7 +117,9 @@ fn a_section_says_what_the_owners_file_says_as_of_now_and_a_program_of_the_owner
         size: 8192,
         program: None,
     };
-    let now = read(&hq.section(&[image], Some(&depot), T.plus(7)).unwrap());
+    let first = crate::model::FirstContact { vlan: Some(5), ..Default::default() };
+    let now = read(&hq.section(&[image], Some(&depot), Some(&first), T.plus(7)).unwrap());
+    assert_eq!(now["network"], serde_json::json!({ "vlan": 5 }));
     assert_eq!((&now["anchors"], &now["addresses"]), (&before["anchors"], &before["addresses"]));
     assert_eq!(now["image-time"], T.plus(7).to_string());
     assert_eq!((&now["images"][0]["kind"], &now["depot"]["site"]), (&"os".into(), &"ship-7".into()));
@@ -134,7 +136,7 @@ fn a_section_says_what_the_owners_file_says_as_of_now_and_a_program_of_the_owner
     with_hook.hooks.insert("firmware-db".to_owned(), crate::hq::keys::Hook { exec, public });
     write(&hq.dir.join("owner.yaml"), &with_hook).unwrap();
     std::fs::remove_file(&key).unwrap();
-    read(&hq.section(&[], None, T).unwrap());
+    read(&hq.section(&[], None, None, T).unwrap());
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn keys_are_made_once_and_a_stick_without_them_is_told_how() {
     let mut none = hq.owner().unwrap();
     none.certificates.retain(|name, _| !name.starts_with("firmware"));
     write(&hq.dir.join("owner.yaml"), &none).unwrap();
-    let said = hq.section(&[], None, T).unwrap_err().to_string();
+    let said = hq.section(&[], None, None, T).unwrap_err().to_string();
     assert!(said.contains("run `provisioner hq secure-boot`"), "{said}");
     drop(dir);
 }

@@ -14,6 +14,8 @@ use super::{Answer, CLIENT, Question, SERVER, read};
 const IPV4: u16 = 0x0800;
 const UDP: u8 = 17;
 const HEADS: usize = 28;
+/// No more packets are read at a time.
+const AT_ONCE: usize = 64;
 
 /// A card's socket.
 #[derive(Debug)]
@@ -52,18 +54,17 @@ impl Wire {
         }
     }
 
-    /// The next answer that has come; none where there is nothing more.
-    pub fn hear(&self) -> Option<Answer> {
-        let mut buffer = [MaybeUninit::uninit(); 2048];
-        while let Ok(length) = self.packets.recv(&mut buffer) {
+    /// Answers that have come; the rest of a flood has to wait.
+    pub fn hear(&self) -> Vec<Answer> {
+        let (mut answers, mut buffer) = (Vec::new(), [MaybeUninit::uninit(); 2048]);
+        for _ in 0..AT_ONCE {
+            let Ok(length) = self.packets.recv(&mut buffer) else { break };
             // SAFETY: the kernel has written so many bytes.
             #[allow(unsafe_code)]
             let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length) };
-            if let Some(answer) = message(bytes).and_then(read) {
-                return Some(answer);
-            }
+            answers.extend(message(bytes).and_then(read));
         }
-        None
+        answers
     }
 }
 

@@ -163,11 +163,15 @@ fn a_machine_gets_address_ways_resolver_and_packet_size_of_a_dhcp_server_and_giv
     bare.shows("ip link show eth0", &["mtu 1280"]);
     bare.shows("cat /etc/resolv.conf", &["nameserver 10.77.0.53\nsearch a.test b.test\n"]);
     bare.shows("ip -6 -o address show eth0", &["scope link"]);
-    // Without its cable there is no address, and none over another server's head.
+    // An agent that was killed and starts anew takes away nothing that it has not asked about.
     drop(server);
+    bare.keep(NOTHING, FOREVER);
+    bare.until("cat /etc/resolv.conf", |said| !said.contains("10.77"));
+    bare.shows("ip -4 -o address show eth0", &["inet 10.77.0.50/24 "]);
+    bare.shows("ip route", &["default via 10.77.0.3 dev eth0"]);
+    // Without its cable there is no address, and none over another server's head.
     bare.machine.unplug().unwrap();
     bare.until("ip -4 -o address show eth0", str::is_empty);
-    bare.until("cat /etc/resolv.conf", |said| !said.contains("10.77"));
     let _other = serves(&lan, 4, &["--port=0", "--dhcp-range=10.77.0.60,10.77.0.60,255.255.255.0,infinite"]);
     bare.machine.plug().unwrap();
     bare.shows("ip -4 -o address show eth0", &["inet 10.77.0.60/24 ", "valid_lft forever"]);

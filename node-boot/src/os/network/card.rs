@@ -20,13 +20,14 @@ pub struct Card {
     wire: Option<Wire>,
     asked: Option<Instant>,
     had: bool,
+    is_new: bool,
 }
 
 impl Card {
     /// One that asks at once.
     pub fn new(link: &Port, now: Instant) -> Self {
         let client = Client::new(link.mac, now);
-        Self { name: link.name.clone(), client, wire: None, asked: None, had: false }
+        Self { name: link.name.clone(), client, wire: None, asked: None, had: false, is_new: true }
     }
 
     /// Its cable was out.
@@ -37,6 +38,11 @@ impl Card {
     /// What it was given, and for how much longer.
     pub fn lease(&self, now: Instant) -> Option<(&Lease, Option<Duration>)> {
         self.client.lease(now)
+    }
+
+    /// Whether nobody has given it anything yet.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Whether nobody has answered for so long.
@@ -59,6 +65,7 @@ impl Card {
             say(&format!("The address of {} is over: no DHCP server gives more time.", self.name));
         }
         self.had = lease.is_some();
+        self.is_new &= !self.had;
         done
     }
 

@@ -223,6 +223,8 @@ impl Keeper {
         let given: Vec<Given<'_>> = given.collect();
         let mut wanted = Wanted::of(plan, place.map(|place| place.link.index), &given);
         let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+        wanted.unasked =
+            self.cards.iter().filter(|(_, card)| card.is_new()).map(|(index, _)| *index).collect();
         wanted.hear(self.routers.servers(name), self.routers.domains());
         let resolver = self.root.join(RESOLVER);
         if fs::read_to_string(&resolver).ok() != Some(wanted.resolver()) {

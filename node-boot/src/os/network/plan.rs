@@ -106,6 +106,10 @@ mod tests {
         assert_eq!(plan.to_string(), words);
         let old = r#"{"address":null,"routes":[],"dns":[],"search":[]}"#;
         assert_eq!(serde_json::from_str::<Plan>(old).unwrap(), Plan::default());
+        let first = r#"{"vlan":5,"address":"10.7.0.9/24","gateway":"10.7.0.1"}"#;
+        let first: Plan = serde_json::from_str::<FirstContact>(first).unwrap().into();
+        assert_eq!(first.to_string(), "address 10.7.0.9/24, gateway 10.7.0.1, VLAN 5");
+        assert_eq!(Plan::from(FirstContact::default()), Plan::default());
         for wrong in [r#"{"address":"10.7.0.13"}"#, r#"{"vlan":70000}"#, r#"{"bond":"magic"}"#, "[", ""] {
             assert!(serde_json::from_str::<Plan>(wrong).is_err(), "{wrong}");
         }

@@ -13,7 +13,7 @@ use super::range::Range;
 
 /// Weight of ways that a DHCP server told: those of the plan go first, and among cards the first one.
 const TOLD: u32 = 1024;
-/// The way to everywhere else that the plan names: less than those, more than none, which means another weight to IPv6.
+/// Weight of the plan's own ways: less than of those; not none, which IPv6 takes for another one.
 const PLANNED: u32 = 100;
 /// The kernel counts whole seconds: so far apart are two times that are one.
 const SAME: Duration = Duration::from_secs(2);
@@ -32,6 +32,8 @@ pub struct Wanted {
     pub dns: Vec<String>,
     /// Search domains.
     pub search: Vec<String>,
+    /// Interfaces on which an earlier run of this program may have got an address that nobody has been asked about yet.
+    pub unasked: Vec<u32>,
 }
 
 impl Wanted {
@@ -60,7 +62,7 @@ impl Wanted {
         }
         for way in &plan.routes {
             let link = wanted.cable_of(way.via);
-            wanted.routes.push(Route { to: way.to, via: Some(way.via), link, metric: 0 });
+            wanted.routes.push(Route { to: way.to, via: Some(way.via), link, metric: PLANNED });
         }
         wanted
     }
@@ -95,9 +97,11 @@ impl Wanted {
     pub fn make_so(&self) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         let there = netlink::addresses()?;
-        for old in
-            there.iter().filter(|old| old.is_ours && !self.addresses.iter().any(|new| is_one(old, new)))
-        {
+        let stays = |link: u32, metric: u32| metric >= TOLD && self.unasked.contains(&link);
+        let is_over = |old: &&Address| {
+            old.is_ours && !stays(old.link, old.metric) && !self.addresses.iter().any(|new| is_one(old, new))
+        };
+        for old in there.iter().filter(is_over) {
             netlink::remove_address(old)?;
         }
         for new in &self.addresses {
@@ -111,7 +115,11 @@ impl Wanted {
         let there = netlink::routes()?;
         let is_route =
             |old: &Route, new: &Route| Route { link: new.link.and(old.link), ..old.clone() } == *new;
-        for old in there.iter().filter(|old| !self.routes.iter().any(|new| is_route(old, new))) {
+        let is_over = |old: &&Route| {
+            let stays = old.link.is_some_and(|link| stays(link, old.metric));
+            !stays && !self.routes.iter().any(|new| is_route(old, new))
+        };
+        for old in there.iter().filter(is_over) {
             netlink::remove_route(old)?;
         }
         for new in &self.routes {
@@ -182,7 +190,7 @@ mod tests {
         let wanted = Wanted::of(&plan, Some(2), &[(3, &lease, lease.lasts)]);
         assert_eq!(wanted.resolver(), "nameserver 10.7.0.1\nnameserver fd00::1\nsearch a.test b.test\n");
         let links: Vec<_> = wanted.routes.iter().map(|route| (route.link, route.metric)).collect();
-        assert_eq!(links, [(Some(3), TOLD + 3), (Some(2), PLANNED), (Some(2), 0), (None, 0)]);
+        assert_eq!(links, [(Some(3), TOLD + 3), (Some(2), PLANNED), (Some(2), PLANNED), (None, PLANNED)]);
         assert_eq!(wanted.addresses[0].lasts, None);
     }
 }

@@ -23,6 +23,8 @@ const GLANCE: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(500);
 /// A plan is to blame only where the former one does better, and that within this time.
 const BLAME: Duration = Duration::from_mins(10);
+/// How long a port is tried before anybody was met, where there are several: the tag may be behind another one.
+const TURN: Duration = Duration::from_secs(20);
 /// What Ethernet carries where nobody says anything else.
 const MTU: u32 = 1500;
 /// Where the record is, in the machine's state, and the resolver's file.
@@ -43,8 +45,11 @@ pub struct Keeper {
     /// Until when a plan that was taken back may turn out not to be at fault.
     blame: Option<Instant>,
     cables: Cables,
-    /// The port that has the plan's address, or was first.
+    /// The port that has the plan's address, or was first, and what was made of it.
     port: Option<u32>,
+    place: Option<u32>,
+    /// When another port has its turn; none once the provisioner was met.
+    turn: Option<Instant>,
     /// By the number of their interfaces.
     pub cards: BTreeMap<u32, Card>,
     routers: Routers,
@@ -66,6 +71,8 @@ impl Keeper {
             blame: None,
             cables: Cables::default(),
             port: None,
+            place: None,
+            turn: Some(Instant::now() + TURN),
             cards: BTreeMap::new(),
             routers: Routers::default(),
             wrong: Vec::new(),
@@ -88,9 +95,10 @@ impl Keeper {
 
     /// The provisioner was reached, over the interface of this number.
     pub fn reached(&mut self, over: Option<u32>) -> Result<()> {
-        (self.until, self.blame) = (None, None);
+        (self.until, self.blame, self.turn) = (None, None, None);
         let before = self.record.clone();
         self.record.keep();
+        let over = over.map(|link| if Some(link) == self.place { self.port.unwrap_or(link) } else { link });
         if let Some(port) = self.cables.plugged().find(|port| Some(port.index) == over) {
             (self.port, self.record.port) = (Some(port.index), Some(port.mac));
         }
@@ -154,7 +162,10 @@ impl Keeper {
         let back = self.cables.look(&ports, now);
         let plugged: Vec<_> = self.cables.plugged().cloned().collect();
         let plan = self.record.plan(&self.first).clone();
-        let place = self.choose(&plugged).map(|port| lay(&plan, &port, &plugged)).transpose()?;
+        self.choose(&plugged, now);
+        let port = plugged.iter().find(|port| Some(port.index) == self.port);
+        let place = port.map(|port| lay(&plan, port, &plugged)).transpose()?;
+        self.place = place.as_ref().map(|place| place.link.index);
         let mut links: Vec<_> = plugged.into_iter().filter(|port| !is_bound(&port.name)).collect();
         if let Some(place) = &place {
             links.retain(|link| link.index != place.base.index);
@@ -168,14 +179,14 @@ impl Keeper {
         Ok(wrong)
     }
 
-    /// The port for the plan's address: the one that has it for as long as there is a cable in it, else the one over which
-    /// the site was reached last, else the first.
-    fn choose(&mut self, plugged: &[Port]) -> Option<Port> {
-        let (own, last) = (self.port, self.record.port);
-        let port = plugged.iter().find(|port| Some(port.index) == own);
-        let port = port.or_else(|| plugged.iter().find(|port| Some(port.mac) == last)).or(plugged.first());
-        self.port = port.map(|port| port.index);
-        port.cloned()
+    /// Chooses the port for the plan's address. Before anybody was met each has its turn.
+    fn choose(&mut self, plugged: &[Port], now: Instant) {
+        self.port = choose(plugged, self.port, self.record.port);
+        let is_first = !self.record.has_kept() && self.until.is_none();
+        if is_first && self.turn.is_some_and(|turn| now >= turn) {
+            self.turn = Some(now + TURN);
+            self.port = after(plugged, self.port);
+        }
     }
 
     /// Every interface asks for an address but the one that the plan gives one, and what that is made of.
@@ -248,5 +259,45 @@ impl Keeper {
         }
         wrong.extend(wanted.make_so()?);
         Ok(wrong)
+    }
+}
+
+/// The port that has the plan's address for as long as there is a cable in it, else the one over which the site was reached
+/// last, else the first.
+fn choose(plugged: &[Port], own: Option<u32>, last: Option<[u8; 6]>) -> Option<u32> {
+    let port = plugged.iter().find(|port| Some(port.index) == own);
+    let port = port.or_else(|| plugged.iter().find(|port| Some(port.mac) == last)).or(plugged.first());
+    port.map(|port| port.index)
+}
+
+/// The port after this one, in a circle.
+fn after(plugged: &[Port], own: Option<u32>) -> Option<u32> {
+    let place = plugged.iter().position(|port| Some(port.index) == own)?;
+    plugged.get((place + 1) % plugged.len()).map(|port| port.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_stays_on_its_port_goes_where_the_site_was_last_and_each_port_has_a_turn() {
+        let port = |index: u32| Port {
+            index,
+            name: format!("eth{index}"),
+            mac: [0, 0, 0, 0, 0, u8::try_from(index).unwrap()],
+            mtu: 1500,
+            is_up: true,
+            has_link: true,
+        };
+        let plugged = [port(2), port(3), port(5)];
+        let last = Some([0, 0, 0, 0, 0, 3]);
+        assert_eq!(choose(&plugged, Some(5), last), Some(5));
+        assert_eq!(choose(&plugged, Some(4), last), Some(3));
+        assert_eq!(choose(&plugged, None, Some([9; 6])), Some(2));
+        assert_eq!(choose(&[], Some(5), last), None);
+        let turns = [Some(2), Some(3), Some(5)].map(|own| after(&plugged, own));
+        assert_eq!(turns, [Some(3), Some(5), Some(2)]);
+        assert_eq!(after(&[], None), None);
     }
 }

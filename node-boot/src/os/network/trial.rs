@@ -29,6 +29,11 @@ impl Record {
         self.trial.as_ref().or(self.kept.as_ref()).unwrap_or(first)
     }
 
+    /// Whether the provisioner was reached by a plan of headquarters.
+    pub fn has_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
     /// Takes headquarters' plan in; whether it is to be tried. One that was taken back is not, until it changes.
     pub fn offer(&mut self, plan: Plan, first: &Plan) -> bool {
         if self.bad.as_ref().is_some_and(|(bad, _)| *bad == plan) {

@@ -1,5 +1,6 @@
 //! Arguments.
 
+mod bank; // which images the machine runs from
 mod register; // what headquarters needs of this machine
 mod show; // commands that only look
 
@@ -92,6 +93,15 @@ enum Command {
     /// Show where this machine stands.
     #[command(mut_args = listing(&["state", "root", "json"]))]
     Status {
+        #[command(flatten)]
+        at: Where,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which images this machine runs from, what the other banks hold, and what became of the last try.
+    #[command(mut_args = listing(&["state", "json"]))]
+    Bank {
         #[command(flatten)]
         at: Where,
         /// As JSON.
@@ -246,6 +256,7 @@ pub fn run(cli: Cli) -> Result<()> {
             }
         }
         Command::Status { at, json } => show::status(&at, json),
+        Command::Bank { at, json } => bank::show(&at.state, json),
         Command::Register { at, csr: Some(site), provisioner, .. } => {
             register::request(&at, &site, &provisioner)
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use protocol::id::is_slot_name;
+use protocol::image::Kind;
 use serde::{Deserialize, Serialize};
 
 /// A site.
@@ -18,6 +19,48 @@ pub struct Site {
     /// Its cluster.
     #[serde(default)]
     pub cluster: ClusterPlan,
+    /// What its machines run, where their whole system is ours.
+    #[serde(default, skip_serializing_if = "SystemPlan::says_nothing")]
+    pub system: SystemPlan,
+}
+
+/// Which versions the machines of a site run, where their whole system is ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct SystemPlan {
+    /// Of the operating system; none leaves each machine what it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
+    /// Of Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<String>,
+    /// When what was staged is tried.
+    pub activate: Activate,
+}
+
+/// When what was staged is tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activate {
+    /// Once somebody at the site, or a later bundle, says so.
+    #[default]
+    Hold,
+    /// As soon as it is whole, one machine after the other.
+    Now,
+}
+
+impl SystemPlan {
+    fn says_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The version of this kind.
+    pub fn version(&self, kind: Kind) -> Option<&str> {
+        match kind {
+            Kind::Os => self.os.as_deref(),
+            Kind::Kubernetes => self.kubernetes.as_deref(),
+        }
+    }
 }
 
 /// What every machine of a site is told of the network.

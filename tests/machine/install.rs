@@ -7,9 +7,7 @@ use harness::{Board, Bus, Vm, wait};
 
 use tests::stage::code_in;
 
-use crate::{DEADLINE, site_and_machine};
-
-pub const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
+use crate::{DEADLINE, JOINED, site_and_machine};
 
 #[test]
 fn a_bare_machine_installs_itself_once_is_the_same_node_after_a_power_cut_and_heeds_its_power_button() {

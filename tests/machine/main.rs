@@ -6,12 +6,16 @@ mod install; // from a stick onto a disk
 mod network; // tags, and cables that are one
 mod secure; // only what the owner signed
 mod system; // what is in the images
+mod update; // from one version to the next, and back
 
 use std::time::Duration;
 
 use harness::{Board, Options, Vm};
 use protocol::bytes::b64;
 use tests::stage::{SITE, Site, own_images};
+
+/// What a machine says once it is a member.
+const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
 
 /// An emulated machine takes its time.
 const DEADLINE: Duration = Duration::from_mins(4);

@@ -4,7 +4,7 @@ use harness::{Board, Bus, Lan, Options, Vm};
 use tests::stage::{Hq, Programs, SITE, Site, on_stick, own_images};
 
 use crate::DEADLINE;
-use crate::install::JOINED;
+use crate::JOINED;
 
 /// What a depot says at the end.
 const READY: &str = "This machine is ready for ship-7.";

@@ -14,5 +14,5 @@ mod uki; // one file that the firmware starts
 mod verity; // the hash tree behind an image
 
 pub use debian::unpack_listed as unpack;
-pub use recipe::{Built, Inputs, build};
+pub use recipe::{Built, Inputs, SIGNED, build};
 pub use stick::stick;

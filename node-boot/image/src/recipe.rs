@@ -104,6 +104,8 @@ const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// Files of a folder with images; the last says what the others are.
 const UKI: &str = "node-boot.efi";
 const LIST: &str = "images.json";
+/// What headquarters adds: the first one, signed for the firmware of its machines.
+pub const SIGNED: &str = "node-boot.signed.efi";
 /// Folders that something is mounted on.
 const MOUNT_POINTS: [&str; 10] =
     ["dev", "etc", "opt", "proc", "run", "sys", "tmp", "usr/lib/kubernetes", "var", "root"];

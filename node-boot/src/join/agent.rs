@@ -1,5 +1,6 @@
 //! What goes on after the join: heartbeats, status, renewals, services.
 
+use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -7,10 +8,12 @@ use anyhow::{Context, Result};
 use protocol::anchors::Trust;
 use protocol::bytes::Digest;
 use protocol::heartbeat::{self, Datagram, PERIOD_SECONDS, UNANSWERED_LIMIT};
+use protocol::image::{BankReport, Kind};
 use protocol::json;
 use protocol::messages::{Act, Done, Health, Message, Order, StatusAnswer, StatusRequest};
 use protocol::voucher::{LIMIT, Setting, Stored};
 
+use super::images;
 use crate::console::say;
 use crate::site::enroll::{self, Proved, Setup};
 use crate::site::http::Meaning;
@@ -65,14 +68,24 @@ impl Beats {
     }
 }
 
-/// M11: says how we are, and what of the network is not as headquarters wants it; takes HQ's word over. With the order to wipe
-/// this machine, where it was given.
+/// What M11 brought.
+pub struct Told {
+    /// What to believe from now on.
+    pub belief: Belief,
+    /// What to do.
+    pub orders: Vec<Order>,
+}
+
+/// M11: says how we are, what of the network is not as headquarters wants it, and which images our banks hold; takes HQ's
+/// word over.
 pub fn status(
     site: &mut Proved,
     setup: &Setup<'_>,
     network: Option<String>,
-) -> Result<(Belief, Option<Order>)> {
+    banks: &BTreeMap<Kind, BankReport>,
+) -> Result<Told> {
     let mut next = setup.belief.clone();
+    let held = images::held(setup.state)?;
     let mut asked = StatusRequest {
         bundle: next.bundle,
         anchors: setup.trust.anchors_seq(),
@@ -83,22 +96,26 @@ pub fn status(
             kubelet: setup.facts.kubelet.clone(),
             index: None,
             network,
+            banks: banks.clone(),
         },
+        images: held.map(|text| Digest::of(&text)),
     };
+    let mut orders = vec![];
     for _ in 0..2 {
         let answer: StatusAnswer = match site.talk().json(Message::Status, "", &asked)?.meaning() {
             Meaning::Good(body) => json::parse(&body)?,
             Meaning::Wait(said, _) | Meaning::No(said) => anyhow::bail!("{} ({})", said.text, said.reason),
         };
         next = adopt(setup, &next, &answer, &site.talk().chain)?;
-        if let Some(order) = answer.orders.iter().find(|order| order.act == Act::Wipe) {
-            return Ok((next, Some(order.clone())));
+        if let Some(text) = &answer.images {
+            images::keep(setup.state, &next, text)?;
         }
+        orders.clone_from(&answer.orders);
         let Some(order) = answer.orders.iter().find(|order| order.act == Act::ShowIndex) else { break };
         asked.done = vec![Done { id: order.id.clone(), ok: next.index.is_some() }];
         asked.health.index.clone_from(&next.index);
     }
-    Ok((next, None))
+    Ok(Told { belief: next, orders })
 }
 
 /// M11 of a machine that is told nothing else any more: the order to wipe it, where it was given.

@@ -1,6 +1,6 @@
 //! M8: the kubelet's certificate, for a key that is made here and never leaves.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use protocol::bytes::{B64u, pem};
@@ -19,6 +19,11 @@ use crate::state::{State, write_file};
 
 /// Where kubelet reads key and certificate from; it notices when the file is replaced.
 pub const PEM: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
+
+/// Where that is below `root`.
+pub fn file(root: &Path) -> PathBuf {
+    root.join(PEM)
+}
 
 /// Asks for a certificate and puts key and chain where kubelet reads them. The key that is asked for is saved first,
 /// so that asking again after a power cut asks for the same.

@@ -21,6 +21,8 @@ const SIZES: [u32; 2] = [1024, 312];
 /// Longest name, with the zero behind it.
 const NAME: usize = 128;
 const READ_ONLY: u32 = 1;
+/// It goes once nobody has it open.
+const DEFERRED: u32 = 1 << 17;
 /// The kernel forgets the message after it was heard.
 const SECRET: u32 = 1 << 15;
 
@@ -53,6 +55,12 @@ impl Device<'_> {
         let made = made.with_context(|| format!("the kernel does not make a {} device", self.kind))?;
         Ok(PathBuf::from(format!("/dev/dm-{}", made.minor())))
     }
+}
+
+/// Takes a device away as soon as nobody uses it any more.
+pub fn remove_later(name: &str) -> Result<()> {
+    let done = tell(&control()?, REMOVE, Message::new(name, DEFERRED));
+    done.map(drop).with_context(|| format!("giving the device {name} up"))
 }
 
 /// Takes a device away that nobody uses; its key with it.

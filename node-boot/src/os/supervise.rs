@@ -50,6 +50,8 @@ struct Running {
     started: Instant,
     pause: Duration,
     again_at: Instant,
+    /// How often it has ended by itself since somebody started it.
+    ends: u32,
 }
 
 /// Services that run, watched by a thread of their own: they are kept up whatever the agent is waiting for.
@@ -69,7 +71,7 @@ impl Services {
         for service in services {
             let now = Instant::now();
             let pause = Duration::from_secs(1);
-            let mut running = Running { service, child: None, started: now, pause, again_at: now };
+            let mut running = Running { service, child: None, started: now, pause, again_at: now, ends: 0 };
             running.start();
             // The last one is watched by whoever waits for the Node, not here.
             running.await_ready();
@@ -109,9 +111,40 @@ impl Services {
         }
     }
 
+    /// A way to one of them for whoever else has to do with it.
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.all))
+    }
+
     /// Whether all run.
     pub fn well(&self) -> bool {
         lock(&self.all).iter().all(|running| running.child.is_some())
+    }
+}
+
+/// A way to services that run.
+#[derive(Clone)]
+pub struct Handle(Arc<Mutex<Vec<Running>>>);
+
+impl Handle {
+    /// Ends the service of this name, does `work`, and starts the service again.
+    pub fn restart<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+        let mut all = lock(&self.0);
+        let mut service = all.iter_mut().find(|running| running.service.name == name);
+        if let Some(running) = &mut service {
+            running.stop();
+        }
+        let done = work();
+        if let Some(running) = service {
+            running.ends = 0;
+            running.start();
+        }
+        done
+    }
+
+    /// How often the service of this name has ended by itself since it was started here.
+    pub fn ends(&self, name: &str) -> u32 {
+        lock(&self.0).iter().find(|running| running.service.name == name).map_or(0, |running| running.ends)
     }
 }
 
@@ -145,6 +178,7 @@ impl Running {
         if let Some(child) = &mut self.child {
             if let Ok(Some(status)) = child.try_wait() {
                 self.child = None;
+                self.ends += 1;
                 if self.started.elapsed() > WELL {
                     self.pause = Duration::from_secs(1);
                 }

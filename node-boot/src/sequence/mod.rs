@@ -28,6 +28,7 @@ pub use self::image::images_of;
 use crate::cli::pause;
 use crate::console::{say, stands};
 use crate::join::kubelet;
+use crate::join::update::Updates;
 use crate::os::bank::{self, Banks};
 use crate::os::init::System;
 use crate::os::network::Network;
@@ -97,6 +98,8 @@ pub struct Awake {
     own: Option<Services>,
     /// The Node that the cluster's programs run for.
     runs: Option<String>,
+    /// Images, where the machine was installed by us.
+    updates: Option<Updates>,
     voice: voice::Voice,
     sign: Sign,
     /// Why the machine's own state is not in use, where it has one.
@@ -137,6 +140,7 @@ impl Machine {
             network,
             own: None,
             runs: None,
+            updates: None,
             voice,
             sign,
             shut,

@@ -1,18 +1,22 @@
 //! After the join: the cluster's programs, the agent, renewals, until the program is ended.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use protocol::cert::{Cert, MACHINE_URI};
 use protocol::inventory::SecureBoot;
-use protocol::messages::Config;
+use protocol::messages::{Act, Config, Order};
 
 use super::{Awake, shut};
 use crate::console::{self, rests, say, stands};
 use crate::join::agent::{self, Beats};
+use crate::join::update::{Reach, Updates};
 use crate::join::{balancer, found, kubelet};
+use crate::os::bank::Keeper;
+use crate::os::init::System;
 use crate::os::network::Network;
-use crate::os::supervise::{Service, Services};
+use crate::os::supervise::{Handle, Service, Services};
 use crate::os::{disk, images, secure};
 use crate::site::enroll::{Proved, Step};
 use crate::site::own::{self, Setting};
@@ -30,6 +34,11 @@ impl Awake {
             if let Some(depot) = self.at_depot()? {
                 return self.make_ready(&depot);
             }
+        }
+        if self.at.system == Some(System::Installed)
+            && let Some(keeper) = Keeper::load(&self.at.state)?
+        {
+            self.updates = Some(Updates::start(keeper, self.at.root.clone())?);
         }
         let servers = balancer::Servers::default();
         balancer::start(&servers)?;
@@ -153,15 +162,39 @@ impl Awake {
             *services = Some(self.start_services(&config)?);
         }
         self.offer_disk_key(&mut proved)?;
-        let network = self.network.as_ref().and_then(Network::trouble);
-        let (belief, wipe) = agent::status(&mut proved, &self.setup(&self.trust()?), network)?;
-        self.belief = belief;
-        if let Some(order) = wipe {
-            return shut::wipe(&mut proved, Some(&order));
+        let banks =
+            self.updates.as_ref().map(|updates| updates.keeper().banks().report()).unwrap_or_default();
+        let trouble = self.network.as_ref().and_then(Network::trouble);
+        let told = agent::status(&mut proved, &self.setup(&self.trust()?), trouble, &banks)?;
+        self.belief = told.belief;
+        if let Some(order) = told.orders.iter().find(|order| order.act == Act::Wipe) {
+            return shut::wipe(&mut proved, Some(order));
+        }
+        if let Some(services) = services.as_ref() {
+            self.update(&mut proved, &config, &told.orders, &services.handle())?;
         }
         rests("This machine is part of the cluster. It needs nothing.");
         self.sign.say(State::Joined);
         self.stay(&mut proved, &config, services.as_ref())
+    }
+
+    /// Images: what the provisioner orders, as far as headquarters allows it.
+    fn update(
+        &mut self,
+        proved: &mut Proved,
+        config: &Config,
+        orders: &[Order],
+        services: &Handle,
+    ) -> Result<()> {
+        let allowed = crate::join::images::allowed(&self.at.state, &self.belief)?;
+        let address = proved.talk().address()?;
+        let (key, certificate) = (Arc::clone(&self.identity.node), self.certificate());
+        let (trust, floor) = (self.trust()?, self.belief.floor);
+        let reach =
+            || Ok(Reach::new(address, (Arc::clone(&key), certificate.clone()), (trust.clone(), floor)));
+        let Some(updates) = &mut self.updates else { return Ok(()) };
+        updates.reached();
+        updates.heed(orders, &allowed, reach, &config.node, services)
     }
 
     /// The agent: until contact is lost, something is due, or the program is ended.
@@ -182,7 +215,8 @@ impl Awake {
             if half || std::mem::take(&mut renamed) {
                 self.renew(proved)?;
             }
-            if beats.tick(well) || due || since.elapsed() > agent::HOURLY || crate::cli::stopping() {
+            let news = self.updates.as_ref().is_some_and(Updates::has_news);
+            if beats.tick(well) || due || news || since.elapsed() > agent::HOURLY || crate::cli::stopping() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -213,10 +247,14 @@ impl Awake {
             serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
         self.runs = Some(config.node.clone());
         let is_ours = self.at.system.is_some();
-        Services::start(services, |name| {
+        let services = Services::start(services, |name| {
             if is_ours && name == RUNTIME {
                 images::import();
             }
-        })
+        })?;
+        if let Some(updates) = &self.updates {
+            updates.watch(&config.node, &services.handle())?;
+        }
+        Ok(services)
     }
 }

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use protocol::bytes::Digest;
 use protocol::json;
 use protocol::messages::{JSON_TYPE, Message, SNI};
 use protocol::refusal::Said;
@@ -118,6 +119,17 @@ impl Conversation {
     /// Sends JSON.
     pub fn json<T: Serialize>(&mut self, message: Message, rest: &str, body: &T) -> Result<Answer> {
         self.send(message, rest, JSON_TYPE, &json::to_vec(body))
+    }
+
+    /// Asks for a piece of an image: so many bytes from a byte on, fewer at its end.
+    pub fn piece(&mut self, object: &Digest, from: u64, length: u64) -> Result<Answer> {
+        let (method, path) = Message::Image.path();
+        let last = from + length.max(1) - 1;
+        let head =
+            format!("{method} {path}{object} HTTP/1.1\r\nHost: {SNI}\r\nRange: bytes={from}-{last}\r\n\r\n");
+        self.reader.get_mut().sock.allow(self.patience);
+        self.reader.get_mut().write_all(head.as_bytes()).with_context(|| format!("sending {path}"))?;
+        self.read().with_context(|| format!("reading the answer to {path}"))
     }
 
     /// Asks for JSON.

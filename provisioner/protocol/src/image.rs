@@ -1,6 +1,7 @@
 //! Images of a machine's own system as headquarters names them: each by the root of the hash tree behind it.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,79 @@ impl Image {
     }
 }
 
+/// The `images` section of a bundle: what headquarters lets the machines of a site run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Images {
+    /// The images of the site.
+    #[serde(default)]
+    pub images: Vec<Image>,
+    /// The oldest version of each kind that a machine may go to.
+    #[serde(default)]
+    pub floor: BTreeMap<Kind, String>,
+}
+
+impl Images {
+    /// The image with this root, unless it is older than headquarters' floor.
+    pub fn allowed(&self, root: &Digest) -> Result<&Image, NotAllowed> {
+        let image = self.images.iter().find(|image| image.root == *root).ok_or(NotAllowed::Unknown)?;
+        match self.floor.get(&image.kind) {
+            Some(floor) if compare(&image.version, floor) == Ordering::Less => Err(NotAllowed::BelowFloor {
+                kind: image.kind,
+                version: image.version.clone(),
+                floor: floor.clone(),
+            }),
+            _ => Ok(image),
+        }
+    }
+}
+
+/// Why a machine does not take an image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAllowed {
+    /// Headquarters has signed no such image.
+    #[error("headquarters has signed no such image")]
+    Unknown,
+    /// It is older than headquarters allows.
+    #[error("{} {version} is older than {floor}, which is the oldest that headquarters allows", kind.word())]
+    BelowFloor {
+        /// Of which kind.
+        kind: Kind,
+        /// Its version.
+        version: String,
+        /// The oldest one.
+        floor: String,
+    },
+}
+
+/// What a machine says of its banks of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BankReport {
+    /// Version that is kept.
+    pub version: String,
+    /// Its root.
+    pub root: Digest,
+    /// Root of what the other bank holds whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Digest>,
+    /// Whether that is being tried.
+    #[serde(default)]
+    pub trial: bool,
+    /// What was tried last and dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Failed>,
+}
+
+/// An image that was tried and dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// Its version.
+    pub version: String,
+    /// Its root.
+    pub root: Digest,
+    /// Why, for a person.
+    pub why: String,
+}
+
 /// Which of two versions is the later one: numbers between dots count as numbers, and what follows a hyphen comes before
 /// the version without it (Semantic Versioning 2.0, section 11, as far as ours need it).
 pub fn compare(one: &str, other: &str) -> Ordering {
@@ -99,6 +173,24 @@ mod tests {
             program: None,
         };
         assert_eq!(image.partition(), "kubernetes-0f0f0f0f0f0f0f0f");
+    }
+
+    #[test]
+    fn nothing_runs_that_headquarters_did_not_sign_or_that_is_below_its_floor() {
+        let image = |version: &str, root: u8| Image {
+            kind: Kind::Os,
+            version: version.into(),
+            root: Digest([root; 32]),
+            blocks: 1,
+            size: 8192,
+            program: None,
+        };
+        let images = vec![image("0.9.0", 1), image("0.10.0", 2)];
+        let images = Images { images, floor: BTreeMap::from([(Kind::Os, "0.10.0".to_owned())]) };
+        assert_eq!(images.allowed(&Digest([2; 32])).unwrap().version, "0.10.0");
+        assert_eq!(images.allowed(&Digest([3; 32])), Err(NotAllowed::Unknown));
+        let old = images.allowed(&Digest([1; 32])).unwrap_err().to_string();
+        assert_eq!(old, "os 0.9.0 is older than 0.10.0, which is the oldest that headquarters allows");
     }
 
     #[test]

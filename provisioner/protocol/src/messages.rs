@@ -1,9 +1,12 @@
 //! Each request of the protocol: its path, its size limit, who may send it, and its JSON.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::{B64u, Secret};
+use crate::bytes::{B64u, Digest, Secret};
 use crate::clock::Time;
+use crate::image::{BankReport, Kind};
 
 /// Default TLS port of a provisioner; heartbeats go to the same number over UDP.
 pub const PORT: u16 = 7443;
@@ -70,6 +73,8 @@ pub enum Message {
     Status,
     /// M14: the machine gives the site the key of the second way to its disk.
     DiskKey,
+    /// A piece of an image: the path goes on with its digest, `Range` says which piece (RFC 9110 section 14.2).
+    Image,
 }
 
 impl Message {
@@ -91,6 +96,7 @@ impl Message {
         Self::ClaimReveal,
         Self::Status,
         Self::DiskKey,
+        Self::Image,
     ];
 
     /// Method and path; a path that ends in `/` goes on with an id.
@@ -112,6 +118,7 @@ impl Message {
             Self::ClaimReveal => ("POST", "/v1/claim/"),
             Self::Status => ("POST", "/v1/status"),
             Self::DiskKey => ("POST", "/v1/disk-key"),
+            Self::Image => ("GET", "/v1/images/"),
         }
     }
 
@@ -125,7 +132,7 @@ impl Message {
             Self::VoucherStatus | Self::EnrollStatus | Self::Claim | Self::ClaimReveal | Self::DiskKey => {
                 4 * 1024
             }
-            Self::CaCerts | Self::CsrAttrs | Self::Time | Self::Config => 0,
+            Self::CaCerts | Self::CsrAttrs | Self::Time | Self::Config | Self::Image => 0,
         }
     }
 
@@ -257,6 +264,9 @@ pub struct StatusRequest {
     /// How the machine is.
     #[serde(default)]
     pub health: Health,
+    /// Digest of the `images` section held, where the machine's whole system is ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Digest>,
 }
 
 /// How a machine is, in a few words.
@@ -274,6 +284,9 @@ pub struct Health {
     /// What of its network is not as headquarters wants it; none where all is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// Its banks, where its whole system is ours.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub banks: BTreeMap<Kind, BankReport>,
 }
 
 /// An order that was carried out, or could not be.
@@ -303,6 +316,16 @@ pub enum Act {
     ShowIndex,
     /// Erase its disk and switch itself off: it is a blank machine again.
     Wipe,
+    /// Write this image to the bank that is not in use.
+    Stage {
+        /// Root of the image.
+        root: Digest,
+    },
+    /// Try the image that was staged.
+    Activate {
+        /// Root of the image.
+        root: Digest,
+    },
     /// An act of a later version: kept, reported as not done.
     #[serde(other)]
     Unknown,
@@ -330,6 +353,9 @@ pub struct StatusAnswer {
     /// What to do.
     #[serde(default)]
     pub orders: Vec<Order>,
+    /// The `images` section of that bundle, where the machine holds another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<String>,
 }
 
 #[cfg(test)]

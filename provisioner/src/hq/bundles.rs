@@ -130,6 +130,7 @@ impl Hq {
             ("slots".to_owned(), json::to_vec(&slots)),
             ("templates".to_owned(), json::to_vec(&self.texts("templates")?)),
             ("profiles".to_owned(), json::to_vec(&self.profiles()?)),
+            ("images".to_owned(), self.images_of(site, &plan.system)?),
         ]);
         let seed = self.seed(site)?;
         if !seed.is_empty() {

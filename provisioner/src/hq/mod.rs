@@ -3,6 +3,7 @@
 pub mod bundles; // what a site is sent
 pub mod cli; // the command line
 pub mod firmware; // what machines start, signed for their firmware
+pub mod images; // images that sites may run
 pub mod import; // registrations from a table
 pub mod keys; // private keys, encrypted at rest
 pub mod machines; // registrations as files

@@ -2,7 +2,7 @@
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use protocol::messages::JSON_TYPE;
 use protocol::refusal::{Said, Wait};
@@ -24,6 +24,16 @@ pub(super) fn certificates(chain: &[Vec<u8>]) -> Reply {
     let chain: Vec<_> = chain.iter().map(Vec::as_slice).collect();
     let mut reply = reply(200, est::CERTS_TYPE, est::certs_only(&chain));
     reply.headers_mut().insert("content-transfer-encoding", HeaderValue::from_static("base64"));
+    reply
+}
+
+/// A piece of something larger (RFC 9110 section 15.3.7).
+pub(super) fn part(bytes: Vec<u8>, from: u64, size: u64) -> Reply {
+    let last = from + bytes.len() as u64 - 1;
+    let mut reply = reply(206, "application/octet-stream", bytes);
+    if let Ok(range) = HeaderValue::try_from(format!("bytes {from}-{last}/{size}")) {
+        reply.headers_mut().insert(CONTENT_RANGE, range);
+    }
     reply
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use http_body_util::BodyExt as _;
 use hyper::Request;
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER};
 use protocol::attest::{self, Binding, Challenge};
 use protocol::bytes::{B64u, Digest, b64u};
 use protocol::cert::Cert;
@@ -26,8 +26,8 @@ use protocol::{est, heartbeat, json, pvr};
 
 use super::guests::Guest;
 use super::limits::Limits;
-use super::reply::{Reply, answered, certificates, empty, reply, said, wait};
-use crate::site::{Answer, Bound, Peer, Site, plain};
+use super::reply::{Reply, answered, certificates, empty, part, reply, said, wait};
+use crate::site::{Answer, Bound, Peer, Site, content, plain};
 
 /// Seconds a TPM challenge is good for.
 const CHALLENGE: u32 = 60;
@@ -135,6 +135,8 @@ impl Session {
         if message == Message::RequestVoucher && media != VOUCHER_TYPE {
             return Err(refuse(Refusal::PvrMediaType, 'a', plain::word(media)));
         }
+        let range =
+            request.headers().get(RANGE).and_then(|value| value.to_str().ok()).and_then(content::range);
         let body = read(request, message.limit(), self.limits.patience()).await?;
         match message.who() {
             Who::Any => self.anybody(message, rest, &body).await,
@@ -148,6 +150,9 @@ impl Session {
                 let bound = self.site.bound(&self.peer.s)?;
                 self.guest.known(self.peer.s);
                 self.site.alive.heard(&self.peer.s);
+                if message == Message::Image {
+                    return self.image(rest, range).await;
+                }
                 self.machine(message, bound, &body).await
             }
         }
@@ -197,6 +202,18 @@ impl Session {
             }
             _ => Err(Refusal::NotFound.into()),
         }
+    }
+
+    /// A piece of an image.
+    async fn image(&self, rest: &str, range: Option<(u64, u64)>) -> Result<Reply, Refused> {
+        let broken = |error: &dyn std::fmt::Display| refuse(Refusal::Broken, ' ', error.to_string());
+        let digest: Digest = rest.parse().map_err(|_| Refusal::NotFound)?;
+        let (from, length) = range.unwrap_or((0, content::PIECE));
+        let dir = self.site.dir.clone();
+        let read = tokio::task::spawn_blocking(move || content::piece(&dir, &digest, from, length)).await;
+        let piece = read.map_err(|error| broken(&error))?.map_err(|error| broken(&error))?;
+        let (bytes, size) = piece.filter(|(bytes, _)| !bytes.is_empty()).ok_or(Refusal::NotFound)?;
+        Ok(part(bytes, from, size))
     }
 
     fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {

@@ -217,6 +217,7 @@ mod tests {
             name: "ship-7".into(),
             network: crate::model::Network::default(),
             cluster: ClusterPlan::default(),
+            system: crate::model::SystemPlan::default(),
         }
     }
 

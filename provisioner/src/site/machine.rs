@@ -1,11 +1,13 @@
 //! What the site knows of one machine, and the facts that are decided on.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use decide::{Kubelet, Life, Node, Offer, Proof, Seen, Word};
 use protocol::bytes::Digest;
 use protocol::clock::Time;
 use protocol::id::{Id, node_name};
+use protocol::image::{BankReport, Kind};
 use protocol::inventory::Facts;
 use protocol::record::{Record, Status};
 use protocol::refusal::{Refusal, Refused, Wait};
@@ -64,6 +66,8 @@ pub struct Machine {
     pub wipe: bool,
     /// When it said that its disk is wiped.
     pub wiped: Option<Time>,
+    /// Its banks, where its whole system is ours.
+    pub banks: BTreeMap<Kind, BankReport>,
 }
 
 /// What a person at the site said.

@@ -7,6 +7,7 @@ pub mod alive; // who was heard of late
 pub mod certify; // M5 to M9: certificates and configuration
 pub mod claims; // M10: the human code
 pub mod cli; // the command line
+pub mod content; // images by digest
 pub mod controller; // look, decide, record, act
 pub mod disk; // M14: the second way to a machine's disk, and its end
 pub mod explain; // in plain words
@@ -23,6 +24,7 @@ pub mod serve; // everything that runs beside each other
 pub mod slots; // which machine gets which
 pub mod status; // M11 and heartbeats
 pub mod store; // what is remembered
+pub mod updates; // what machines are to run
 pub mod voice; // approvals by telephone
 pub mod word; // HQ's word in force
 
@@ -110,6 +112,7 @@ pub(crate) struct Memory {
     pub view: Option<Arc<View>>,
     pub blind_why: String,
     pub unsafe_why: Option<String>,
+    pub turn: updates::Turn,
 }
 
 /// The provisioner of one site.

@@ -54,6 +54,10 @@ impl Site {
         let revoked = trust.latest_revoked().map(|(seq, text)| (seq, text.to_owned()));
         let id = bound.record.canonical_id().map(|id| id.to_string()).unwrap_or_default();
         let voucher = self.store.look().and_then(|look| look.bytes(VOUCHERS, &id)).map_err(broken)?;
+        let updates = self.update_orders(&bound.machine, asked).await.map_err(broken)?;
+        // Only a machine whose whole system is ours has use for it.
+        let images =
+            (!asked.health.banks.is_empty()).then(|| String::from_utf8_lossy(&word.images.1).into_owned());
         Ok(StatusAnswer {
             state: bound.machine.life.word().to_owned(),
             bundle: word.seq,
@@ -61,7 +65,8 @@ impl Site {
             voucher: voucher.map(|text| String::from_utf8_lossy(&text).into_owned()),
             anchors: newer(asked.anchors, (trust.anchors_seq(), trust.kept().anchors.clone())),
             revoked: revoked.and_then(|revoked| newer(asked.revoked, revoked)),
-            orders: Self::orders(asked, word.seq),
+            orders: [Self::orders(asked, word.seq), updates].concat(),
+            images: images.filter(|_| Some(Digest::of(&word.images.1)) != asked.images),
         })
     }
 
@@ -77,10 +82,15 @@ impl Site {
         if let Some(network) = &network {
             tracing::warn!(machine = id, network, "a machine's network is not as headquarters wants it");
         }
+        let mut banks = asked.health.banks.clone();
+        for failed in banks.values_mut().filter_map(|bank| bank.failed.as_mut()) {
+            failed.why = plain::sentence(&failed.why);
+        }
         let saved = self.store.write(move |tx| {
             if let Some(mut machine) = tx.get::<super::machine::Machine>(MACHINES, &id)? {
                 machine.heard = now;
                 machine.network = network;
+                machine.banks = banks;
                 tx.put(MACHINES, &id, &machine)?;
             }
             Ok(())

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use protocol::bundle::{Index, Opened};
 use protocol::bytes::Digest;
 use protocol::id::Id;
+use protocol::image::{Image, Images, Kind};
 use protocol::json;
 use protocol::record::{Match, Record, Status, is_junk};
 use protocol::refusal::{Refusal, Refused};
@@ -35,6 +36,8 @@ pub struct Word {
     pub templates: Templates,
     /// Profiles.
     pub profiles: Profiles,
+    /// What machines may run, and the bytes of the section that says so.
+    pub images: (Images, Vec<u8>),
 }
 
 /// The parts of the `revocations` section.
@@ -205,6 +208,7 @@ impl Word {
             name: site.to_owned(),
             network: crate::model::Network::default(),
             cluster: crate::model::ClusterPlan::default(),
+            system: crate::model::SystemPlan::default(),
         };
         let (templates, profiles) = (Templates::built_in(), Profiles::built_in());
         Self {
@@ -215,7 +219,14 @@ impl Word {
             reserved: BTreeMap::new(),
             templates,
             profiles,
+            images: (Images::default(), vec![]),
         }
+    }
+
+    /// The image of this kind that machines are to run; none leaves each what it has.
+    pub fn wanted(&self, kind: Kind) -> Option<&Image> {
+        let version = self.site.system.version(kind)?;
+        self.images.0.images.iter().find(|image| image.kind == kind && image.version == version)
     }
 
     /// The word in force, as saved.
@@ -254,6 +265,9 @@ impl Word {
             for profile in profiles {
                 word.profiles.set(profile);
             }
+        }
+        if let Some(bytes) = sections.get("images") {
+            word.images = (json::parse(bytes).map_err(|e| damaged("images", e))?, bytes.clone());
         }
         Ok(word)
     }

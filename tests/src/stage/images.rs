@@ -32,12 +32,17 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Builds the images into a folder.
 pub fn images(out: &Path) -> Result<Built> {
-    let node_boot = static_program("node-boot")?;
+    images_with(out, VERSION, &|_| None)
+}
+
+/// The same, as another version, with other programs in place of some.
+pub fn images_with(out: &Path, version: &str, other: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Built> {
+    let node_boot = other("node-boot").map_or_else(|| static_program("node-boot"), Ok)?;
     let assets = Assets::find()?;
     let cache = harness::assets::cache().with_file_name("debian");
-    let program = |name: &str| assets.program(name);
+    let program = |name: &str| other(name).unwrap_or_else(|| assets.program(name));
     let pods = ["hello", "pause"].map(|name| (name, assets.image(name)));
-    let (version, node_boot, cache) = (VERSION, &*node_boot, &*cache);
+    let (node_boot, cache) = (&*node_boot, &*cache);
     image::build(&Inputs { version, node_boot, program: &program, pods: &pods, cache }, out)
 }
 

@@ -19,7 +19,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use super::choose::{Rule, Seen, choose};
 use super::table::{Begun, Names};
 use super::vault::{self, Part, Vault, header_of};
-use super::{boot, is_removable, partitions, table};
+use super::{boot, is_removable, part, partitions, table};
 use crate::console::{self, say};
 use crate::os::bank::Banks;
 use crate::os::inventory;
@@ -89,7 +89,7 @@ pub fn install(
     fill(&state, system.folders)?;
     let firmware = table::finish(&disk, &names)?;
     // Firmware that keeps no variables starts what it finds; the disk has the file where every firmware looks.
-    if let Err(error) = boot::prefer(&firmware) {
+    if let Err(error) = boot::prefer(&firmware, layout::PROGRAM) {
         say(&format!("The firmware was not told to start this disk first: {error:#}. Pull the stick out."));
     }
     Ok(None)
@@ -153,16 +153,6 @@ pub(super) fn disks() -> Result<Vec<Seen>> {
 fn on_stick(name: &str) -> Result<PathBuf> {
     let found = partitions(name).into_iter().find(|(_, disk)| is_removable(disk));
     found.map(|(device, _)| device).with_context(|| format!("the stick has no partition {name}"))
-}
-
-/// The device of a partition of a disk.
-pub(super) fn part(disk: &Path, number: u32) -> Result<PathBuf> {
-    let name = disk.file_name().context("a disk without a name")?;
-    let folder = Path::new("/sys/block").join(name);
-    let is_it = |entry: &fs::DirEntry| super::text(&entry.path().join("partition")) == number.to_string();
-    let found =
-        fs::read_dir(&folder)?.flatten().find(is_it).map(|entry| Path::new("/dev").join(entry.file_name()));
-    found.with_context(|| format!("{} has no partition {number}", disk.display()))
 }
 
 /// Copies partitions, each to the beginning of another one, and waits until they are there.

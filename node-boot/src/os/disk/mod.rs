@@ -21,6 +21,9 @@ pub use kit::{KIT, read_kit, stick, with_stick};
 pub use start::{Shut, kept, mount_own, name_of_locked, unlock};
 pub use wipe::begin as wipe;
 
+use anyhow::{Context, Result};
+use layout::part as number;
+use protocol::image::Kind;
 use start::Parts;
 
 fn text(path: &Path) -> String {
@@ -28,7 +31,7 @@ fn text(path: &Path) -> String {
 }
 
 /// The device of a partition of this name, on a disk that cannot be pulled out.
-fn partition(name: &str) -> Option<PathBuf> {
+pub fn partition(name: &str) -> Option<PathBuf> {
     partitions(name).into_iter().find(|(_, disk)| !is_removable(disk)).map(|(device, _)| device)
 }
 
@@ -37,7 +40,7 @@ fn partitions_of(state: &str) -> Option<Parts> {
     let disks = partitions(state).into_iter().filter(|(_, disk)| !is_removable(disk));
     let mut found = disks.filter_map(|(state, disk)| {
         let disk = Path::new("/dev").join(disk);
-        let volumes = install::part(&disk, layout::part::VOLUMES).ok()?;
+        let volumes = part(&disk, layout::part::VOLUMES).ok()?;
         Some(Parts { disk, state, volumes })
     });
     found.next()
@@ -45,7 +48,75 @@ fn partitions_of(state: &str) -> Option<Parts> {
 
 /// The device of a partition of this name: the machine's disk goes before a stick.
 pub fn any_partition(name: &str) -> Option<PathBuf> {
-    partition(name).or_else(|| partitions(name).into_iter().next().map(|(device, _)| device))
+    let named = |disk: PathBuf| {
+        let names = table::names(&disk).ok()?;
+        let number = names.into_iter().find_map(|(number, there)| (there == name).then_some(number))?;
+        part(&disk, number).ok()
+    };
+    // What the table says counts: the kernel reads it once, when nothing of the disk is in use.
+    own().and_then(named).or_else(|| partitions(name).into_iter().next().map(|(device, _)| device))
+}
+
+/// The disk that the machine is installed on.
+fn own() -> Option<PathBuf> {
+    let found = partitions(layout::STATE).into_iter().find(|(_, disk)| !is_removable(disk));
+    found.map(|(_, disk)| Path::new("/dev").join(disk))
+}
+
+/// A bank of the machine's disk.
+pub struct BankPart {
+    /// Its device.
+    pub device: PathBuf,
+    disk: PathBuf,
+    number: u32,
+    empty: &'static str,
+}
+
+impl BankPart {
+    /// Gives it the name of what it holds; without one it holds nothing that counts.
+    pub fn rename(&self, name: Option<&str>) -> Result<()> {
+        let name = name.unwrap_or(self.empty);
+        table::rename(&self.disk, &[(self.number, name)])
+            .map(drop)
+            .with_context(|| format!("naming partition {} of {} {name}", self.number, self.disk.display()))
+    }
+}
+
+/// The bank of this kind that does not hold `kept`.
+pub fn free_bank(kind: Kind, kept: &str) -> Result<BankPart> {
+    let disk = own().context("this machine is not installed on a disk")?;
+    let (numbers, empty) = match kind {
+        Kind::Os => ([number::OS, number::OS_B], layout::EMPTY_OS),
+        Kind::Kubernetes => ([number::KUBERNETES, number::KUBERNETES_B], layout::EMPTY_KUBERNETES),
+    };
+    let names = table::names(&disk)?;
+    let is_free = |number: &u32| names.get(number).is_some_and(|name| name != kept);
+    let number = numbers.into_iter().find(is_free).context("the disk has no second bank")?;
+    Ok(BankPart { device: part(&disk, number)?, disk, number, empty })
+}
+
+/// Has the firmware start this file of the machine's disk once.
+pub fn start_next(file: &str) -> Result<()> {
+    boot::once(&firmware()?, file)
+}
+
+/// Has the firmware start this file of the machine's disk from now on.
+pub fn start_first(file: &str) -> Result<()> {
+    boot::prefer(&firmware()?, file)
+}
+
+fn firmware() -> Result<table::Placed> {
+    table::firmware(&own().context("this machine is not installed on a disk")?)
+}
+
+/// The device of a partition of a disk.
+fn part(disk: &Path, number: u32) -> Result<PathBuf> {
+    let name = disk.file_name().context("a disk without a name")?;
+    let folder = Path::new("/sys/block").join(name);
+    let is_it = |entry: &fs::DirEntry| text(&entry.path().join("partition")) == number.to_string();
+    let found =
+        fs::read_dir(&folder)?.flatten().find(is_it).map(|entry| Path::new("/dev").join(entry.file_name()));
+    found.with_context(|| format!("{} has no partition {number}", disk.display()))
 }
 
 /// Devices of the partitions of this name, with their disks.

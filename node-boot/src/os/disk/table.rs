@@ -117,7 +117,8 @@ fn again(device: &Path, banks: &Names) -> Result<Option<Begun>> {
     Ok(Some(Begun::Empty))
 }
 
-fn names(device: &Path) -> Result<BTreeMap<u32, String>> {
+/// Names of its partitions, by number.
+pub(super) fn names(device: &Path) -> Result<BTreeMap<u32, String>> {
     let file = open(device)?;
     let disk = gpt::GptConfig::new().logical_block_size(block_of(&file)?).open_from_device(file)?;
     Ok(disk.partitions().iter().map(|(number, part)| (*number, part.name.clone())).collect())
@@ -226,19 +227,30 @@ fn layout(size: u64) -> Result<Vec<(String, Type, u64, u64)>> {
 /// Everything is in its place: from here on the disk is a system. Where the firmware's partition is.
 pub(super) fn finish(device: &Path, banks: &Names) -> Result<Placed> {
     let [os, kubernetes] = banks.placed();
-    let firmware = rename(device, &[os, kubernetes, (part::STATE, STATE)])?;
+    rename(device, &[os, kubernetes, (part::STATE, STATE)])
+}
+
+/// Where the firmware's partition of a disk of ours is.
+pub(super) fn firmware(device: &Path) -> Result<Placed> {
+    let file = open(device)?;
+    let disk = gpt::GptConfig::new().logical_block_size(block_of(&file)?).open_from_device(file)?;
+    placed(disk.partitions())
+}
+
+fn placed(table: &BTreeMap<u32, Partition>) -> Result<Placed> {
+    let firmware = table.get(&part::FIRMWARE).filter(|part| part.name == FIRMWARE);
+    let firmware = firmware.context("the disk has no table of ours")?;
     let sectors = firmware.last_lba - firmware.first_lba + 1;
     Ok(Placed { number: part::FIRMWARE, first: firmware.first_lba, sectors, id: firmware.part_guid })
 }
 
-/// Gives partitions of ours other names, in one write; what the firmware's one is.
-pub(super) fn rename(device: &Path, names: &[(u32, &str)]) -> Result<Partition> {
+/// Gives partitions of ours other names, in one write; where the firmware's one is.
+pub(super) fn rename(device: &Path, names: &[(u32, &str)]) -> Result<Placed> {
     let file = open(device)?;
     let block = block_of(&file)?;
     let mut disk = gpt::GptConfig::new().writable(true).logical_block_size(block).open_from_device(file)?;
     let mut table = disk.partitions().clone();
-    let firmware = table.get(&part::FIRMWARE).filter(|part| part.name == FIRMWARE).cloned();
-    let firmware = firmware.context("the disk has no table of ours")?;
+    let firmware = placed(&table)?;
     for (number, name) in names {
         (*name).clone_into(&mut table.get_mut(number).context("a partition is missing")?.name);
     }

@@ -106,7 +106,9 @@ fn kubernetes(system: System) -> Result<()> {
         System::Installed => State::open(Path::new(STATE))?.load::<Banks>(bank::FILE)?,
         System::Live => Banks::installed(&sequence::images_of(Path::new(OWNER))?),
     };
-    bank::mount_kubernetes(&banks.context("nothing says which image it is")?.kubernetes.kept)
+    let bank = banks.context("nothing says which image it is")?.kubernetes;
+    // One that is tried and cannot be mounted is dropped by the agent.
+    bank::mount_kubernetes(bank.in_use()).or_else(|_| bank::mount_kubernetes(&bank.kept))
 }
 
 /// An overlay whose changes last as long as the state does.

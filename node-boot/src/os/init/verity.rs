@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use protocol::bytes::hex;
+use protocol::bytes::{Digest, hex};
 use protocol::image::Image;
 
 use crate::os::mapper::Device;
@@ -35,6 +35,14 @@ impl Root {
         format!("os-{}", &self.hash[..16])
     }
 
+    /// Its hash.
+    pub fn hash(&self) -> Result<Digest> {
+        let pairs = self.hash.as_bytes().chunks(2);
+        let bytes: Option<Vec<u8>> =
+            pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
+        Ok(Digest(bytes.and_then(|bytes| bytes.try_into().ok()).context("no root of an image")?))
+    }
+
     /// Of an image.
     pub fn of(image: &Image) -> Self {
         Self { blocks: image.blocks, hash: hex(&image.root.0) }
@@ -62,7 +70,9 @@ mod tests {
     #[test]
     fn the_root_on_the_command_line_is_blocks_and_a_hash() {
         let hash = "0f".repeat(32);
-        assert_eq!(format!("12:{hash}").parse::<Root>().unwrap(), Root { blocks: 12, hash });
+        let root: Root = format!("12:{hash}").parse().unwrap();
+        assert_eq!(root.hash().unwrap(), Digest([0x0f; 32]));
+        assert_eq!(root, Root { blocks: 12, hash });
         for wrong in
             ["", "12", "12:0f", "x:", &format!("-1:{}", "0f".repeat(32)), &format!("1:{}", "xx".repeat(32))]
         {

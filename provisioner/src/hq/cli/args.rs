@@ -174,6 +174,11 @@ pub(super) enum ImageCommand {
         #[arg(short, long)]
         output: PathBuf,
     },
+    /// Let sites run the images of a folder: from now on `system` in a site's `site.yaml` may name their versions.
+    Add {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 #[derive(clap::Subcommand)]

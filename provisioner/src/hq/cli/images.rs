@@ -8,12 +8,16 @@ use protocol::bytes::{Digest, hex};
 use protocol::image::{Image, Program};
 use protocol::section::Depot;
 
-use super::args::ImageCommand;
 use crate::hq::Hq;
 use crate::site::{plain, system_clock};
 
-pub(super) fn build(command: &ImageCommand) -> Result<()> {
-    let ImageCommand::Build { version, node_boot, programs, cache, output } = command;
+pub(super) fn build(
+    version: &str,
+    node_boot: &Path,
+    programs: &Path,
+    cache: &Path,
+    output: &Path,
+) -> Result<()> {
     let pods = pods(&programs.join("images"))?;
     let pods: Vec<_> = pods.iter().map(|(name, file)| (name.as_str(), file.clone())).collect();
     let program = |name: &str| programs.join(name);
@@ -21,6 +25,20 @@ pub(super) fn build(command: &ImageCommand) -> Result<()> {
     println!("The images are in {}, with {} for the firmware:", output.display(), shown(&built.uki)?);
     for (image, file) in [&built.os, &built.kubernetes] {
         println!("  {} {}: {}, {}", image.kind.word(), image.version, shown(file)?, hex(&image.root.0));
+    }
+    Ok(())
+}
+
+/// Lets sites run what is in a folder, and puts there what the firmware of the owner's machines starts.
+pub(super) fn add(hq: &Hq, folder: &Path) -> Result<()> {
+    let built = Built::open(folder)?;
+    let program = std::fs::read(&built.uki).with_context(|| format!("reading {}", built.uki.display()))?;
+    let program = hq.sign_program(&program)?;
+    let file = folder.join(image::SIGNED);
+    std::fs::write(&file, &program).with_context(|| format!("writing {}", file.display()))?;
+    for image in signed(&built, &program) {
+        hq.add_image(&image)?;
+        println!("{} {}: `system` in a site's site.yaml may name it.", image.kind.word(), image.version);
     }
     Ok(())
 }

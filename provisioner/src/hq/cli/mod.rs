@@ -13,7 +13,7 @@ use protocol::claim::{Code, approve_key, voice_code};
 use protocol::clock::Time;
 
 pub use self::args::Args;
-use self::args::{BundleCommand, Command, SiteCommand, VoucherCommand};
+use self::args::{BundleCommand, Command, ImageCommand, SiteCommand, VoucherCommand};
 use super::keys::Keys;
 use super::machines::new_id;
 use super::owner::ANCHORS;
@@ -29,7 +29,10 @@ const APPROVAL_LIFE: i64 = 7 * 86_400;
 pub fn run(args: Args) -> Result<()> {
     let keys = args.keys.unwrap_or_else(|| args.dir.join("node-boot-keys"));
     let hq = Hq { keys: Keys::new(keys, args.passphrase_file.as_deref())?, dir: args.dir };
-    if !matches!(args.command, Command::Init { .. } | Command::Voucher(_) | Command::Image(_)) {
+    if !matches!(
+        args.command,
+        Command::Init { .. } | Command::Voucher(_) | Command::Image(ImageCommand::Build { .. })
+    ) {
         hq.check_founded()?;
     }
     match args.command {
@@ -49,7 +52,10 @@ pub fn run(args: Args) -> Result<()> {
             Ok(())
         }
         Command::Voucher(command) => voucher(command),
-        Command::Image(command) => images::build(&command),
+        Command::Image(ImageCommand::Add { folder }) => images::add(&hq, &folder),
+        Command::Image(ImageCommand::Build { version, node_boot, programs, cache, output }) => {
+            images::build(&version, &node_boot, &programs, &cache, &output)
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
         Ask::Apply { name } => json!(apply(site, &name).await?),
         Ask::Seed {} => json!(site.seed()?),
         Ask::Report {} => json!(site.report().await?),
+        Ask::Activate {} => json!(site.activate().await?),
         Ask::Backup {} => json!(backup::make(site).await?),
         Ask::EstClient { name } => json!(est::add(&site.store, site.now(), &name).await?),
     })

@@ -84,6 +84,8 @@ pub enum Ask {
     Report {},
     /// Copy everything that cannot be made again into one file in the provisioner's folder.
     Backup {},
+    /// Let machines try what was staged.
+    Activate {},
     /// Let a machine that is not ours ask for a certificate once.
     EstClient {
         /// The name its certificate will bear.
@@ -132,7 +134,9 @@ impl Ask {
             | Self::Explain { .. }
             | Self::Claims {}
             | Self::Health {} => Role::View,
-            Self::Window { .. } | Self::Approve { .. } | Self::Say { .. } => Role::Approve,
+            Self::Window { .. } | Self::Approve { .. } | Self::Say { .. } | Self::Activate {} => {
+                Role::Approve
+            }
             Self::Wipe { .. }
             | Self::Apply { .. }
             | Self::Seed {}
@@ -164,6 +168,7 @@ impl Ask {
             Self::Seed {} => "read the seed of the cluster".to_owned(),
             Self::Report {} => "write a report".to_owned(),
             Self::Backup {} => "make a backup".to_owned(),
+            Self::Activate {} => "let machines try what was staged".to_owned(),
             Self::EstClient { name } => format!("let {name} ask for a certificate once"),
         }
     }

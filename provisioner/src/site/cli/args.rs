@@ -222,11 +222,36 @@ pub enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// The images that machines are sent.
+    Images {
+        /// What about them.
+        #[command(subcommand)]
+        what: Images,
+    },
+    /// Let machines try what was staged, one after the other: for a day, or until all have.
+    Activate {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+    },
     /// Let a machine that is not ours ask for a certificate by EST.
     EstClient {
         /// What about them.
         #[command(subcommand)]
         what: EstClient,
+    },
+}
+
+/// What there is to do about images.
+#[derive(clap::Subcommand)]
+pub enum Images {
+    /// Take the images of a folder: a bundle that names them then has machines stage them.
+    Add {
+        /// Where its things are.
+        #[command(flatten)]
+        at: Where,
+        /// A folder with images, as `hq image build` makes it.
+        folder: PathBuf,
     },
 }
 
@@ -281,6 +306,8 @@ mod tests {
             "backup file",
             "restore file",
             "est-client add printer",
+            "images add --dir D folder",
+            "activate",
         ] {
             assert!(reads(line), "{line}");
         }

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
+use self::args::Images;
 pub use self::args::{Command, EstClient, Where};
 use super::admin::{Ask, Heeded, ask};
 use super::explain::{ClaimRow, Explained, Listed, SlotRow};
 use super::machine::Said;
-use super::{Site, serve, system_clock};
+use super::{Site, content, serve, system_clock};
 
 /// Runs one command.
 pub fn run(command: Command) -> Result<()> {
@@ -50,6 +51,17 @@ pub fn run(command: Command) -> Result<()> {
         Command::Restore { at, file } => runtime()?.block_on(files::restore(&at.dir, &file)),
         Command::Report { at } => {
             println!("{}", ask::<String>(&at.dir, &Ask::Report {})?);
+            Ok(())
+        }
+        Command::Images { what: Images::Add { at, folder } } => {
+            for image in content::add(&at.dir, &folder)? {
+                println!("{} {} is here: {}", image.kind.word(), image.version, image.partition());
+            }
+            Ok(())
+        }
+        Command::Activate { at } => {
+            let until: String = ask(&at.dir, &Ask::Activate {})?;
+            println!("Machines try what was staged, one after the other, until {until}.");
             Ok(())
         }
         Command::EstClient { what: EstClient::Add { at, name } } => {

@@ -1,6 +1,7 @@
 //! The sentences for each thing that a person may ask about.
 
 use protocol::clock::Time;
+use protocol::image::{BankReport, Kind};
 use protocol::inventory::SecureBoot;
 use protocol::record::Record;
 use protocol::refusal::Wait;
@@ -156,6 +157,20 @@ fn deadline(reason: decide::Reason, since: Time, now: Time) -> String {
     }
 }
 
+/// What a machine's banks of one kind hold.
+fn bank(report: &BankReport) -> String {
+    let mut text = report.version.clone();
+    if report.trial {
+        text.push_str(", another one is being tried");
+    } else if report.staged.is_some() {
+        text.push_str(", another one is in the other bank");
+    }
+    if let Some(failed) = &report.failed {
+        text = format!("{text}; {} was tried and dropped: {}", failed.version, failed.why);
+    }
+    plain::sentence(&text)
+}
+
 fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
     let listed = |values: Vec<String>| (!values.is_empty()).then(|| values.join(" "));
     let heard = (machine.heard != Time::default())
@@ -177,6 +192,8 @@ fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
         ("certificate", kubelet),
         ("its network", machine.network.clone()),
         ("Secure Boot", secure_boot(machine.hw.secure_boot).map(str::to_owned)),
+        ("os", machine.banks.get(&Kind::Os).map(bank)),
+        ("kubernetes", machine.banks.get(&Kind::Kubernetes).map(bank)),
         ("to be removed", listed(machine.former.clone())),
         ("own state", Some(machine.hw.state.clone()).filter(|state| !state.is_empty())),
         ("its disk", machine.wipe.then(|| "is erased as soon as it speaks".to_owned())),

@@ -1,0 +1,124 @@
+//! The content store: images by digest, in files that anybody may bring and nobody can alter unnoticed.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use image::Built;
+use protocol::bytes::{Digest, hex};
+use protocol::image::Image;
+
+/// Its folder, in the provisioner's.
+const FOLDER: &str = "images";
+/// No piece is larger, bytes.
+pub const PIECE: u64 = 2 * 1024 * 1024;
+
+fn path(dir: &Path, digest: &Digest) -> PathBuf {
+    dir.join(FOLDER).join(hex(&digest.0))
+}
+
+/// Whether everything that belongs to an image is there.
+pub fn has(dir: &Path, image: &Image) -> bool {
+    let is =
+        |digest: &Digest, size: u64| fs::metadata(path(dir, digest)).is_ok_and(|found| found.len() == size);
+    is(&image.root, image.size) && image.program.is_none_or(|program| is(&program.sha256, program.size))
+}
+
+/// A piece of a file of the store, from a byte on, and the size of the whole; none where there is no such file.
+pub fn piece(dir: &Path, digest: &Digest, from: u64, length: u64) -> Result<Option<(Vec<u8>, u64)>> {
+    let file = match File::open(path(dir, digest)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("reading image {}", hex(&digest.0))),
+    };
+    let size = file.metadata()?.len();
+    let length = length.min(PIECE).min(size.saturating_sub(from));
+    let mut bytes = vec![0; usize::try_from(length)?];
+    file.read_exact_at(&mut bytes, from).with_context(|| format!("reading image {}", hex(&digest.0)))?;
+    Ok(Some((bytes, size)))
+}
+
+/// Takes the images of a folder, as `hq image build` makes it. What is there already is not copied again.
+pub fn add(dir: &Path, folder: &Path) -> Result<Vec<Image>> {
+    let built = Built::open(folder)?;
+    fs::create_dir_all(dir.join(FOLDER))
+        .with_context(|| format!("creating {}", dir.join(FOLDER).display()))?;
+    for (image, file) in [&built.os, &built.kubernetes] {
+        if let Some(program) = &image.program {
+            let bytes = fs::read(&built.uki).with_context(|| format!("reading {}", built.uki.display()))?;
+            ensure!(
+                Digest::of(&bytes) == program.sha256,
+                "{} is damaged: it is not the one that belongs to os {}",
+                built.uki.display(),
+                image.version
+            );
+            take(dir, &program.sha256, &built.uki)?;
+        }
+        ensure!(
+            fs::metadata(file).is_ok_and(|found| found.len() == image.size),
+            "{} is cut off: {} bytes are wanted",
+            file.display(),
+            image.size
+        );
+        // A machine checks every block of it before it is written.
+        take(dir, &image.root, file)?;
+    }
+    // What headquarters signed is named after its bytes, as the bundle names it.
+    let signed = folder.join(image::SIGNED);
+    if let Ok(bytes) = fs::read(&signed) {
+        take(dir, &Digest::of(&bytes), &signed)?;
+    }
+    Ok(vec![built.os.0, built.kubernetes.0])
+}
+
+/// Copies a file, whole or not at all.
+fn take(dir: &Path, digest: &Digest, from: &Path) -> Result<()> {
+    let to = path(dir, digest);
+    if fs::metadata(&to).is_ok_and(|found| fs::metadata(from).is_ok_and(|wanted| wanted.len() == found.len()))
+    {
+        return Ok(());
+    }
+    let beside = to.with_extension("part");
+    let copied = fs::copy(from, &beside).and_then(|_| File::open(&beside)?.sync_all());
+    copied.with_context(|| format!("copying {} to {}", from.display(), beside.display()))?;
+    fs::rename(&beside, &to).with_context(|| format!("writing {}", to.display()))
+}
+
+/// `bytes=FROM-TO` (RFC 9110 section 14.1.2), one range with both ends; none for anything else.
+pub fn range(header: &str) -> Option<(u64, u64)> {
+    let (from, to) = header.strip_prefix("bytes=")?.split_once('-')?;
+    let (from, to): (u64, u64) = (from.parse().ok()?, to.parse().ok()?);
+    (from <= to).then(|| (from, (to - from).saturating_add(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_two_ends_in_order() {
+        assert_eq!(range("bytes=0-9"), Some((0, 10)));
+        assert_eq!(range("bytes=5-5"), Some((5, 1)));
+        assert_eq!(range("bytes=0-18446744073709551615"), Some((0, u64::MAX)));
+        for wrong in
+            ["", "bytes=", "bytes=5", "bytes=-5", "bytes=5-", "bytes=9-5", "bytes=0-1,3-4", "lines=0-9"]
+        {
+            assert_eq!(range(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_cut_to_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(FOLDER)).unwrap();
+        let bytes: Vec<u8> = (0..=255).collect();
+        let digest = Digest::of(&bytes);
+        fs::write(path(dir.path(), &digest), &bytes).unwrap();
+        let piece = |from, length| piece(dir.path(), &digest, from, length).unwrap().unwrap();
+        assert_eq!(piece(0, 16), (bytes[..16].to_vec(), 256));
+        assert_eq!(piece(250, 100), (bytes[250..].to_vec(), 256));
+        assert_eq!(piece(900, 100), (vec![], 256));
+        assert_eq!(super::piece(dir.path(), &Digest([0; 32]), 0, 1).unwrap(), None);
+    }
+}

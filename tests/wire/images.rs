@@ -1,0 +1,127 @@
+//! Images from a provisioner: what a machine is told to stage, and the pieces it gets.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use protocol::bytes::Digest;
+use protocol::image::{BankReport, Image, Images, Kind, Program};
+use protocol::json;
+use protocol::messages::{Act, Health, Message, SNI, StatusAnswer, StatusRequest};
+use tests::pledge::{Pledge, Session};
+
+use crate::Served;
+
+/// A program that firmware starts.
+const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+
+/// Version 0.2.0 of everything, as `hq image build` leaves it in a folder; none where there is no program to sign.
+fn folder(folder: &std::path::Path) -> Option<[Image; 2]> {
+    let Ok(uki) = fs::read(STUB) else {
+        harness::skip("systemd-boot-efi is not installed");
+        return None;
+    };
+    fs::write(folder.join("node-boot.efi"), &uki).unwrap();
+    let image = |kind: Kind, program| {
+        let bytes = kind.word().repeat(3000);
+        fs::write(folder.join(kind.word()), &bytes).unwrap();
+        let (root, size) = (Digest::of(bytes.as_bytes()), bytes.len() as u64);
+        Image { kind, version: "0.2.0".into(), root, blocks: 1, size, program }
+    };
+    let program = Program { sha256: Digest::of(&uki), size: uki.len() as u64 };
+    let images = [image(Kind::Os, Some(program)), image(Kind::Kubernetes, None)];
+    fs::write(folder.join("images.json"), json::to_vec(&images)).unwrap();
+    Some(images)
+}
+
+/// A machine whose system is ours says what its banks hold.
+fn asks(session: &mut Session<'_>, os: &BankReport) -> StatusAnswer {
+    let health = Health { banks: BTreeMap::from([(Kind::Os, os.clone())]), ..Health::default() };
+    let answer = session.status(&StatusRequest { health, ..StatusRequest::default() }).unwrap();
+    assert_eq!(answer.status, 200);
+    json::parse(&answer.body).unwrap()
+}
+
+fn piece(session: &mut Session<'_>, digest: &Digest, range: &str) -> (u16, Vec<u8>) {
+    let (method, path) = Message::Image.path();
+    let head = format!("{method} {path}{digest} HTTP/1.1\r\nHost: {SNI}\r\nRange: {range}\r\n\r\n");
+    session.raw(head.as_bytes()).unwrap();
+    let answer = session.read().unwrap();
+    (answer.status, answer.body)
+}
+
+#[test]
+fn a_machine_stages_what_headquarters_names_once_the_site_has_it_and_gets_it_piece_by_piece() {
+    let (pledge, stranger) = (Pledge::new().unwrap(), Pledge::new().unwrap());
+    let served = Served::with(&[&pledge]);
+    let mut session = pledge.connect(served.address).unwrap();
+    session.admission().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let Some([os, _]) = folder(dir.path()) else { return };
+    let path = dir.path().display().to_string();
+    let old = BankReport {
+        version: "0.1.0".into(),
+        root: Digest([1; 32]),
+        staged: None,
+        trial: false,
+        failed: None,
+    };
+
+    served.hq.edit("sites/ship-7/site.yaml", "name: ship-7\nsystem: { os: 0.2.0, activate: now }\n").unwrap();
+    let bundle = served.hq.path("site.nbb").display().to_string();
+    let build = ["bundle", "build", "ship-7", "-o", &bundle];
+    let said = served.hq.run(&build).unwrap_err().to_string();
+    assert!(
+        said.contains("wants os 0.2.0, which is not in images.yaml: `provisioner hq image add"),
+        "{said}"
+    );
+    served.hq.run(&["image", "add", &path]).unwrap();
+    served.deliver();
+    let told = asks(&mut session, &old);
+    assert_eq!(told.orders, [], "the site does not have it yet");
+    let images: Images = json::parse(told.images.as_ref().unwrap().as_bytes()).unwrap();
+    let [named] = images.images.as_slice() else { panic!("{images:?}") };
+    assert_eq!((named.root, named.blocks), (os.root, os.blocks));
+    let program = named.program.unwrap();
+    assert_ne!(Some(program), os.program, "it is signed for the owner's machines");
+
+    served.site_two(["images", "add"], &[&path]).unwrap();
+    let act = |told: StatusAnswer| told.orders.into_iter().map(|order| order.act).collect::<Vec<_>>();
+    assert_eq!(act(asks(&mut session, &old)), [Act::Stage { root: os.root }]);
+    assert_eq!(piece(&mut session, &os.root, "bytes=2-5"), (206, b"osos".to_vec()));
+    let (start, end) = (format!("bytes=0-{}", program.size), format!("bytes={0}-{0}", program.size));
+    let (status, whole) = piece(&mut session, &program.sha256, &start);
+    assert_eq!((status, Digest::of(&whole)), (206, program.sha256));
+    assert_eq!(piece(&mut session, &program.sha256, &end).0, 404);
+    assert_eq!(piece(&mut session, &Digest([9; 32]), "bytes=0-9").0, 404);
+    assert_eq!(piece(&mut stranger.connect(served.address).unwrap(), &os.root, "bytes=0-9").0, 403);
+
+    let staged = BankReport { staged: Some(os.root), ..old.clone() };
+    assert_eq!(act(asks(&mut session, &staged)), [], "it is no member: nothing is tried on it");
+    let failed =
+        protocol::image::Failed { version: "0.2.0".into(), root: os.root, why: "it\x1b[2J hangs".into() };
+    let dropped = BankReport { failed: Some(failed), ..old };
+    assert_eq!(act(asks(&mut session, &dropped)), [], "what was dropped is not staged again");
+    let said = served.site(&["explain", "WIRE000"]).unwrap();
+    assert!(said.contains("0.1.0; 0.2.0 was tried and dropped: it[2J hangs"), "{said}");
+    assert_eq!(served.count("nodeboot_alarms_total", "update-failed"), 1);
+}
+
+#[test]
+fn a_version_stays_what_it_is_and_a_damaged_folder_is_not_taken() {
+    let served = Served::with(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut images) = folder(dir.path()) else { return };
+    let path = dir.path().display().to_string();
+    served.hq.run(&["image", "add", &path]).unwrap();
+    served.hq.run(&["image", "add", &path]).unwrap();
+    images[1].blocks = 2;
+    fs::write(dir.path().join("images.json"), json::to_vec(&images)).unwrap();
+    let said = served.hq.run(&["image", "add", &path]).unwrap_err().to_string();
+    assert!(said.contains("images.yaml has another kubernetes 0.2.0"), "{said}");
+    fs::write(dir.path().join("kubernetes"), "cut").unwrap();
+    let said = served.site_two(["images", "add"], &[&path]).unwrap_err().to_string();
+    assert!(said.contains("kubernetes is cut off"), "{said}");
+    fs::write(dir.path().join("node-boot.efi"), "altered").unwrap();
+    let said = served.site_two(["images", "add"], &[&path]).unwrap_err().to_string();
+    assert!(said.contains("node-boot.efi is damaged"), "{said}");
+}

@@ -28,14 +28,14 @@ impl Provisioner {
     /// A command of the site, not run yet: the first word is the verb.
     pub fn command(&self, words: &[&str]) -> Result<Command> {
         let mut command = self.machine.command(&self.program)?;
-        command.arg(words[0]).args(["--dir", DIR]).args(&words[1..]);
+        command.args(words).args(["--dir", DIR]);
         Ok(command)
     }
 
     /// The same as a person types it on the provisioner's machine.
     pub fn by_hand(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg(words[0]).args(["--dir", DIR]).args(&words[1..]);
+        command.args(words).args(["--dir", DIR]);
         command
     }
 

@@ -13,6 +13,7 @@ mod est; // a client that nobody here wrote
 mod forge; // documents as a mistake or an attacker makes them
 mod headquarters; // what headquarters does not believe
 mod heartbeat; // datagrams that count for nothing
+mod images; // what machines are to run
 mod limits; // those who ask too much or too slowly
 mod machine; // node-boot itself, between two provisioners
 mod metrics; // what the program says of itself

@@ -16,10 +16,11 @@ const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
 /// Version 0.2.0 of everything, as `hq image build` leaves it in a folder; none where there is no program to sign.
 fn folder(folder: &std::path::Path) -> Option<[Image; 2]> {
-    let Ok(uki) = fs::read(STUB) else {
+    let Ok(mut uki) = fs::read(STUB) else {
         harness::skip("systemd-boot-efi is not installed");
         return None;
     };
+    uki.resize(uki.len().next_multiple_of(512), 0);
     fs::write(folder.join("node-boot.efi"), &uki).unwrap();
     let image = |kind: Kind, program| {
         let bytes = kind.word().repeat(3000);
@@ -74,6 +75,7 @@ fn a_machine_stages_what_headquarters_names_once_the_site_has_it_and_gets_it_pie
         said.contains("wants os 0.2.0, which is not in images.yaml: `provisioner hq image add"),
         "{said}"
     );
+    served.hq.run(&["secure-boot"]).unwrap();
     served.hq.run(&["image", "add", &path]).unwrap();
     served.deliver();
     let told = asks(&mut session, &old);
@@ -112,6 +114,7 @@ fn a_version_stays_what_it_is_and_a_damaged_folder_is_not_taken() {
     let dir = tempfile::tempdir().unwrap();
     let Some(mut images) = folder(dir.path()) else { return };
     let path = dir.path().display().to_string();
+    served.hq.run(&["secure-boot"]).unwrap();
     served.hq.run(&["image", "add", &path]).unwrap();
     served.hq.run(&["image", "add", &path]).unwrap();
     images[1].blocks = 2;

@@ -226,3 +226,27 @@ fn a_machine_without_a_dhcp_server_says_so_where_it_finds_nobody_and_finds_its_s
     provisioner.start().unwrap();
     spare.says("Found the provisioner at [fe80::").unwrap();
 }
+
+#[test]
+fn a_machine_takes_the_address_that_its_stick_names_for_the_first_contact_where_nothing_else_leads_to_the_site()
+ {
+    if cannot() {
+        return;
+    }
+    let programs = Programs::build().unwrap();
+    let lan = Lan::new("first").unwrap();
+    let hq = Hq::found(&programs, "Wire").unwrap();
+    let mut provisioner = Provisioner::new(&lan, &programs, lan.address(2), false).unwrap();
+    provisioner.certify(&hq).unwrap();
+    provisioner.start().unwrap();
+    let hardware = Hardware { tpm: false, ..Hardware::nuc("A1") };
+    let mut spare = Spare::new(&lan, &programs, "spare", hardware, &hq).unwrap();
+    let mut owner: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(hq.owner_file()).unwrap()).unwrap();
+    owner["network"] = serde_json::json!({ "address": "10.77.0.99/24" });
+    spare.machine.write("/etc/node-boot/owner.json", owner.to_string()).unwrap();
+    spare.machine.run("ip6tables", &["-A", "OUTPUT", "-o", "eth0", "-j", "DROP"]).unwrap();
+    spare.run_with(&["--system", "installed"]);
+    spare.start().unwrap();
+    spare.says("Found the provisioner at 10.77.0.2:7443").unwrap();
+}

@@ -69,6 +69,12 @@ fn a_member_takes_a_new_network_and_gives_one_back_that_cuts_it_off_and_headquar
     let addresses = spare.machine.run("ip", &["-4", "-o", "address", "show", "eth0"]).unwrap();
     assert!(addresses.contains("inet 10.77.0.12/24 "), "{addresses}");
     assert_eq!(site.ready_node("node-1").unwrap(), node, "it was a member all the time");
+    // A link-local address leads to the provisioner, and to nobody else.
+    spare.machine.run("ip6tables", &["-D", "OUTPUT", "-o", "eth0", "-j", "DROP"]).unwrap();
+    slot(&site, "10.98.0.11", "10.98.0.0/24");
+    site.deliver().unwrap();
+    spare.says("taken back: no API server answers any more with address 10.98.0.11/24").unwrap();
+    explains(&site, &node, "no API server answers any more with address 10.98.0.11/24", true);
     let said = spare.log();
     assert_eq!(said.matches("Starting the cluster's programs").count(), 1, "{said}");
 }

@@ -80,12 +80,28 @@ impl Network {
         Ok(network)
     }
 
+    /// Whether the plan that the configuration holds is to be tried.
+    pub fn would_try(&self) -> Result<bool> {
+        let keeper = self.keeper();
+        Ok(keeper.would_try(Plan::read(&keeper.root)?))
+    }
+
     /// Takes the plan in that the configuration holds. Whether it is on trial: then it is in force, and is taken back
     /// unless [`Self::reached`] is called in time.
     pub fn offer(&self) -> Result<bool> {
         let mut keeper = self.keeper();
         let plan = Plan::read(&keeper.root)?;
         keeper.offer(plan, Instant::now())
+    }
+
+    /// The plan on trial has so much time from now on.
+    pub fn grant(&self, time: Duration) {
+        self.keeper().grant(Instant::now() + time);
+    }
+
+    /// The plan on trial is not good, for a reason in words: the former one is in force again.
+    pub fn take_back(&self, why: &str) -> Result<()> {
+        self.keeper().take_back(why, Instant::now())
     }
 
     /// The provisioner was reached there.

@@ -5,6 +5,7 @@ mod depot; // a machine before it goes to its site
 mod enroll; // voucher, proof, time, certificate
 mod image; // what a new image changes
 mod reach; // where the provisioner is
+mod rewire; // the network that headquarters wants
 mod section; // the owner's file as it is read
 mod shut; // a disk that does not open
 mod stay; // after the join
@@ -194,7 +195,7 @@ impl Awake {
             match configure::ask(proved, &self.belief)? {
                 Step::Done(config) => {
                     configure::write(&self.at.state, &self.at.root, &config)?;
-                    if let Some(found) = self.settle(proved)? {
+                    if let Some(found) = self.settle(proved, &config)? {
                         stands(&found);
                         // A person may empty a disk meanwhile, or headquarters change its rule.
                         pause(LOOK_AGAIN)?;
@@ -218,7 +219,7 @@ impl Awake {
 
     /// On a machine that is all ours: its system goes on its disk, and its network is what the site says. Where there is
     /// no disk for it: what was found.
-    fn settle(&mut self, proved: &mut Proved) -> Result<Option<String>> {
+    fn settle(&mut self, proved: &mut Proved, config: &Config) -> Result<Option<String>> {
         let Some(system) = self.at.system else { return Ok(None) };
         if system == System::Live {
             let found = self.install(proved)?;
@@ -227,20 +228,8 @@ impl Awake {
             }
             shut::start_anew("The system is on the disk. Starting from there.")?;
         }
-        self.rewire(proved)?;
+        self.rewire(proved, &config.api)?;
         Ok(None)
-    }
-
-    /// The network becomes what the site says, if the provisioner can be reached so; else it stays what it was.
-    fn rewire(&mut self, proved: &mut Proved) -> Result<()> {
-        let Some(network) = self.network.clone() else { return Ok(()) };
-        match network.offer() {
-            // Reached anew: what was open before says nothing.
-            Ok(true) => *proved = self.enroll()?,
-            Ok(false) => {}
-            Err(error) => say(&format!("The network stays as it is: {error:#}.")),
-        }
-        network.reached(proved.talk().address()?)
     }
 
     fn install(&mut self, proved: &mut Proved) -> Result<Option<String>> {

@@ -93,6 +93,30 @@ impl Keeper {
         Ok(tried)
     }
 
+    /// Whether a plan would be on trial.
+    pub fn would_try(&self, plan: Plan) -> bool {
+        self.record.clone().offer(plan, &self.first)
+    }
+
+    /// The plan on trial, where there is one, has time until then.
+    pub fn grant(&mut self, until: Instant) {
+        self.until = self.until.map(|_| until);
+    }
+
+    /// Takes the plan on trial back, where there is one.
+    pub fn take_back(&mut self, why: &str, now: Instant) -> Result<()> {
+        if self.until.take().is_none() {
+            return Ok(());
+        }
+        let before = self.record.clone();
+        let why = format!("{why} with {}", self.record.plan(&self.first));
+        self.record.take_back(&why);
+        let former = self.record.plan(&self.first);
+        say(&format!("Headquarters' network is taken back: {why}. The former one is in force: {former}."));
+        self.blame = Some(now + BLAME);
+        self.save(&before)
+    }
+
     /// The provisioner was reached, over the interface of this number.
     pub fn reached(&mut self, over: Option<u32>) -> Result<()> {
         (self.until, self.blame, self.turn) = (None, None, None);
@@ -138,15 +162,8 @@ impl Keeper {
             self.until = Some(now + self.patience);
         }
         if self.until.is_some_and(|until| now >= until) {
-            let words = self.record.plan(&self.first).to_string();
             let seconds = self.patience.as_secs();
-            let why = format!("no provisioner was reached within {seconds} s with {words}");
-            self.record.take_back(&why);
-            let former = self.record.plan(&self.first);
-            say(&format!(
-                "Headquarters' network is taken back: {why}. The former one is in force: {former}."
-            ));
-            (self.until, self.blame) = (None, Some(now + BLAME));
+            return self.take_back(&format!("no provisioner was reached within {seconds} s"), now);
         }
         if self.blame.is_some_and(|until| now >= until) {
             self.blame = None;

@@ -224,12 +224,12 @@ pub fn run(cli: Cli) -> Result<()> {
             if is_ours {
                 console::on_screen("This machine");
             }
-            let woken = at.wake();
+            let ended = at.wake().and_then(Awake::run);
             // Nobody but the screen says to a person why it does not go on.
-            if let (true, Err(error)) = (is_ours, &woken) {
-                console::stands(&format!("{error:#}."));
+            if let (true, Err(error)) = (is_ours, &ended) {
+                console::fails(&format!("{error:#}."));
             }
-            woken?.run()
+            ended
         }
         Command::Discover(_) => show::discovery(),
         Command::Identify(at) => show::identity(&at),

@@ -45,7 +45,9 @@ impl Hq {
         );
         let mut held = Vec::new();
         for name in KEYS {
-            let key = self.keys.make_for_firmware(name)?;
+            let key = self.keys.make_for_firmware(name).context(
+                "where an earlier attempt was cut off, delete the firmware-*.pem that it left: nobody believes them yet",
+            )?;
             let words = format!("{} {}", owner.name, name.replace('-', " "));
             let certificate = for_firmware(&words, &key, now)?;
             owner.certificates.insert(name.to_owned(), b64(&certificate));

@@ -149,5 +149,7 @@ fn keys_are_made_once_and_a_stick_without_them_is_told_how() {
     write(&hq.dir.join("owner.yaml"), &none).unwrap();
     let said = hq.section(&[], None, None, T).unwrap_err().to_string();
     assert!(said.contains("run `provisioner hq secure-boot`"), "{said}");
+    let said = hq.make_firmware_keys(T).unwrap_err().to_string();
+    assert!(said.contains("delete the firmware-*.pem"), "a key is never overwritten: {said}");
     drop(dir);
 }

@@ -42,6 +42,11 @@ pub enum Error {
         "the endorsement key is not this security chip's: the main board was changed, or the chip was reset by its maker's tool"
     )]
     OtherEk,
+    /// It keeps no measurements by SHA-256.
+    #[error(
+        "the security chip keeps no SHA-256 measurements: switch its SHA-256 bank on in the firmware setup"
+    )]
+    NoBank,
     /// Bytes that are too few to be a secret, or more than every TPM takes.
     #[error("the security chip seals 32 to 64 bytes, and not {0}")]
     Length(usize),

@@ -88,9 +88,8 @@ impl Tpm {
 
     /// What the registers hold, joined.
     fn registers(&mut self) -> Result<Vec<u8>, Error> {
-        let garbled = Error::Garbled(Verb::PcrRead.name());
         let answer = self.call(Verb::PcrRead, &[], &[], &[&selection()])?;
-        answer.read(read_registers).ok_or(garbled)
+        answer.read(read_registers).ok_or(Error::NoBank)
     }
 
     /// A session that a policy is shown to; it is over with its use. NULL is `TPM_RH_NULL`: neither salted nor bound.

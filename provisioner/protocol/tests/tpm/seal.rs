@@ -96,6 +96,20 @@ fn a_tpm_that_is_locked_after_wrong_passwords_gives_the_secret_out() {
     assert_eq!(*tpm.unseal(&blob).unwrap(), [7; 32]);
 }
 
+#[test]
+fn a_tpm_whose_sha_256_bank_is_off_says_what_to_switch_on() {
+    let Some(machine) = Machine::blank() else { return };
+    let power = machine.power_on();
+    let mut tpm = Tpm::open(&machine.spec()).unwrap();
+    // TPM2_PCR_Allocate by the platform: no register of SHA-256, all of SHA-384, from the next start on.
+    let banks = [&[0, 0, 0, 2][..], &[0, 0x0b, 3, 0, 0, 0], &[0, 0x0c, 3, 0xff, 0xff, 0xff]].concat();
+    Wire::to(&machine).command(0x12b, &[0x4000_000c], &banks);
+    drop(power);
+    let _power = machine.power_on();
+    let refused = tpm.seal(&[7; 32]).unwrap_err();
+    assert!(matches!(refused, Error::NoBank) && refused.to_string().contains("firmware setup"), "{refused}");
+}
+
 /// Extends a PCR, as firmware and systems do.
 fn extend(machine: &Machine, pcr: u32) {
     let values = [&[0, 0, 0, 1, 0, 0x0b][..], &[9; 32]].concat();

@@ -123,6 +123,7 @@ fn shows_of_its_state(vm: &Vm) -> Vec<&'static str> {
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --long runs it; the machine of the depot's test is flashed as well"]
 fn a_machine_whose_disk_was_flashed_at_the_depot_needs_no_stick() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);

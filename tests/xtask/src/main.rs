@@ -51,6 +51,9 @@ enum Chore {
     Test {
         /// Part of a tier's name: style, unit, site, cluster, …
         only: Option<String>,
+        /// Also those tests of the machine tier that take longer than CI can give them; else they count as skipped.
+        #[arg(long)]
+        long: bool,
     },
 }
 
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
         Chore::Kube => need::need(),
         Chore::Demo { vm: true, .. } => vm::demo(),
         Chore::Demo { keep, .. } => demo::demo(keep),
-        Chore::Test { only } => test::test(only.as_deref()),
+        Chore::Test { only, long } => test::test(only.as_deref(), long),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -40,13 +40,19 @@ fn nothing() -> Option<String> {
     None
 }
 
-fn tiers() -> Vec<Tier> {
+/// Every tier; tests that are marked as ignored, because they take longer than a run of CI can give them, only in a long run.
+fn tiers(long: bool) -> Vec<Tier> {
     let cargo = |words: &'static str| words.split(' ').collect::<Vec<_>>();
     let tier = |name, commands: &[&'static str], missing| Tier {
         name,
         checks: &[],
         commands: commands.iter().map(|words| cargo(words)).collect(),
         missing,
+    };
+    let machine = if long {
+        "test -p tests --test machine -- --test-threads=1 --include-ignored"
+    } else {
+        "test -p tests --test machine -- --test-threads=1"
     };
     let style =
         tier("style", &["fmt --all --check", "clippy --workspace --all-targets -- -D warnings"], nothing);
@@ -57,13 +63,14 @@ fn tiers() -> Vec<Tier> {
         tier("wire", &["test -p tests --test wire"], nothing),
         tier("harness", &["test -p harness -- --test-threads=1"], harness::missing_for_cluster),
         tier("cluster", &["test -p tests --test cluster -- --test-threads=1"], harness::missing_for_cluster),
-        tier("machine", &["test -p tests --test machine -- --test-threads=1"], harness::missing_for_machine),
+        tier("machine", &[machine], harness::missing_for_machine),
     ]
 }
 
-/// Runs the tiers whose name contains `only`, or all.
-pub fn test(only: Option<&str>) -> Result<()> {
-    let names: Vec<_> = tiers().iter().map(|tier| tier.name).collect();
+/// Runs the tiers whose name contains `only`, or all; with `long` also the tests that CI leaves out.
+pub fn test(only: Option<&str>, long: bool) -> Result<()> {
+    let tiers = tiers(long);
+    let names: Vec<_> = tiers.iter().map(|tier| tier.name).collect();
     if let Some(only) = only.filter(|only| !names.iter().any(|name| name.contains(only))) {
         bail!("no tier is called {only}: there are {}", names.join(", "));
     }
@@ -72,7 +79,7 @@ pub fn test(only: Option<&str>) -> Result<()> {
     std::fs::create_dir_all(logs).context("creating target/tiers for the logs")?;
     let mut total = Count::default();
     let mut lines = Vec::new();
-    for tier in tiers().iter().filter(|tier| only.is_none_or(|only| tier.name.contains(only))) {
+    for tier in tiers.iter().filter(|tier| only.is_none_or(|only| tier.name.contains(only))) {
         let start = Instant::now();
         let (count, note) = match (tier.missing)() {
             Some(why) => (Count { skipped: 1, ..Count::default() }, format!(" ({why})")),
@@ -163,6 +170,16 @@ fn note(line: &str, sum: &mut Count) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_run_leaves_nothing_of_the_machine_tier_out() {
+        let ignored = |long| {
+            let tiers = tiers(long);
+            let commands = tiers.iter().filter(|tier| tier.name == "machine").flat_map(|tier| &tier.commands);
+            commands.flatten().any(|word| *word == "--include-ignored")
+        };
+        assert!(ignored(true) && !ignored(false));
+    }
 
     #[test]
     fn an_ignored_test_is_skipped_and_never_passed() {

@@ -11,23 +11,29 @@ use serde::Deserialize;
 /// One pinned package.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Pin {
+pub struct Pin {
+    /// Its name in the distribution.
     pub name: String,
+    /// Its version, as `dpkg` compares them.
     pub version: String,
     /// SHA-256 of the file, hexadecimal.
     pub sha256: String,
 }
 
-/// Every pinned package, in the order of the file.
-pub(crate) fn pins() -> Result<Vec<Pin>> {
-    serde_saphyr::from_str(include_str!("../debian.yaml")).context("reading debian.yaml")
+/// Every pinned package of the images, in the order of the file.
+pub fn pins() -> Result<Vec<Pin>> {
+    listed(include_str!("../debian.yaml"))
+}
+
+/// The packages that a list pins (YAML).
+pub fn listed(list: &str) -> Result<Vec<Pin>> {
+    serde_saphyr::from_str(list).context("reading a list of packages")
 }
 
 /// Gets the packages that a list pins (YAML) into `cache`, and unpacks them all into `root`.
 pub fn unpack_listed(list: &str, cache: &Path, root: &Path) -> Result<()> {
-    let pins: Vec<Pin> = serde_saphyr::from_str(list).context("reading a list of packages")?;
     fs::create_dir_all(root)?;
-    unpack(&pins, cache, root)
+    unpack(&listed(list)?, cache, root)
 }
 
 /// Gets the packages into `cache`, and unpacks them all into `root`.
@@ -42,9 +48,14 @@ pub(crate) fn unpack(pins: &[Pin], cache: &Path, root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Where the package's file is kept.
+pub(crate) fn file(pin: &Pin, cache: &Path) -> PathBuf {
+    cache.join(format!("{}.deb", pin.sha256))
+}
+
 /// The package's file: from the cache, or from the distribution's mirror.
 fn fetched(pin: &Pin, cache: &Path) -> Result<PathBuf> {
-    let file = cache.join(format!("{}.deb", pin.sha256));
+    let file = file(pin, cache);
     if file.exists() {
         return Ok(file);
     }

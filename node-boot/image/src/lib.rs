@@ -13,6 +13,6 @@ mod tree; // folders, files and links, before they are bytes
 mod uki; // one file that the firmware starts
 mod verity; // the hash tree behind an image
 
-pub use debian::unpack_listed as unpack;
+pub use debian::{Pin, listed as pins_of, pins, unpack_listed as unpack};
 pub use recipe::{Built, Inputs, SIGNED, build};
 pub use stick::stick;

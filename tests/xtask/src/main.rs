@@ -7,6 +7,7 @@ mod image;
 mod kube;
 mod lock;
 mod need;
+mod outdated;
 mod story;
 mod system;
 mod test;
@@ -38,6 +39,8 @@ enum Chore {
     },
     /// Make sure that everything the tests and the demo need is on this computer.
     Kube,
+    /// List pinned inputs for which something newer waits in a registry.
+    Outdated,
     /// Tell the main job as a story, on real parts.
     Demo {
         /// Keep the site until Enter is pressed.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Chore::Bench { goals } => bench(&goals),
         Chore::Image { out } => system::images(&out),
         Chore::Kube => need::need(),
+        Chore::Outdated => outdated::outdated(),
         Chore::Demo { vm: true, .. } => vm::demo(),
         Chore::Demo { keep, .. } => demo::demo(keep),
         Chore::Test { only, long } => test::test(only.as_deref(), long),

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use image::Built;
+use serde_json::Value;
 use tests::stage::{images, own_images, run};
 
 /// Every program of a machine: another one has to argue for itself.
@@ -60,6 +62,32 @@ fn a_machine_has_these_programs_and_no_shell() {
 }
 
 #[test]
+fn the_bill_of_materials_says_of_every_program_what_it_is_made_from() {
+    if let Some(missing) = harness::missing_for_machine() {
+        return harness::skip(&missing);
+    }
+    let images = own_images().unwrap();
+    let text = std::fs::read(images.uki.with_file_name("sbom.json")).unwrap();
+    let bill: Value = serde_json::from_slice(&text).unwrap();
+    let list = |key: &str| bill[key].as_array().unwrap().clone();
+    let (components, made_of) = (list("components"), list("dependencies"));
+    let component = |reference: &Value| components.iter().find(|one| one["bom-ref"] == *reference).unwrap();
+    let of_os = PROGRAMS.iter().map(|path| format!("os/{path}"));
+    let of_kubernetes = KUBERNETES.iter().map(|path| format!("kubernetes/{path}"));
+    let others = ["node-boot.efi", "first archive/init"].map(str::to_owned);
+    for name in of_os.chain(of_kubernetes).chain(others) {
+        let its = made_of.iter().find(|one| one["ref"] == *name).unwrap_or_else(|| panic!("{name}"));
+        let parts = its["dependsOn"].as_array().unwrap();
+        assert!(!parts.is_empty(), "{name}");
+        for part in parts.iter().map(component) {
+            let licensed =
+                part["purl"].as_str().unwrap().starts_with("pkg:deb/").then(|| &part["licenses"][0]);
+            assert!(part["version"].is_string() && licensed.is_none_or(Value::is_object), "{name}: {part}");
+        }
+    }
+}
+
+#[test]
 fn a_second_build_makes_the_same_bits() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);
@@ -68,9 +96,14 @@ fn a_second_build_makes_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let second = images(folder.path()).unwrap();
     assert_eq!(first.images(), second.images());
-    let files =
-        [(&first.uki, &second.uki), (&first.os.1, &second.os.1), (&first.kubernetes.1, &second.kubernetes.1)];
+    let bill = |built: &Built| built.uki.with_file_name("sbom.json");
+    let files = [
+        (first.uki.clone(), second.uki.clone()),
+        (first.os.1.clone(), second.os.1.clone()),
+        (first.kubernetes.1.clone(), second.kubernetes.1.clone()),
+        (bill(&first), bill(&second)),
+    ];
     for (one, two) in files {
-        assert!(std::fs::read(one).unwrap() == std::fs::read(two).unwrap(), "{}", one.display());
+        assert!(std::fs::read(&one).unwrap() == std::fs::read(&two).unwrap(), "{}", one.display());
     }
 }

@@ -9,7 +9,7 @@ use protocol::image::{Image, Kind, Program};
 
 use crate::drivers::Kernel;
 use crate::tree::Tree;
-use crate::{archive, debian, erofs, kubernetes, uki, verity};
+use crate::{archive, bill, debian, erofs, kubernetes, uki, verity};
 
 /// Modules without which the system's image is not found: buses and disks.
 const TO_BOOT: [&str; 16] = [
@@ -102,7 +102,7 @@ const DISTRIBUTION: [(&str, &str); 15] = [
 const ARGUMENTS: &str = "quiet loglevel=1 panic=10 console=tty0 console=ttyS0,115200";
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// Files of a folder with images; the last says what the others are.
-const UKI: &str = "node-boot.efi";
+pub(crate) const UKI: &str = "node-boot.efi";
 const LIST: &str = "images.json";
 /// What headquarters adds: the first one, signed for the firmware of its machines.
 pub const SIGNED: &str = "node-boot.signed.efi";
@@ -164,12 +164,16 @@ pub fn build(inputs: &Inputs<'_>, out: &Path) -> Result<Built> {
     let root = unpacked.path();
     debian::unpack(&debian::pins()?, inputs.cache, root)?;
     let kernel = Kernel::below(root)?;
-    let mut os = sealed(Kind::Os, inputs.version, &system(inputs, &kernel, root)?, out)?;
-    let uki = uki(inputs, &kernel, root, &os)?;
+    let [first, system, pods] =
+        [first(inputs, &kernel)?, system(inputs, &kernel, root)?, kubernetes::tree(inputs)?];
+    let mut os = sealed(Kind::Os, inputs.version, &system, out)?;
+    let uki = uki(inputs, &kernel, root, (&os, &first))?;
     fs::write(out.join(UKI), &uki)?;
     os.program = Some(Program { sha256: Digest::of(&uki), size: uki.len() as u64 });
     let version = kubernetes::version(inputs)?;
-    let kubernetes = sealed(Kind::Kubernetes, &version, &kubernetes::tree(inputs)?, out)?;
+    let kubernetes = sealed(Kind::Kubernetes, &version, &pods, out)?;
+    let trees = [("first archive", &first), ("os", &system), ("kubernetes", &pods)];
+    bill::write(inputs.version, &trees, [root, inputs.cache, out])?;
     // Last: a folder without it holds no images.
     fs::write(out.join(LIST), protocol::json::to_vec(&[os, kubernetes]))?;
     Built::open(out)
@@ -192,7 +196,7 @@ fn sealed(kind: Kind, version: &str, tree: &Tree, out: &Path) -> Result<Image> {
 }
 
 /// What the firmware starts.
-fn uki(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path, os: &Image) -> Result<Vec<u8>> {
+fn uki(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path, (os, first): (&Image, &Tree)) -> Result<Vec<u8>> {
     let arguments = format!("{ARGUMENTS} nodeboot.root={}:{}", os.blocks, hex(&os.root.0));
     let read = |path: &str| fs::read(root.join(path)).with_context(|| format!("there is no {path}"));
     let release = release(inputs.version);
@@ -200,7 +204,7 @@ fn uki(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path, os: &Image) -> Result<
         (".osrel", release.as_bytes()),
         (".cmdline", arguments.as_bytes()),
         (".linux", &read(&format!("boot/vmlinuz-{}", kernel.release))?),
-        (".initrd", &archive::archive(&first(inputs, kernel)?)?),
+        (".initrd", &archive::archive(first)?),
     ];
     uki::join(&read(STUB)?, &sections)
 }

@@ -19,16 +19,18 @@ pub(crate) struct Part {
     pub digest: String,
 }
 
-/// Go modules in a program, or in each program of an archive that is not compressed; none where it has no record.
+/// Go modules in a program, with Go's own library, or in each program of an archive that is not compressed; none where it has no record.
 pub(crate) fn go_modules(bytes: &[u8]) -> BTreeSet<Part> {
     let starts = (0..bytes.len()).step_by(ALIGNED).filter(|at| bytes[*at..].starts_with(GO));
     let lists = starts.filter_map(|at| {
-        let (_, rest) = counted(bytes.get(at + HEADER..)?)?;
+        let (go, rest) = counted(bytes.get(at + HEADER..)?)?;
         let (list, _) = counted(rest)?;
         let list = list.get(AROUND..list.len().checked_sub(AROUND)?)?;
-        std::str::from_utf8(list).ok()
+        let version = std::str::from_utf8(go).ok()?.trim_start_matches("go").to_owned();
+        let library = Part { name: "stdlib".to_owned(), version, digest: String::new() };
+        Some(modules(std::str::from_utf8(list).ok()?).into_iter().chain([library]))
     });
-    lists.flat_map(modules).collect()
+    lists.flatten().collect()
 }
 
 /// A text behind its length, and what comes after it.
@@ -143,7 +145,8 @@ mod tests {
         let length = u8::try_from(list.len()).unwrap();
         program.extend([length | 0x80, length >> 7]);
         program.extend(list.bytes());
-        let wanted = [part("a.b/c", "v1.0.0", "h1:AA="), part("g.h/i", "v3.0.0", "h1:BB=")];
+        let library = part("stdlib", "1x", "");
+        let wanted = [part("a.b/c", "v1.0.0", "h1:AA="), part("g.h/i", "v3.0.0", "h1:BB="), library];
         assert_eq!(go_modules(&program), wanted.into());
         for cut in 0..program.len() {
             go_modules(&program[..cut]);

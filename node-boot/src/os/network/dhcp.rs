@@ -3,7 +3,6 @@
 pub mod client; // what is asked when
 pub mod wire; // the socket
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -166,11 +165,11 @@ pub fn read(message: &[u8]) -> Option<Answer> {
     if fixed[..3] != [2, 1, 6] || message.get(HEAD..HEAD + 4)? != COOKIE {
         return None;
     }
-    let options = options(message)?;
-    let address = |kind: u8| options.get(&kind).and_then(|value| read_ip(value));
+    let options = Options::read(message)?;
+    let address = |kind: u8| read_ip(options.get(kind));
     let by = address(BY)?;
     let lease = || lease(read_ip(&fixed[16..20])?, by, &options);
-    let said = match options.get(&KIND)?.as_slice() {
+    let said = match options.get(KIND) {
         [kind] if *kind == Kind::Offer as u8 => Said::Offer(lease()?),
         [kind] if *kind == Kind::Ack as u8 => Said::Ack(lease()?),
         [kind] if *kind == Kind::Nak as u8 => Said::Nak,
@@ -180,58 +179,66 @@ pub fn read(message: &[u8]) -> Option<Answer> {
     Some(Answer { id, mac: fixed[28..34].try_into().ok()?, by, said })
 }
 
-/// All options, parts of one put together (RFC 3396), from the fields that may hold more of them too.
-fn options(message: &[u8]) -> Option<BTreeMap<u8, Vec<u8>>> {
-    let mut found = BTreeMap::new();
-    read_options(message.get(HEAD + 4..)?, &mut found)?;
-    let more = found.get(&OVERLOAD).and_then(|value| value.first().copied()).unwrap_or(0);
-    for (bit, field) in [(1, FILE), (2, SNAME)] {
-        if more & bit != 0 {
-            read_options(message.get(field)?, &mut found)?;
-        }
-    }
-    Some(found)
-}
+/// What each option holds, by its number; nothing where it is not there.
+struct Options(Vec<Vec<u8>>);
 
-fn read_options(mut bytes: &[u8], found: &mut BTreeMap<u8, Vec<u8>>) -> Option<()> {
-    loop {
-        match bytes {
-            [] | [END, ..] => return Some(()),
-            [0, rest @ ..] => bytes = rest,
-            [kind, length, rest @ ..] => {
-                let length = usize::from(*length);
-                found.entry(*kind).or_default().extend(rest.get(..length)?);
-                bytes = &rest[length..];
+impl Options {
+    fn get(&self, kind: u8) -> &[u8] {
+        self.0.get(usize::from(kind)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// All of a message, parts of one put together (RFC 3396), from the fields that may hold more of them too.
+    fn read(message: &[u8]) -> Option<Self> {
+        let mut found = Self(vec![Vec::new(); 256]);
+        found.add(message.get(HEAD + 4..)?)?;
+        let more = found.get(OVERLOAD).first().copied().unwrap_or(0);
+        for (bit, field) in [(1, FILE), (2, SNAME)] {
+            if more & bit != 0 {
+                found.add(message.get(field)?)?;
             }
-            _ => return None,
+        }
+        Some(found)
+    }
+
+    fn add(&mut self, mut bytes: &[u8]) -> Option<()> {
+        loop {
+            match bytes {
+                [] | [END, ..] => return Some(()),
+                [0, rest @ ..] => bytes = rest,
+                [kind, length, rest @ ..] => {
+                    let length = usize::from(*length);
+                    self.0.get_mut(usize::from(*kind))?.extend(rest.get(..length)?);
+                    bytes = &rest[length..];
+                }
+                _ => return None,
+            }
         }
     }
 }
 
-fn lease(address: Ipv4Addr, by: Ipv4Addr, options: &BTreeMap<u8, Vec<u8>>) -> Option<Lease> {
-    let mask = u32::from_be_bytes(options.get(&MASK)?.as_slice().try_into().ok()?);
+fn lease(address: Ipv4Addr, by: Ipv4Addr, options: &Options) -> Option<Lease> {
+    let mask = u32::from_be_bytes(options.get(MASK).try_into().ok()?);
     let is_whole = mask.leading_ones() + mask.trailing_zeros() == 32 && mask != 0;
     if !is_whole || !can_be_had(address, mask) {
         return None;
     }
-    let get = |kind: u8| options.get(&kind).map(Vec::as_slice).unwrap_or_default();
-    let seconds = |kind: u8| get(kind).try_into().ok().map(u32::from_be_bytes);
+    let seconds = |kind: u8| options.get(kind).try_into().ok().map(u32::from_be_bytes);
     let time = seconds(TIME)?.max(SHORTEST);
     let whole = Duration::from_secs(time.into());
     let within = |kind: u8| seconds(kind).map(|time| Duration::from_secs(time.into()));
     let rebind = within(REBIND).filter(|time| *time < whole).unwrap_or(whole / 8 * 7);
     let renew =
         within(RENEW).filter(|time| *time < rebind && !time.is_zero()).unwrap_or(rebind.min(whole / 2));
-    let mut search = dns::names(get(SEARCH)).unwrap_or_default();
+    let mut search = dns::names(options.get(SEARCH)).unwrap_or_default();
     if search.is_empty() {
-        search.extend(String::from_utf8(get(DOMAIN).to_vec()).ok());
+        search.extend(String::from_utf8(options.get(DOMAIN).to_vec()).ok());
     }
-    let mtu = get(MTU).try_into().ok().map(u16::from_be_bytes);
+    let mtu = options.get(MTU).try_into().ok().map(u16::from_be_bytes);
     Some(Lease {
         own: Range { ip: address.into(), prefix: u8::try_from(mask.leading_ones()).ok()? },
         by,
         routes: routes(options),
-        dns: ips(get(DNS)).collect(),
+        dns: ips(options.get(DNS)).collect(),
         search: search
             .into_iter()
             .map(|name| name.trim_matches('\0').to_owned())
@@ -254,13 +261,14 @@ fn can_be_had(address: Ipv4Addr, mask: u32) -> bool {
 }
 
 /// The classless routes where there are any; else the first router (RFC 3442).
-fn routes(options: &BTreeMap<u8, Vec<u8>>) -> Vec<(Range, Option<IpAddr>)> {
-    let Some(bytes) = options.get(&ROUTES).filter(|bytes| !bytes.is_empty()) else {
+fn routes(options: &Options) -> Vec<(Range, Option<IpAddr>)> {
+    let bytes = options.get(ROUTES);
+    if bytes.is_empty() {
         let all = Range { ip: Ipv4Addr::UNSPECIFIED.into(), prefix: 0 };
-        let routers = options.get(&ROUTER).map(Vec::as_slice).unwrap_or_default();
+        let routers = options.get(ROUTER);
         return ips(routers).take(1).map(|router| (all, Some(router))).collect();
-    };
-    let (mut rest, mut found) = (bytes.as_slice(), Vec::new());
+    }
+    let (mut rest, mut found) = (bytes, Vec::new());
     while let [prefix, after @ ..] = rest
         && found.len() < MOST
     {

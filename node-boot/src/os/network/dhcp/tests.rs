@@ -1,5 +1,6 @@
 //! What is believed of DHCP servers, and what is asked when.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::client::{Client, To};

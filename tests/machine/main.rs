@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // The lint exempts test functions and not what they call.
 
+mod found; // a site of one stick
 mod install; // from a stick onto a disk
 mod network; // tags, and cables that are one
 mod secure; // only what the owner signed

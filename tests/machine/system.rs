@@ -18,6 +18,7 @@ const PROGRAMS: [&str; 13] = [
     "usr/bin/ctr",
     "usr/bin/mount",
     "usr/bin/node-boot",
+    "usr/bin/provisioner",
     "usr/bin/runc",
     "usr/bin/umount",
     // A state that was damaged is mended on the spot: nobody at the machine can.

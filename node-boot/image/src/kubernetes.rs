@@ -10,6 +10,9 @@ use crate::tree::Tree;
 /// Its programs.
 const PROGRAMS: [&str; 2] = ["kubeadm", "kubelet"];
 
+/// Pod images that only control-plane machines run: they have a folder of their own.
+const CONTROL_PLANE: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
 /// Its version, as the kubelet says it.
 pub(crate) fn version(inputs: &Inputs<'_>) -> Result<String> {
     let kubelet = (inputs.program)("kubelet");
@@ -26,7 +29,8 @@ pub(crate) fn tree(inputs: &Inputs<'_>) -> Result<Tree> {
         tree.program(&format!("bin/{name}"), &(inputs.program)(name))?;
     }
     for (name, file) in inputs.pods {
-        tree.copy(&format!("images/{name}.tar"), file);
+        let folder = if CONTROL_PLANE.contains(name) { "control-plane" } else { "images" };
+        tree.copy(&format!("{folder}/{name}.tar"), file);
     }
     Ok(tree)
 }

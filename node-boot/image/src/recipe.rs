@@ -31,7 +31,7 @@ const TO_BOOT: [&str; 16] = [
     "efivarfs",
 ];
 /// Modules that a machine in a cluster has, whatever it is made of: the site's network and Pods', file systems, the power button.
-const OF_A_NODE: [&str; 34] = [
+const OF_A_NODE: [&str; 38] = [
     "af_packet",
     "8021q",
     "bonding",
@@ -45,6 +45,10 @@ const OF_A_NODE: [&str; 34] = [
     "nft_chain_nat",
     "nft_ct",
     "nft_masq",
+    "nft_nat",
+    "nft_numgen",
+    "nft_reject",
+    "nft_reject_inet",
     "nft_fib_inet",
     "xt_conntrack",
     "xt_comment",
@@ -116,6 +120,8 @@ pub struct Inputs<'a> {
     pub version: &'a str,
     /// The agent, one static program.
     pub node_boot: &'a Path,
+    /// The provisioner, one static program: some machines run it.
+    pub provisioner: &'a Path,
     /// Where a program of Kubernetes or of its runtime is.
     pub program: &'a dyn Fn(&str) -> PathBuf,
     /// Pod images that come with Kubernetes, archives of one each, by name.
@@ -232,6 +238,7 @@ fn system(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path) -> Result<Tree> {
     }
     tree.folder("usr/sbin");
     tree.program("usr/bin/node-boot", inputs.node_boot)?;
+    tree.program("usr/bin/provisioner", inputs.provisioner)?;
     for (name, place) in RUNTIME {
         tree.program(place, &(inputs.program)(name))?;
     }

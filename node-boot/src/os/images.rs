@@ -1,26 +1,34 @@
 //! The Pod images that the system brings: there may be no registry in reach.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::bank::KUBERNETES;
 use crate::console::say;
 
+/// Those of every machine, and those of a control plane.
+const EVERYWHERE: &str = "images";
+const CONTROL_PLANE: &str = "control-plane";
+
 /// Gives them to containerd, which answers already; one that it does not take is named, and the others go on.
-pub fn import() {
-    let mut files: Vec<_> = fs::read_dir(Path::new(KUBERNETES).join("images"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
-    files.sort();
+pub fn import(has_control_plane: bool) {
+    let mut files = below(EVERYWHERE);
+    if has_control_plane {
+        files.extend(below(CONTROL_PLANE));
+    }
     for file in files {
         if let Err(why) = import_one(&file) {
             say(&format!("The Pod image {} is not there: {why}.", file.display()));
         }
     }
+}
+
+fn below(folder: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(Path::new(KUBERNETES).join(folder)).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries.map(|entry| entry.path()).collect();
+    files.sort();
+    files
 }
 
 fn import_one(file: &Path) -> Result<(), String> {

@@ -247,9 +247,10 @@ impl Awake {
             serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
         self.runs = Some(config.node.clone());
         let is_ours = self.at.system.is_some();
+        let has_control_plane = found::has_control_plane(&self.at.state)?;
         let services = Services::start(services, |name| {
             if is_ours && name == RUNTIME {
-                images::import();
+                images::import(has_control_plane);
             }
         })?;
         if let Some(updates) = &self.updates {

@@ -124,6 +124,15 @@ impl Vm {
         self.tpm.as_ref()
     }
 
+    /// At a depot, while it is off: does something with its TPM, whose socket takes commands as they are.
+    pub fn on_bench<T>(&mut self, work: impl FnOnce(&Path) -> T) -> Result<Option<T>> {
+        let Some(tpm) = &mut self.tpm else { return Ok(None) };
+        tpm.power_on(&self.room)?;
+        let done = work(&tpm.socket());
+        tpm.power_off();
+        Ok(Some(done))
+    }
+
     /// Plugs a stick in; it is only read.
     pub fn plug_stick(&mut self, image: &Path) {
         self.stick = Some((image.to_owned(), Access::Read));

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use harness::Assets;
+use harness::assets::IMAGES;
 use image::{Built, Inputs};
 
 use super::{Hq, SITE};
@@ -37,13 +38,14 @@ pub fn images(out: &Path) -> Result<Built> {
 
 /// The same, as another version, with other programs in place of some.
 pub fn images_with(out: &Path, version: &str, other: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Built> {
-    let node_boot = other("node-boot").map_or_else(|| static_program("node-boot"), Ok)?;
+    let own = |name: &str| other(name).map_or_else(|| static_program(name), Ok);
+    let (node_boot, provisioner) = (own("node-boot")?, own("provisioner")?);
     let assets = Assets::find()?;
     let cache = harness::assets::cache().with_file_name("debian");
     let program = |name: &str| other(name).unwrap_or_else(|| assets.program(name));
-    let pods = ["hello", "pause"].map(|name| (name, assets.image(name)));
-    let (node_boot, cache) = (&*node_boot, &*cache);
-    image::build(&Inputs { version, node_boot, program: &program, pods: &pods, cache }, out)
+    let pods = IMAGES.map(|name| (name, assets.image(name)));
+    let (node_boot, provisioner, cache) = (&*node_boot, &*provisioner, &*cache);
+    image::build(&Inputs { version, node_boot, provisioner, program: &program, pods: &pods, cache }, out)
 }
 
 /// The images of this checkout, built once in the life of this process.

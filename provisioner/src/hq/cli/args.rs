@@ -164,6 +164,9 @@ pub(super) enum ImageCommand {
         /// `node-boot` as one static file.
         #[arg(long)]
         node_boot: PathBuf,
+        /// `provisioner` as one static file.
+        #[arg(long)]
+        provisioner: PathBuf,
         /// A folder with containerd, runc, the CNI programs, kubelet and kubeadm; below it `images` with Pod images.
         #[arg(long)]
         programs: PathBuf,

@@ -13,7 +13,7 @@ use crate::site::{plain, system_clock};
 
 pub(super) fn build(
     version: &str,
-    node_boot: &Path,
+    [node_boot, provisioner]: [&Path; 2],
     programs: &Path,
     cache: &Path,
     output: &Path,
@@ -21,7 +21,8 @@ pub(super) fn build(
     let pods = pods(&programs.join("images"))?;
     let pods: Vec<_> = pods.iter().map(|(name, file)| (name.as_str(), file.clone())).collect();
     let program = |name: &str| programs.join(name);
-    let built = image::build(&Inputs { version, node_boot, program: &program, pods: &pods, cache }, output)?;
+    let inputs = Inputs { version, node_boot, provisioner, program: &program, pods: &pods, cache };
+    let built = image::build(&inputs, output)?;
     println!("The images are in {}, with {} for the firmware:", output.display(), shown(&built.uki)?);
     for (image, file) in [&built.os, &built.kubernetes] {
         println!("  {} {}: {}, {}", image.kind.word(), image.version, shown(file)?, hex(&image.root.0));

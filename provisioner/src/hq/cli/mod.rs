@@ -53,8 +53,8 @@ pub fn run(args: Args) -> Result<()> {
         }
         Command::Voucher(command) => voucher(command),
         Command::Image(ImageCommand::Add { folder }) => images::add(&hq, &folder),
-        Command::Image(ImageCommand::Build { version, node_boot, programs, cache, output }) => {
-            images::build(&version, &node_boot, &programs, &cache, &output)
+        Command::Image(ImageCommand::Build { version, node_boot, provisioner, programs, cache, output }) => {
+            images::build(&version, [&node_boot, &provisioner], &programs, &cache, &output)
         }
     }
 }

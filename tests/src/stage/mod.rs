@@ -1,5 +1,6 @@
 //! A whole site on real parts: headquarters' folder, a cluster, a provisioner, and machines to plug in.
 
+pub mod born; // a site that is not there yet
 mod csv; // the table that headquarters imports
 mod hq; // headquarters
 mod images; // programs and systems as they are shipped

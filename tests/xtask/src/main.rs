@@ -1,5 +1,6 @@
 //! The chores of the project: assets, tests, demo, bench.
 
+mod born;
 mod demo;
 mod deny;
 mod go;
@@ -49,6 +50,9 @@ enum Chore {
         /// The same for a bare machine: a virtual one with an empty disk, started from a stick.
         #[arg(long, conflicts_with = "keep")]
         vm: bool,
+        /// How a site is born: two bare machines and one stick, no cluster before.
+        #[arg(long, conflicts_with_all = ["keep", "vm"])]
+        found: bool,
     },
     /// Run every tier of tests, or those whose name contains a word.
     Test {
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Chore::Kube => need::need(),
         Chore::Outdated => outdated::outdated(),
         Chore::Demo { vm: true, .. } => vm::demo(),
+        Chore::Demo { found: true, .. } => born::demo(),
         Chore::Demo { keep, .. } => demo::demo(keep),
         Chore::Test { only, long } => test::test(only.as_deref(), long),
     };

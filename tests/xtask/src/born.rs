@@ -1,0 +1,52 @@
+//! How a site is born, as a story: one stick, two machines with empty disks, and nothing else.
+
+use anyhow::{Result, ensure};
+use tests::stage::born::{Born, PATIENCE};
+use tests::stage::own_images;
+
+use crate::need;
+use crate::story::{Story, indent};
+
+/// Runs the story.
+pub fn demo() -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "the demo needs root: it makes network namespaces");
+    need::need()?;
+    let missing = harness::missing_for_machine();
+    ensure!(missing.is_none(), "{}", missing.unwrap_or_default());
+    println!("building the programs and the images (a first build takes some minutes)");
+    own_images()?;
+    let mut story = Story::begin();
+    story.say(
+        "A new ship: no cluster, no provisioner. Headquarters plans it, and has two machines at its depot.",
+    );
+    let mut born =
+        story.step("plan written, machines registered, provisioner certified", || Born::plan("demo"))?;
+    let stick = story.step("HQ writes the site's stick", || born.hq.kit())?;
+    story.say("On board, both get the stick, network and power. Headquarters is away from here on.");
+    for vm in [&mut born.first, &mut born.second] {
+        vm.plug_stick(&stick);
+        vm.power_on()?;
+    }
+    for (step, words) in [
+        ("it becomes the site's provisioner", "This machine is a provisioner of its site."),
+        ("it installs itself", "The system is on the disk."),
+        ("it founds the cluster", "This machine founds the cluster of its site."),
+        ("the cluster is there", "The cluster is founded."),
+        ("it is a member", "This machine is part of the cluster."),
+    ] {
+        story.step(&format!("the first machine: {step}"), || Ok(born.first.says(words, PATIENCE)?))?;
+        story.say(&format!("The first machine: {step}."));
+    }
+    let member = "This machine is part of the cluster.";
+    story.step("the second machine: it is a member", || Ok(born.second.says(member, PATIENCE)?))?;
+    let pods = story.step("a Pod on each", || born.pods())?;
+    let ask = format!("http://{}:8080/ask/hello.shop", pods[0].1);
+    let heard = story.step("one asks a Service by its name", || {
+        born.answered("an answer", &ask, |said| said.contains("heard"))
+    })?;
+    print!("{}", indent(&heard));
+    println!("{}", story.table());
+    println!("What the first machine said, from power-on to now:\n");
+    print!("{}", indent(&born.first.console()));
+    Ok(())
+}

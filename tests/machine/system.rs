@@ -9,7 +9,7 @@ use serde_json::Value;
 use tests::stage::{images, own_images, run};
 
 /// Every program of a machine: another one has to argue for itself.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 14] = [
     "opt/cni/bin/bridge",
     "opt/cni/bin/host-local",
     "opt/cni/bin/loopback",

@@ -1,7 +1,6 @@
 //! What headquarters needs to register this machine; and to let it be a provisioner as well.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use protocol::crypto::Signer as _;
@@ -13,6 +12,7 @@ use super::Where;
 use super::show::{NO_TPM, look, model};
 use crate::console;
 use crate::site::identify::Identity;
+use crate::site::own;
 
 /// What headquarters registers this machine by: column and value.
 pub(crate) fn columns(identity: &Identity, facts: &Facts) -> [(&'static str, String); 6] {
@@ -70,17 +70,7 @@ pub(super) fn request(at: &Where, site: &str, dir: &Path) -> Result<()> {
     if at.tpm().is_none() {
         eprintln!("warning: {NO_TPM}");
     }
-    let mut init = Command::new("provisioner");
-    init.args(["init", "--site", site]).arg("--dir").arg(dir).arg("--owner").arg(&at.owner);
-    if let Some(tpm) = at.tpm() {
-        init.args(["--tpm", tpm]);
-    }
-    // It asks nothing, and what it shows is for the person.
-    let ended = init.stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    let ended = ended.context("running `provisioner init`: this machine has no `provisioner` to certify")?;
-    ensure!(ended.success(), "there is no request: `provisioner init` says why");
-    let file = dir.join("ca-request.json");
-    let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let text = own::request(site, dir, at.tpm(), &at.owner)?;
     println!("{text}");
     Ok(())
 }

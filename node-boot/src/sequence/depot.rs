@@ -1,10 +1,13 @@
 //! A machine at the depot: its firmware comes to believe the owner, its row comes onto the stick, and it switches itself off.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use protocol::id::Id;
 use protocol::section::Depot;
+use protocol::tpm::Ek;
 
 use super::{Awake, images_of};
 use crate::cli::{columns, pause};
@@ -12,10 +15,15 @@ use crate::console::{ends, fails, say};
 use crate::os::bank::Banks;
 use crate::os::init::{System, power};
 use crate::os::{disk, secure};
+use crate::site::own;
 use crate::state::write_file;
 
 /// The table on it that headquarters imports.
 const TABLE: &str = "nodeboot/machines.csv";
+/// Requests of provisioners on it, by the key of each machine's TPM: headquarters certifies those that it wants.
+const REQUESTS: &str = "nodeboot/requests";
+/// Where keys are made: what the request brings is all that has to last.
+const BENCH: &str = "/run/provisioner";
 /// Long enough to read what was done.
 const TO_READ: Duration = Duration::from_secs(15);
 /// Roles of a machine that nobody has given a slot yet.
@@ -30,9 +38,10 @@ struct Step {
 }
 
 /// Everything, in this order; one that fails does not keep the others from being done.
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     Step { name: "Firmware", run: |_, depot| secure::enrol(&depot.keys).map(str::to_owned) },
     Step { name: "Registration", run: register },
+    Step { name: "Provisioner", run: request },
     Step { name: "Disk", run: flash },
 ];
 
@@ -100,6 +109,22 @@ fn register(awake: &Awake, depot: &Depot) -> Result<String> {
     let done = if is_new { "its row is in" } else { "its row is already in" };
     let by = if has_key { "the key of its TPM" } else { "its label only: it has no TPM" };
     Ok(format!("{done} {TABLE} on the stick, by {by}"))
+}
+
+/// The machine's request to be a provisioner of its site comes onto the stick.
+fn request(awake: &Awake, depot: &Depot) -> Result<String> {
+    let chip = awake.identity.tpm.as_ref().zip(awake.at.tpm.as_ref());
+    let Some((chip, spec)) = chip else {
+        return Ok("none is asked for: this machine has no TPM".to_owned());
+    };
+    let Some(Id::Ek(ek)) = chip.eks.first().map(Ek::id) else { bail!("its TPM has no endorsement key") };
+    let file = format!("{REQUESTS}/{ek}.json");
+    if disk::with_stick(|stick| Ok(stick.join(&file).exists()))? {
+        return Ok("its request is on the stick already".to_owned());
+    }
+    let text = own::request(&depot.site, Path::new(BENCH), Some(&spec.to_string()), &awake.at.owner)?;
+    disk::with_stick(|stick| write_file(&stick.join(&file), text.as_bytes(), 0o644))?;
+    Ok(format!("its request is on the stick, in {REQUESTS}"))
 }
 
 /// The table with this machine's row; none where it is in it.

@@ -47,6 +47,22 @@ pub fn start(setting: &Setting<'_>) -> Result<Option<Services>> {
     Services::start(vec![service], |_| {}).map(Some)
 }
 
+/// Has this machine's provisioner make its keys in `folder`, and its request to headquarters: JSON. What is to be done with
+/// that is said on standard error.
+pub fn request(site: &str, folder: &Path, tpm: Option<&str>, owner: &Path) -> Result<String> {
+    let mut init = Command::new("provisioner");
+    init.args(["init", "--site", site]).arg("--dir").arg(folder).arg("--owner").arg(owner);
+    if let Some(tpm) = tpm {
+        init.args(["--tpm", tpm]);
+    }
+    // It asks nothing, and what it shows is for the person.
+    let ended = init.stdin(Stdio::null()).stdout(std::io::stderr()).status();
+    let ended = ended.context("running `provisioner init`: this machine has no `provisioner` to certify")?;
+    ensure!(ended.success(), "there is no request: `provisioner init` says why");
+    let file = folder.join("ca-request.json");
+    fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
+}
+
 /// The last file that is written when a provisioner is made.
 fn is_certified(folder: &Path) -> bool {
     folder.join("identity.json").exists()

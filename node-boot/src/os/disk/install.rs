@@ -249,9 +249,11 @@ pub(super) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
             copy_folder(&entry.path(), &target)?;
-        } else {
+        } else if kind.is_file() {
+            // What else there may be, such as a socket, is of the run that ends here.
             fs::copy(entry.path(), &target).with_context(|| format!("copying to {}", target.display()))?;
         }
     }

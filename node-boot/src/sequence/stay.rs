@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use protocol::cert::{Cert, MACHINE_URI};
 use protocol::inventory::SecureBoot;
 use protocol::messages::{Act, Config, Order};
@@ -122,6 +122,7 @@ impl Awake {
         servers: &balancer::Servers,
         services: &mut Option<Services>,
     ) -> Result<()> {
+        ensure!(!self.facts.kubelet.is_empty(), "The kubelet has not said its version yet");
         stands("This machine founds the cluster of its site.");
         found::prepare(&self.at.state, &config.node)?;
         kubelet::stand_in(&self.at.state, &self.at.root, &config.node)?;
@@ -136,8 +137,8 @@ impl Awake {
     }
 
     fn once(&mut self, servers: &balancer::Servers, services: &mut Option<Services>) -> Result<()> {
-        if self.own.is_some() {
-            // What a new cluster is made for is this version.
+        if self.own.is_some() && self.facts.kubelet.is_empty() {
+            // A new cluster is made of this version: the site is told it first.
             self.facts.kubelet = self.kubelet.version();
         }
         let mut proved = self.enroll()?;

@@ -26,6 +26,7 @@ mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses
 mod register; // what a machine tells headquarters
 mod slots; // who gets which place
+mod stick; // what the machine that founds a site is given
 mod unicast; // a network that carries no multicast
 mod voice; // a machine that a person approves by telephone
 mod words; // what a person at the site reads

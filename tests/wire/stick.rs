@@ -1,0 +1,71 @@
+//! What headquarters puts on a site's stick for the machine that founds the site, and when it does not any more.
+
+use protocol::bytes::{B64u, Digest};
+use protocol::certify::CaRequest;
+use protocol::crypto::{Alg, Signer as _, SoftKey};
+use protocol::issue;
+use protocol::report::{self, Join};
+use provisioner::site::system_clock;
+use tests::stage::SITE;
+
+use crate::Served;
+use crate::forge::{Desk, stolen_keys, tpm};
+
+/// The machine of the vectors is registered, and a provisioner in its TPM certified.
+fn certify(served: &Served) {
+    served.hq.import(&format!("serial,ek-p256,site,roles\nPRV1,{},{SITE},worker\n", tpm::ek_id())).unwrap();
+    let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
+    let request = CaRequest {
+        csr: B64u(issue::request("ship-7 issuing CA", None, &key).unwrap()),
+        ek: Some(B64u(tpm::ek())),
+        key: Some(B64u(tpm::key_of(key.spki()))),
+        private: Some(B64u(b"what only that TPM can read".to_vec())),
+        seal: None,
+    };
+    let [path, reply] = ["request.json", "reply.json"].map(|name| served.hq.path(name));
+    std::fs::write(&path, protocol::json::to_vec(&request)).unwrap();
+    let (path, reply) = (path.display().to_string(), reply.display().to_string());
+    served.hq.run(&["site", "certify", SITE, &path, "-o", &reply]).unwrap();
+}
+
+#[test]
+fn a_stick_brings_provisioners_only_while_their_ca_is_believed() {
+    let served = Served::with(&[]);
+    certify(&served);
+    let desk = Desk::of(&served.hq).0;
+    let found = desk.certified(SITE).unwrap();
+    let hashes: Vec<_> = found.iter().map(|(ek, _)| ek.to_string()).collect();
+    assert_eq!(hashes, [tpm::ek_id()]);
+    desk.revoke_site(SITE, system_clock()).unwrap();
+    assert!(desk.certified(SITE).unwrap().is_empty());
+}
+
+#[test]
+fn a_site_that_reported_a_node_is_never_told_to_found_a_cluster_again() {
+    let served = Served::with(&[]);
+    let slots = "slots:\n- name: node-1\n  role: control-plane\n  address: 10.7.0.1\n  cidr: 10.7.0.0/24\n";
+    served.hq.edit(&format!("sites/{SITE}/slots.yaml"), slots).unwrap();
+    served.hq.edit(&format!("sites/{SITE}/site.yaml"), "name: ship-7\ncluster:\n  found: node-1\n").unwrap();
+    let told = || {
+        let site = &Desk::of(&served.hq).next().sections["site"];
+        let site: serde_json::Value = serde_json::from_slice(site).unwrap();
+        site["cluster"]["found"].as_str().map(str::to_owned)
+    };
+    assert_eq!(told(), Some("node-1".to_owned()));
+    let keys = stolen_keys(&served);
+    let join = Join {
+        machine: "mc_1".into(),
+        s: Digest([1; 32]),
+        slot: "node-1".into(),
+        node: "node-1-abcdef".into(),
+        at: system_clock(),
+    };
+    let report = serde_json::json!({ "site": SITE, "provisioner": keys.issuing.key_hash, "seq": 1,
+        "created-on": system_clock(), "bundle": 1, "joins": [join] });
+    let (leaf, key) = keys.leaf();
+    let text = report::make(&serde_json::from_value(report).unwrap(), &leaf.der, &*key).unwrap();
+    let file = served.hq.path("report.jws");
+    std::fs::write(&file, text).unwrap();
+    served.hq.run(&["ingest", &file.display().to_string()]).unwrap();
+    assert_eq!(told(), None);
+}

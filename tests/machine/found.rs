@@ -4,7 +4,7 @@
 use tests::stage::born::{Born, PATIENCE};
 use tests::stage::own_images;
 
-use crate::install::JOINED;
+use crate::JOINED;
 
 #[test]
 fn a_site_is_born_of_one_stick_and_two_machines_with_empty_disks() {

@@ -11,10 +11,13 @@ use crate::console::say;
 const EVERYWHERE: &str = "images";
 const CONTROL_PLANE: &str = "control-plane";
 
+/// What a machine runs whether or not there is a cluster: nothing but a control plane.
+const STATIC_PODS: &str = "/etc/kubernetes/manifests";
+
 /// Gives them to containerd, which answers already; one that it does not take is named, and the others go on.
-pub fn import(has_control_plane: bool) {
+pub fn import() {
     let mut files = below(EVERYWHERE);
-    if has_control_plane {
+    if fs::read_dir(STATIC_PODS).is_ok_and(|mut manifests| manifests.next().is_some()) {
         files.extend(below(CONTROL_PLANE));
     }
     for file in files {

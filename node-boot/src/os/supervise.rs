@@ -103,14 +103,6 @@ impl Services {
         }
     }
 
-    /// Ends one of them, and starts it again.
-    pub fn again(&self, name: &str) {
-        for running in lock(&self.all).iter_mut().filter(|running| running.service.name == name) {
-            running.stop();
-            running.start();
-        }
-    }
-
     /// A way to one of them for whoever else has to do with it.
     pub fn handle(&self) -> Handle {
         Handle(Arc::clone(&self.all))

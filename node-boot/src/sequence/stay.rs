@@ -150,7 +150,7 @@ impl Awake {
         self.join(&mut proved, &config)?;
         servers.set(&config.api);
         if let Some(services) = services.as_ref().filter(|_| stood_in) {
-            services.again(KUBELET);
+            services.handle().restart(KUBELET, || ());
         }
         // A machine that came back under another name is another Node: what ran for the old one ends.
         if self.runs.as_ref() != Some(&config.node)
@@ -248,10 +248,9 @@ impl Awake {
             serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
         self.runs = Some(config.node.clone());
         let is_ours = self.at.system.is_some();
-        let has_control_plane = found::has_control_plane(&self.at.state)?;
         let services = Services::start(services, |name| {
             if is_ours && name == RUNTIME {
-                images::import(has_control_plane);
+                images::import();
             }
         })?;
         if let Some(updates) = &self.updates {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::assets::{CONTROL_PLANE, IMAGES};
 use harness::{Assets, Hardware, Lan, wait};
-use tests::stage::{Csv, DEADLINE, Hq, Programs, SITE, Spare};
+use tests::stage::{Csv, Hq, Programs, SITE, Spare};
 
 /// A control plane that starts beside all the rest takes its time.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -173,7 +173,7 @@ fn the_first_machine_founds_the_site_the_second_joins_it_and_their_pods_talk() {
     let ask = |from: &str| {
         let words = format!("nsenter --net=/proc/{}/ns/net curl -s --max-time 5 http://{from}/", pid.trim());
         let answer = || first.machine.run("sh", &["-c", &words]).map_err(|error| error.to_string());
-        wait::until(&format!("an answer of {from}"), DEADLINE, answer).unwrap()
+        wait::until(&format!("an answer of {from}"), PATIENCE, answer).unwrap()
     };
     for pod in pods.lines() {
         let words: Vec<_> = pod.split(' ').collect();

@@ -102,8 +102,9 @@ const DISTRIBUTION: [(&str, &str); 15] = [
     ("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
     ("usr/lib64/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
 ];
-/// The kernel says nothing on the screen, and comes back by itself after a panic.
-const ARGUMENTS: &str = "quiet loglevel=1 panic=10 console=tty0 console=ttyS0,115200";
+/// The kernel says nothing on the screen, comes back by itself after a panic, and reads a disk's second table where a power
+/// cut has damaged the first.
+const ARGUMENTS: &str = "quiet loglevel=1 panic=10 gpt console=tty0 console=ttyS0,115200";
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// Files of a folder with images; the last says what the others are.
 pub(crate) const UKI: &str = "node-boot.efi";

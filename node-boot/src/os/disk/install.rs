@@ -32,6 +32,8 @@ const NEW: &str = "/run/new";
 const PIECE: usize = 1024 * 1024;
 /// How much is copied before the screen hears of it.
 const SPAN: usize = 16 * PIECE;
+/// Of a partition: what says which file system it holds.
+const BEGINNING: usize = 4096;
 
 /// What goes on the disk.
 pub struct System<'a> {
@@ -174,14 +176,19 @@ fn copy_all(copies: &[(PathBuf, PathBuf)]) -> Result<()> {
     Ok(())
 }
 
-/// Copies so many bytes, and waits until they are there; `so_far` hears how many are copied.
+/// Copies so many bytes, and waits until they are there; `so_far` hears how many are copied. Without its beginning a file
+/// system is none: firmware that looks at a partition half copied does not start what is on it.
 fn copy(from: &Path, to: &Path, size: u64, so_far: &mut dyn FnMut(u64)) -> std::io::Result<()> {
     let source = File::open(from)?;
     let target = File::options().read(true).write(true).open(to)?;
+    target.write_all_at(&[0; BEGINNING], 0)?;
+    target.sync_all()?;
     for at in (0..size).step_by(SPAN) {
         so_far(at);
-        copy_range(&source, &target, at..size.min(at + SPAN as u64))?;
+        copy_range(&source, &target, at.max(BEGINNING as u64)..size.min(at + SPAN as u64))?;
     }
+    target.sync_all()?;
+    copy_range(&source, &target, 0..size.min(BEGINNING as u64))?;
     target.sync_all()?;
     so_far(size);
     Ok(())

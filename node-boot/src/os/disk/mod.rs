@@ -9,6 +9,7 @@ mod install; // the system onto it
 mod kit; // what a stick brings beside the system
 mod start; // opened, mended, or shut
 mod table; // its partitions
+mod tables; // where that stands, twice
 mod vault; // the ways to its secret
 mod wipe; // a blank machine again
 

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::choose::Holds;
 use super::device::{add, block_of, open, read_again};
+use super::tables::{self, Table};
 
 /// How much of a disk's beginning and end tells whether it is empty.
 const LOOK: u64 = MIB;
@@ -85,11 +86,13 @@ impl Names {
     }
 }
 
-/// Whether the disk has a table, an installed disk's or a stick's, whose second one is not at the end of this disk.
+/// Whether the disk has a table, an installed disk's or a stick's.
 pub(super) fn has_table(device: &Path) -> bool {
-    let config = gpt::GptConfig::new().only_valid_headers(false);
-    let read = || Ok::<_, anyhow::Error>(config.logical_block_size(block_of(&open(device)?)?).open(device)?);
-    read().is_ok_and(|disk| !disk.partitions().is_empty())
+    read(device).is_ok_and(|table| !table.parts.is_empty())
+}
+
+fn read(device: &Path) -> Result<Table> {
+    tables::read(&open(device)?)
 }
 
 /// Begins again on a disk that has all of our partitions; none where it has not.
@@ -119,22 +122,14 @@ fn again(device: &Path, banks: &Names) -> Result<Option<Begun>> {
 
 /// Names of its partitions, by number.
 pub(super) fn names(device: &Path) -> Result<BTreeMap<u32, String>> {
-    let file = open(device)?;
-    let disk = gpt::GptConfig::new().logical_block_size(block_of(&file)?).open_from_device(file)?;
-    Ok(disk.partitions().iter().map(|(number, part)| (*number, part.name.clone())).collect())
+    Ok(read(device)?.parts.into_iter().map(|(number, part)| (number, part.name)).collect())
 }
 
 /// Adds to a stick's table on the machine's disk what an installed one has more. Whether it was a stick's.
 fn complete(device: &Path, banks: &Names) -> Result<bool> {
     let mut file = open(device)?;
     let (block, size) = (block_of(&file)?, file.seek(SeekFrom::End(0))?);
-    let config = gpt::GptConfig::new().writable(true).logical_block_size(block);
-    // Of a stick's two tables the second one is not at the end of this disk.
-    let Ok(disk) = config.clone().only_valid_headers(false).open_from_device(&mut file) else {
-        return Ok(false);
-    };
-    let mut table = disk.partitions().clone();
-    drop(disk);
+    let Ok(Table { parts: mut table, .. }) = tables::read(&file) else { return Ok(false) };
     let is = |number: u32, name: &str| table.get(&number).is_some_and(|part| part.name == name);
     let has_banks = banks.placed().iter().all(|(number, name)| is(*number, name));
     if !(table.len() == 3 && is(part::FIRMWARE, STICK) && has_banks) {
@@ -160,10 +155,7 @@ fn complete(device: &Path, banks: &Names) -> Result<bool> {
     if let Some(firmware) = table.get_mut(&part::FIRMWARE) {
         FIRMWARE.clone_into(&mut firmware.name);
     }
-    let mut disk = config.create_from_device(file, Some(new_id()?))?;
-    disk.update_partitions(table)?;
-    let file = disk.write()?;
-    file.sync_all()?;
+    tables::write(&file, Table { id: new_id()?, parts: table })?;
     // The system runs from this disk: the kernel takes new partitions, and no new table.
     for (number, at, length) in added {
         add(&file, number, at, length)?;
@@ -183,8 +175,6 @@ fn make(device: &Path) -> Result<()> {
     boot.set_bootcode(mark);
     boot.overwrite_lba0(&mut file)?;
     file.sync_all()?;
-    let config = gpt::GptConfig::new().writable(true).logical_block_size(block);
-    let mut disk = config.create_from_device(file, Some(new_id()?))?;
     let mut table = BTreeMap::new();
     for (number, (name, kind, at, length)) in (1..).zip(parts) {
         let (first_lba, last_lba) = (at / sector, (at + length) / sector - 1);
@@ -194,9 +184,7 @@ fn make(device: &Path) -> Result<()> {
             Partition { part_type_guid: kind, part_guid, first_lba, last_lba, flags: 0, name },
         );
     }
-    disk.update_partitions(table)?;
-    disk.write()?.sync_all()?;
-    Ok(())
+    tables::write(&file, Table { id: new_id()?, parts: table })
 }
 
 /// Names and places of the partitions of a disk of this size, bytes.
@@ -232,9 +220,7 @@ pub(super) fn finish(device: &Path, banks: &Names) -> Result<Placed> {
 
 /// Where the firmware's partition of a disk of ours is.
 pub(super) fn firmware(device: &Path) -> Result<Placed> {
-    let file = open(device)?;
-    let disk = gpt::GptConfig::new().logical_block_size(block_of(&file)?).open_from_device(file)?;
-    placed(disk.partitions())
+    placed(&read(device)?.parts)
 }
 
 fn placed(table: &BTreeMap<u32, Partition>) -> Result<Placed> {
@@ -247,15 +233,12 @@ fn placed(table: &BTreeMap<u32, Partition>) -> Result<Placed> {
 /// Gives partitions of ours other names, in one write; where the firmware's one is.
 pub(super) fn rename(device: &Path, names: &[(u32, &str)]) -> Result<Placed> {
     let file = open(device)?;
-    let block = block_of(&file)?;
-    let mut disk = gpt::GptConfig::new().writable(true).logical_block_size(block).open_from_device(file)?;
-    let mut table = disk.partitions().clone();
-    let firmware = placed(&table)?;
+    let mut table = tables::read(&file)?;
+    let firmware = placed(&table.parts)?;
     for (number, name) in names {
-        (*name).clone_into(&mut table.get_mut(number).context("a partition is missing")?.name);
+        (*name).clone_into(&mut table.parts.get_mut(number).context("a partition is missing")?.name);
     }
-    disk.update_partitions(table)?;
-    disk.write()?.sync_all()?;
+    tables::write(&file, table)?;
     Ok(firmware)
 }
 

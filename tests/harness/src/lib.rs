@@ -6,11 +6,13 @@
 pub mod assets;
 mod cgroup;
 mod control;
+mod cuts;
 mod error;
 mod folder;
 mod lan;
 mod machine;
 mod process;
+mod recorder;
 mod room;
 mod tpm;
 mod vm;
@@ -18,10 +20,12 @@ pub mod wait;
 
 pub use assets::Assets;
 pub use control::{ControlPlane, Options};
+pub use cuts::{Cut, Log, Replay};
 pub use error::{Error, Result};
 pub use lan::{Lan, Port};
 pub use machine::{Hardware, Machine};
 pub use process::Process;
+pub use recorder::{Part, Recorder};
 pub use tpm::Tpm;
 pub use vm::{Board, Bus, Vm};
 
@@ -51,6 +55,21 @@ pub fn missing_for_machine() -> Option<String> {
             (!std::path::Path::new(TUN).exists()).then(|| format!("a virtual machine's cable needs {TUN}"))
         })
 }
+
+/// Why this machine cannot record a disk, in one line, or `None` when it can.
+pub fn missing_for_recorder() -> Option<String> {
+    if !assets::on_path("qemu-storage-daemon") {
+        return Some("`qemu-storage-daemon` is not installed: run `cargo xtask kube`".into());
+    }
+    let may = std::fs::File::options().read(true).write(true).open(FUSE).is_ok();
+    let needs = || format!("a recorded disk needs root, {FUSE} and {LOOP}");
+    (!may || !std::path::Path::new(LOOP).exists() || !rustix::process::geteuid().is_root()).then(needs)
+}
+
+/// Where the kernel takes a program's file system.
+const FUSE: &str = "/dev/fuse";
+/// Where it makes a device of a part of a file.
+const LOOP: &str = "/dev/loop-control";
 
 /// Where the kernel makes the other end of a virtual machine's cable.
 const TUN: &str = "/dev/net/tun";

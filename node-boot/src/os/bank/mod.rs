@@ -16,6 +16,8 @@ pub use disk::{stage, start_always, start_once};
 pub use keeper::{Keeper, is_tried};
 pub use mounted::{KUBERNETES, mount_kubernetes, mounted, unmount_kubernetes};
 pub use write::{Source, check_program};
+#[cfg(test)]
+pub(crate) use write::{tests::built, write};
 
 /// Where the machine's state has this.
 pub const FILE: &str = "banks.json";

@@ -125,13 +125,13 @@ pub fn check_program(bytes: &[u8], program: &Program) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use protocol::image::Kind;
 
     use super::*;
 
     /// An image of so many blocks, as it is built: data, then the tree from the top.
-    fn built(blocks: usize) -> (Image, Vec<u8>) {
+    pub(crate) fn built(blocks: usize) -> (Image, Vec<u8>) {
         let data: Vec<u8> = (0..blocks).flat_map(|n| vec![u8::try_from(n % 251).unwrap(); SIZE]).collect();
         let mut below = data.clone();
         let mut levels = vec![];

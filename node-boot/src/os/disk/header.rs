@@ -38,20 +38,24 @@ pub(super) struct Header {
 impl Header {
     /// Reads the latest copy that is whole; none where there is none.
     pub fn read(partition: &Path) -> Result<Option<Self>> {
-        let reading = || format!("reading {}", partition.display());
-        let file = File::open(partition).with_context(reading)?;
+        let file = File::open(partition).with_context(|| format!("reading {}", partition.display()))?;
+        Ok(Self::read_at(&file, 0))
+    }
+
+    /// The same of a partition that begins there, bytes.
+    pub fn read_at(file: &File, begin: u64) -> Option<Self> {
         let mut found: Option<Self> = None;
         for at in COPIES {
             let mut copy = vec![0; COPY];
             // A part of a disk that cannot be read any more is what there are two copies for.
-            let whole = file.read_exact_at(&mut copy, at).ok().and_then(|()| parse(&copy));
+            let whole = file.read_exact_at(&mut copy, begin + at).ok().and_then(|()| parse(&copy));
             if let Some(header) = whole
                 && found.as_ref().is_none_or(|found| found.number < header.number)
             {
                 found = Some(header);
             }
         }
-        Ok(found)
+        found
     }
 
     /// Writes both copies, one after the other: a power cut leaves the old one or the new one.

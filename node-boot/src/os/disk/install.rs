@@ -32,8 +32,8 @@ const NEW: &str = "/run/new";
 const PIECE: usize = 1024 * 1024;
 /// How much is copied before the screen hears of it.
 const SPAN: usize = 16 * PIECE;
-/// Of a partition: what says which file system it holds.
-const BEGINNING: usize = 4096;
+/// Of a partition: what says which file system it holds. A disk writes so much whole or not at all.
+const BEGINNING: usize = 512;
 
 /// What goes on the disk.
 pub struct System<'a> {
@@ -158,7 +158,7 @@ fn on_stick(name: &str) -> Result<PathBuf> {
 }
 
 /// Copies partitions, each to the beginning of another one, and waits until they are there.
-fn copy_all(copies: &[(PathBuf, PathBuf)]) -> Result<()> {
+pub(super) fn copy_all(copies: &[(PathBuf, PathBuf)]) -> Result<()> {
     let size = |path: &Path| {
         let mut file = File::open(path)?;
         file.seek(SeekFrom::End(0))

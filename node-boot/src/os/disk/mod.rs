@@ -2,6 +2,8 @@
 
 mod boot; // what the firmware starts first
 mod choose; // which disk
+#[cfg(test)]
+mod cuts; // every power cut, in tests
 mod device; // what the kernel knows of a disk
 mod flash; // a stick's bits, at the depot
 mod header; // what stands before what is encrypted

@@ -96,7 +96,7 @@ fn read(device: &Path) -> Result<Table> {
 }
 
 /// Begins again on a disk that has all of our partitions; none where it has not.
-fn again(device: &Path, banks: &Names) -> Result<Option<Begun>> {
+pub(super) fn again(device: &Path, banks: &Names) -> Result<Option<Begun>> {
     let Ok(names) = names(device) else { return Ok(None) };
     if names.get(&part::FIRMWARE).is_none_or(|name| name != FIRMWARE) || !names.contains_key(&part::VOLUMES) {
         return Ok(None);
@@ -163,7 +163,7 @@ fn complete(device: &Path, banks: &Names) -> Result<bool> {
     Ok(true)
 }
 
-fn make(device: &Path) -> Result<()> {
+pub(super) fn make(device: &Path) -> Result<()> {
     let mut file = open(device)?;
     let (block, size) = (block_of(&file)?, file.seek(SeekFrom::End(0))?);
     let sector = block.as_u64();
@@ -188,7 +188,7 @@ fn make(device: &Path) -> Result<()> {
 }
 
 /// Names and places of the partitions of a disk of this size, bytes.
-fn layout(size: u64) -> Result<Vec<(String, Type, u64, u64)>> {
+pub(super) fn layout(size: u64) -> Result<Vec<(String, Type, u64, u64)>> {
     let fixed = [
         (FIRMWARE, EFI, FIRMWARE_SIZE),
         (EMPTY_OS, LINUX_FS, OS_SIZE),

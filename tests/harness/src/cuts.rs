@@ -10,13 +10,16 @@ use std::path::Path;
 use std::str::FromStr;
 
 /// What a log begins with, and the flags of its entries (`linux/drivers/md/dm-log-writes.c`, which QEMU's `blklogwrites` follows).
-const MAGIC: u64 = 0x6a73_6677_7368_72;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 const FLUSH: u64 = 1;
 const FORCED: u64 = 2;
 const DISCARD: u64 = 4;
 const MARK: u64 = 8;
 /// What a disk writes whole or not at all; places and lengths in a log are counted in it.
-const SECTOR: u64 = 512;
+const SECTOR: u64 = BYTES as u64;
+const BYTES: usize = 512;
+/// How many of them are copied at once.
+const PIECE: u64 = 2048;
 
 /// Something that happened to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +171,7 @@ pub struct Replay<'a> {
     /// Flushes whose writes are on it.
     done: usize,
     /// What stood where the last cut has torn something.
-    before: Vec<(u64, [u8; SECTOR as usize])>,
+    before: Vec<(u64, [u8; BYTES])>,
 }
 
 impl<'a> Replay<'a> {
@@ -192,7 +195,7 @@ impl<'a> Replay<'a> {
             self.done += 1;
         }
         for (sector, data) in self.log.torn(cut) {
-            let (mut old, mut new) = ([0; SECTOR as usize], [0; SECTOR as usize]);
+            let (mut old, mut new) = ([0; BYTES], [0; BYTES]);
             let read = data.map_or(Ok(()), |data| self.log.file.read_exact_at(&mut new, data));
             read.and_then(|()| self.disk.read_exact_at(&mut old, sector * SECTOR)).map_err(replaying)?;
             if old != new {
@@ -204,7 +207,6 @@ impl<'a> Replay<'a> {
     }
 
     fn apply(&self, entry: Entry) -> std::io::Result<()> {
-        const PIECE: u64 = 1 << 20;
         let (at, sectors, data) = match entry {
             Entry::Write { at, sectors, data, .. } => (at, sectors, Some(data)),
             Entry::Discard { at, sectors } => (at, sectors, None),
@@ -214,16 +216,20 @@ impl<'a> Replay<'a> {
             let how = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
             return Ok(rustix::fs::fallocate(&self.disk, how, at * SECTOR, sectors * SECTOR)?);
         };
-        for from in (0..sectors * SECTOR).step_by(PIECE as usize) {
-            let mut piece = vec![0; PIECE.min(sectors * SECTOR - from) as usize];
-            self.log.file.read_exact_at(&mut piece, data + from)?;
-            self.disk.write_all_at(&piece, at * SECTOR + from)?;
+        let mut bytes = vec![0; BYTES];
+        let mut from = 0;
+        while from < sectors {
+            let count = PIECE.min(sectors - from);
+            bytes.resize(usize::try_from(count).map_err(Error::other)? * BYTES, 0);
+            self.log.file.read_exact_at(&mut bytes, data + from * SECTOR)?;
+            self.disk.write_all_at(&bytes, (at + from) * SECTOR)?;
+            from += count;
         }
         Ok(())
     }
 }
 
-/// Numbers that look random and are the same for the same seed (SplitMix64).
+/// Numbers that look random and are the same for the same seed (`SplitMix64`).
 struct Dice(u64);
 
 impl Dice {

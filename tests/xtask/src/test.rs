@@ -182,6 +182,21 @@ mod tests {
     }
 
     #[test]
+    fn every_road_of_the_docs_is_a_test_of_the_machine_tier() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let tests: String = std::fs::read_dir(root.join("tests/machine"))
+            .unwrap()
+            .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+            .collect();
+        let docs = std::fs::read_to_string(root.join("docs/roads.md")).unwrap();
+        let rows: Vec<_> = docs.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+        assert!(rows.len() > 5 && rows.iter().all(|row| row.contains('`')), "{rows:#?}");
+        for name in rows.iter().flat_map(|row| row.split('`').skip(1).step_by(2)) {
+            assert!(tests.contains(&format!("\nfn {name}(")), "{name}");
+        }
+    }
+
+    #[test]
     fn an_ignored_test_is_skipped_and_never_passed() {
         let mut sum = Count::default();
         for line in ["a ... ok", "b ... FAILED", "c ... ignored, no TPM", "result: ok. 9 passed"] {

@@ -2,7 +2,7 @@
 //! cluster and no provisioner are there before, headquarters is away, and nobody touches a key.
 
 use tests::stage::born::{Born, PATIENCE};
-use tests::stage::own_images;
+use tests::stage::whole_images;
 
 use crate::JOINED;
 
@@ -11,9 +11,9 @@ fn a_site_is_born_of_one_stick_and_two_machines_with_empty_disks() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);
     }
-    own_images().unwrap();
+    whole_images().unwrap();
     let mut born = Born::plan("born").unwrap();
-    let stick = born.hq.kit().unwrap();
+    let stick = born.hq.whole_kit().unwrap();
     for vm in [&mut born.first, &mut born.second] {
         vm.plug_stick(&stick);
         vm.power_on().unwrap();

@@ -31,33 +31,47 @@ pub fn static_program(name: &str) -> Result<PathBuf> {
 /// The version of the images of this checkout.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Builds the images into a folder.
+/// Pod images of a machine that only runs Pods: most tests copy an image over emulated cables, and do without the rest.
+const OF_A_WORKER: [&str; 2] = ["hello", "pause"];
+
+/// Builds the images into a folder, with the control plane's.
 pub fn images(out: &Path) -> Result<Built> {
-    images_with(out, VERSION, &|_| None)
+    build(out, VERSION, &IMAGES, &|_| None)
 }
 
-/// The same, as another version, with other programs in place of some.
+/// Builds those of a machine that only runs Pods, as another version, with other programs in place of some.
 pub fn images_with(out: &Path, version: &str, other: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Built> {
+    build(out, version, &OF_A_WORKER, other)
+}
+
+fn build(out: &Path, version: &str, pods: &[&str], other: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Built> {
     let own = |name: &str| other(name).map_or_else(|| static_program(name), Ok);
     let (node_boot, provisioner) = (own("node-boot")?, own("provisioner")?);
     let assets = Assets::find()?;
     let cache = harness::assets::cache().with_file_name("debian");
     let program = |name: &str| other(name).unwrap_or_else(|| assets.program(name));
-    let pods = IMAGES.map(|name| (name, assets.image(name)));
+    let pods: Vec<_> = pods.iter().map(|name| (*name, assets.image(name))).collect();
     let (node_boot, provisioner, cache) = (&*node_boot, &*provisioner, &*cache);
     image::build(&Inputs { version, node_boot, provisioner, program: &program, pods: &pods, cache }, out)
 }
 
-/// The images of this checkout, built once in the life of this process.
+/// The images of this checkout for a machine that only runs Pods, built once in the life of this process.
 pub fn own_images() -> Result<Built> {
     static BUILT: OnceLock<Result<Built, String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| images(&own_folder()).map_err(|error| format!("{error:#}")));
-    built.clone().map_err(anyhow::Error::msg)
+    let build = || images_with(&folder("worker"), VERSION, &|_| None).map_err(|error| format!("{error:#}"));
+    BUILT.get_or_init(build).clone().map_err(anyhow::Error::msg)
+}
+
+/// The same with the control plane's.
+pub fn whole_images() -> Result<Built> {
+    static BUILT: OnceLock<Result<Built, String>> = OnceLock::new();
+    let build = || images(&folder("whole")).map_err(|error| format!("{error:#}"));
+    BUILT.get_or_init(build).clone().map_err(anyhow::Error::msg)
 }
 
 /// Where they are.
-fn own_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image")
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image").join(name)
 }
 
 impl Hq {
@@ -69,10 +83,20 @@ impl Hq {
     /// The same under another name, made with more arguments.
     pub fn kit_with(&self, name: &str, options: &[&str]) -> Result<PathBuf> {
         own_images()?;
+        self.kit_of("worker", name, options)
+    }
+
+    /// One that can found a site.
+    pub fn whole_kit(&self) -> Result<PathBuf> {
+        whole_images()?;
+        self.kit_of("whole", "stick", &[])
+    }
+
+    fn kit_of(&self, images: &str, name: &str, options: &[&str]) -> Result<PathBuf> {
         if !self.dir().join("secure-boot.yaml").exists() {
             self.run(&["secure-boot"])?;
         }
-        let (images, stick) = (own_folder().display().to_string(), self.path(name));
+        let (images, stick) = (folder(images).display().to_string(), self.path(name));
         let words = ["site", "kit", SITE, "--images", &images, "-o", &stick.display().to_string()];
         self.run(&[&words[..], options].concat())?;
         Ok(stick)

@@ -17,7 +17,7 @@ use harness::{Assets, ControlPlane, Hardware, Lan, Options};
 
 pub use self::csv::Csv;
 pub use self::hq::Hq;
-pub use self::images::{images, images_with, on_stick, own_images, static_program};
+pub use self::images::{images, images_with, on_stick, own_images, static_program, whole_images};
 pub use self::provisioner::Provisioner;
 pub use self::spare::Spare;
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use tests::stage::born::{Born, PATIENCE};
-use tests::stage::own_images;
+use tests::stage::whole_images;
 
 use crate::need;
 use crate::story::{Story, indent};
@@ -14,14 +14,14 @@ pub fn demo() -> Result<()> {
     let missing = harness::missing_for_machine();
     ensure!(missing.is_none(), "{}", missing.unwrap_or_default());
     println!("building the programs and the images (a first build takes some minutes)");
-    own_images()?;
+    whole_images()?;
     let mut story = Story::begin();
     story.say(
         "A new ship: no cluster, no provisioner. Headquarters plans it, and has two machines at its depot.",
     );
     let mut born =
         story.step("plan written, machines registered, provisioner certified", || Born::plan("demo"))?;
-    let stick = story.step("HQ writes the site's stick", || born.hq.kit())?;
+    let stick = story.step("HQ writes the site's stick", || born.hq.whole_kit())?;
     story.say("On board, both get the stick, network and power. Headquarters is away from here on.");
     for vm in [&mut born.first, &mut born.second] {
         vm.plug_stick(&stick);

@@ -60,8 +60,9 @@ pub enum Bus {
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const SECURE_FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 const MEMORY: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
-/// The same with somebody's keys for Secure Boot, which this firmware measures and does not heed.
+/// The same with somebody's keys for Secure Boot, and the variable by which that is on: one byte.
 const OTHER_MEMORY: &str = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd";
+const IS_ON: &str = "SecureBootEnable\0";
 
 /// What a machine may do with its stick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +182,15 @@ impl Vm {
     /// Another state of its firmware, while it is off: what it measures into PCR 7 is another one, and its boot entries are gone.
     pub fn change_firmware(&self) -> Result<()> {
         let memory = self.folder.path().join("firmware");
-        fs::copy(OTHER_MEMORY, &memory).map(drop).map_err(io("copy", OTHER_MEMORY))
+        let mut bytes = fs::read(OTHER_MEMORY).map_err(io("read", OTHER_MEMORY))?;
+        // Keys are measured also where nothing is checked by them.
+        let name: Vec<u8> = IS_ON.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for at in 0..bytes.len() - name.len() {
+            if bytes[at..].starts_with(&name) {
+                bytes[at + name.len()] = 0;
+            }
+        }
+        fs::write(&memory, bytes).map_err(io("write", memory.display()))
     }
 
     fn arguments(&self, memory: &Path) -> Vec<String> {

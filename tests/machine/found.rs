@@ -7,6 +7,7 @@ use tests::stage::whole_images;
 use crate::JOINED;
 
 #[test]
+#[ignore = "long: cargo xtask test --long runs it; two machines under emulation take ten minutes; the cluster tier founds a site in namespaces"]
 fn a_site_is_born_of_one_stick_and_two_machines_with_empty_disks() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);

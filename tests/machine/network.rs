@@ -15,6 +15,7 @@ const SLOTS: &str =
 const KUBELET: &str = "10.77.0.11:10250";
 
 #[test]
+#[ignore = "long: cargo xtask test --long runs it; the wire tier holds all of it but tags and bonds"]
 fn a_machine_behind_a_tag_finds_its_site_by_its_stick_and_stays_a_member_with_either_of_two_cables() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);

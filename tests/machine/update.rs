@@ -43,6 +43,7 @@ fn member(name: &str) -> (Site, Vm, String) {
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --long runs it; a machine that starts seven times"]
 fn an_operating_system_that_proves_itself_is_kept_and_one_that_does_not_come_up_is_dropped() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);

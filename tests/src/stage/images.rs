@@ -20,12 +20,13 @@ pub fn static_program(name: &str) -> Result<PathBuf> {
     // Where rustup is asked not to install what the toolchain file names; without rustup the target comes with Rust.
     let _ = Command::new("rustup").args(["--quiet", "target", "add", TARGET]).status();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--profile", "machine", "--target", TARGET, "-p", name, "--bin", name]);
+    let profile = if name == "node-boot" { "agent" } else { "machine" };
+    cargo.args(["build", "--quiet", "--profile", profile, "--target", TARGET, "-p", name, "--bin", name]);
     ensure!(
         super::without_own(&mut cargo).current_dir(&root).status()?.success(),
         "the static build of {name} failed"
     );
-    Ok(root.join("target").join(TARGET).join("machine").join(name))
+    Ok(root.join("target").join(TARGET).join(profile).join(name))
 }
 
 /// The version of the images of this checkout.

@@ -78,8 +78,20 @@ impl Ends {
             Which::First => only.end.fill(0),
             Which::Second => only.begin.fill(0),
         }
+        // The library takes an entry of another size for a fault of the program's.
+        ensure!(self.entry_size(which, block) == Some(ENTRY), "a table whose entries have an unknown size");
         let disk = GptConfig::new().logical_block_size(block).open_from_device(only)?;
         Ok(Table { id: *disk.guid(), parts: disk.partitions().clone() })
+    }
+
+    /// Bytes of an entry, as the header of a table says.
+    fn entry_size(&self, which: Which, block: LogicalBlockSize) -> Option<u32> {
+        const AT: usize = 84;
+        let header = match which {
+            Which::First => self.begin.get(block.as_usize()..),
+            Which::Second => self.end.get(BYTES - block.as_usize()..),
+        };
+        Some(u32::from_le_bytes(header?.get(AT..AT + 4)?.try_into().ok()?))
     }
 
     /// The sector that says whose the disk is stays as it is.
@@ -102,6 +114,8 @@ impl Ends {
     }
 }
 
+/// Bytes of an entry (UEFI 2.10 table 5-5).
+const ENTRY: u32 = 128;
 #[allow(clippy::cast_possible_truncation)] // A MiB.
 const BYTES: usize = MIB as usize;
 
@@ -175,5 +189,30 @@ mod tests {
             file.write_all_at(&[0xa5; 16], damaged).unwrap();
         }
         assert!(read(&file).is_err());
+    }
+
+    /// CRC-32 as a table's header has it (UEFI 2.10 section 5.3.2).
+    fn crc(bytes: &[u8]) -> u32 {
+        let bit = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+        !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
+    }
+
+    #[test]
+    fn a_table_with_entries_of_an_unknown_size_is_none_and_stops_nothing() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4 * MIB).unwrap();
+        write(&file, table("a")).unwrap();
+        for at in [512, 4 * MIB - 512] {
+            let mut header = [0; 92];
+            file.read_exact_at(&mut header, at).unwrap();
+            header[84..88].copy_from_slice(&256u32.to_le_bytes());
+            header[16..20].fill(0);
+            let crc = crc(&header);
+            header[16..20].copy_from_slice(&crc.to_le_bytes());
+            file.write_all_at(&header, at).unwrap();
+        }
+        assert!(read(&file).is_err());
+        write(&file, table("b")).unwrap();
+        assert_eq!(read(&file).unwrap().parts[&1].name, "b");
     }
 }

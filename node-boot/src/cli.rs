@@ -20,6 +20,7 @@ use crate::os::network::{self, Network};
 use crate::sequence::{Awake, Machine};
 use crate::site::voice::PATIENCE;
 use crate::state::{STATE, State};
+use crate::trace::{self, Spent};
 
 /// Finds the site, proves who the machine is, and joins it to the cluster.
 #[derive(clap::Parser)]
@@ -223,6 +224,8 @@ pub fn run(cli: Cli) -> Result<()> {
             let is_ours = at.system.is_some();
             if is_ours {
                 console::on_screen("This machine");
+                trace::begin();
+                trace::ended("the agent's program", Spent::Own);
             }
             let ended = at.wake().and_then(Awake::run);
             // Nobody but the screen says to a person why it does not go on.

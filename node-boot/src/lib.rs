@@ -7,3 +7,4 @@ pub mod os; // inventory, services
 pub mod sequence; // the named steps, one after the other
 pub mod site; // towards the provisioner
 pub mod state; // what survives a power cut
+pub mod trace; // where the time of a start goes

@@ -7,7 +7,7 @@ use harness::{Board, Bus, Vm, wait};
 
 use tests::stage::code_in;
 
-use crate::{DEADLINE, JOINED, site_and_machine};
+use crate::{DEADLINE, JOINED, site_and_machine, trace};
 
 #[test]
 fn a_bare_machine_installs_itself_once_is_the_same_node_after_a_power_cut_and_heeds_its_power_button() {
@@ -19,6 +19,7 @@ fn a_bare_machine_installs_itself_once_is_the_same_node_after_a_power_cut_and_he
     vm.says("The system is on the disk. Starting from there.", DEADLINE).unwrap();
     // The stick is still in; the firmware starts the disk, and nothing is installed again.
     vm.says(JOINED, DEADLINE).unwrap();
+    trace::check(&vm.console());
     let node = site.ready_node("node-1").unwrap();
     vm.power_off();
     vm.pull_stick();

@@ -7,6 +7,7 @@ mod install; // from a stick onto a disk
 mod network; // tags, and cables that are one
 mod secure; // only what the owner signed
 mod system; // what is in the images
+mod trace; // what a machine says of its own start
 mod update; // from one version to the next, and back
 
 use std::time::Duration;

@@ -12,7 +12,7 @@ use crate::tree::Tree;
 use crate::{archive, bill, debian, erofs, kubernetes, uki, verity};
 
 /// Modules without which the system's image is not found: buses and disks.
-const TO_BOOT: [&str; 16] = [
+const TO_BOOT: [&str; 17] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_scsi",
@@ -23,6 +23,8 @@ const TO_BOOT: [&str; 16] = [
     "ehci_pci",
     "uas",
     "usb_storage",
+    // Every block that is read is hashed; a processor without these instructions goes on with slower ones.
+    "sha256_ssse3",
     "dm_verity",
     "loop",
     "crc32c_generic",

@@ -42,6 +42,7 @@ use crate::site::own;
 use crate::site::race::Shunned;
 use crate::site::sign::Sign;
 use crate::state::{Belief, State};
+use crate::trace::{self, Spent};
 
 /// How long a machine without a disk for its system waits before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -121,7 +122,9 @@ impl Machine {
         let first = owner.network.clone().into();
         let network = |_| Network::start(&self.root, &self.state, first, self.trial);
         let network = self.system.map(network).transpose()?;
+        trace::ended("hardware, owner, network", Spent::Own);
         let identity = identify(&self.state, self.tpm.as_ref(), &facts)?;
+        trace::ended("keys", Spent::Tpm);
         let belief = self.belief(&owner)?;
         let (at, shunned) = (self.clone(), Shunned::default());
         let voice = voice::Voice::new(self.stick.as_deref());

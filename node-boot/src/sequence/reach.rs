@@ -18,6 +18,7 @@ use crate::site::http::{ANSWER, Conversation};
 use crate::site::race::Race;
 use crate::site::sign::State;
 use crate::site::tls::{self, Link};
+use crate::trace::{self, Spent};
 
 /// Tries of M1.
 pub(super) type Tries = Race<Link, Failed>;
@@ -117,6 +118,7 @@ impl Awake {
     fn found(&mut self, race: &mut Tries, within: Duration) -> Result<Option<Conversation>> {
         let Some((candidate, talk)) = self.next(race, Instant::now() + within)? else { return Ok(None) };
         say(&format!("Found the provisioner at {} ({}).", candidate.address, candidate.by));
+        trace::ended("the provisioner is found", Spent::Site);
         Ok(Some(talk))
     }
 

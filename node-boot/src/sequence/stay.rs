@@ -21,6 +21,7 @@ use crate::os::{disk, images, secure};
 use crate::site::enroll::{Proved, Step};
 use crate::site::own::{self, Setting};
 use crate::site::sign::{Sign, State};
+use crate::trace::{self, Spent};
 
 /// What runs containers, and what runs Pods, as the configuration names them.
 const RUNTIME: &str = "containerd";
@@ -142,12 +143,15 @@ impl Awake {
             self.facts.kubelet = self.kubelet.version();
         }
         let mut proved = self.enroll()?;
+        trace::ended("the site and the machine have proved themselves", Spent::Site);
         let config = self.configure(&mut proved)?;
+        trace::ended("configuration", Spent::Site);
         if config.found || found::is_unfinished(&self.at.state, &config.node)? {
             return self.make_cluster(&config, servers, services);
         }
         let stood_in = kubelet::current(&self.at.root, &config.node).is_none();
         self.join(&mut proved, &config)?;
+        trace::ended("the kubelet's certificate", Spent::Site);
         servers.set(&config.api);
         if let Some(services) = services.as_ref().filter(|_| stood_in) {
             services.handle().restart(KUBELET, || ());
@@ -173,6 +177,9 @@ impl Awake {
         }
         if let Some(services) = services.as_ref() {
             self.update(&mut proved, &config, &told.orders, &services.handle())?;
+        }
+        if let Some(times) = trace::joined() {
+            say(&times);
         }
         rests("This machine is part of the cluster. It needs nothing.");
         self.sign.say(State::Joined);
@@ -248,9 +255,12 @@ impl Awake {
             serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
         self.runs = Some(config.node.clone());
         let is_ours = self.at.system.is_some();
+        trace::ended("what the cluster's programs need", Spent::Own);
         let services = Services::start(services, |name| {
+            trace::ended(name, if name == KUBELET { Spent::Kubelet } else { Spent::Containerd });
             if is_ours && name == RUNTIME {
                 images::import();
+                trace::ended("images of Pods", Spent::Containerd);
             }
         })?;
         if let Some(updates) = &self.updates {

@@ -13,6 +13,7 @@ use crate::os::bank::{self, Banks};
 use crate::os::{disk, network};
 use crate::sequence;
 use crate::state::{STATE, State};
+use crate::trace::{self, Spent};
 
 /// File systems that are windows into the kernel.
 const KERNELS_OWN: [(&str, &str, &str); 4] = [
@@ -66,7 +67,9 @@ pub fn quieten() {
 
 /// Makes the running system out of the image: writable folders, control groups, drivers, network, names.
 pub fn system() -> Result<System> {
+    trace::ended("the system's program", Spent::Own);
     modules::load_listed(Path::new("/usr/lib/node-boot/modules"))?;
+    trace::ended("drivers of every machine", Spent::Drivers);
     for (kind, at, options) in SYSTEMS {
         let mounted = fs::create_dir_all(at).map_err(Into::into).and_then(|()| put(kind, at, options));
         // Only the ones that Pods need are worth stopping for.
@@ -74,7 +77,17 @@ pub fn system() -> Result<System> {
             mounted?;
         }
     }
+    modules::load_for_hardware();
+    trace::ended("drivers of this machine", Spent::Drivers);
+    for (setting, value) in SETTINGS {
+        // A setting whose driver is not there has nothing to set.
+        let _ = fs::write(Path::new("/proc/sys").join(setting), value);
+    }
+    // Cables take seconds to get a link: meanwhile the disk is opened.
+    network::links_up();
+    trace::ended("settings and links", Spent::Own);
     let system = if disk::mount_own()? { System::Installed } else { System::Live };
+    trace::ended("the machine's own disk", Spent::Disk);
     if system == System::Live {
         // What is written is gone when the machine is switched off.
         put("tmpfs", "/var", "mode=755")?;
@@ -86,17 +99,13 @@ pub fn system() -> Result<System> {
         fs::create_dir_all(folder)?;
     }
     into_a_leaf()?;
-    modules::load_for_hardware();
-    for (setting, value) in SETTINGS {
-        // A setting whose driver is not there has nothing to set.
-        let _ = fs::write(Path::new("/proc/sys").join(setting), value);
-    }
     name()?;
-    network::links_up();
+    trace::ended("folders and names", Spent::Own);
     // Without it the machine cannot join, but it can say so, and be told of another one.
     if let Err(error) = kubernetes(system) {
         say(&format!("Kubernetes is not there: {error:#}."));
     }
+    trace::ended("the image of Kubernetes", Spent::Disk);
     Ok(system)
 }
 

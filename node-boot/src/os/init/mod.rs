@@ -16,6 +16,7 @@ pub use root::OWNER;
 pub use verity::Root;
 
 use crate::console::{self, say};
+use crate::trace::{self, Spent};
 
 /// What the archive that the kernel starts from calls us.
 const ARCHIVE: &str = "/init";
@@ -69,9 +70,13 @@ fn go_on() -> Result<std::convert::Infallible> {
         early::quieten();
         console::on_screen("This machine");
         say("Starting.");
+        trace::begin();
+        trace::ended("the kernel", Spent::Kernel);
         modules::load_listed(Path::new("/modules"))?;
+        trace::ended("drivers of disks", Spent::Drivers);
         return root::switch();
     }
     console::on_screen("This machine");
+    trace::begin();
     agent::keep_up(early::system()?)
 }

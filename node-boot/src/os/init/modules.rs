@@ -40,7 +40,7 @@ pub fn load_for_hardware() {
     // A driver shows devices that were not there before it, such as those behind a bus.
     loop {
         let new: Vec<_> =
-            aliases(Path::new("/sys/devices")).into_iter().filter(|one| seen.insert(one.clone())).collect();
+            aliases(Path::new("/sys/bus")).into_iter().filter(|one| seen.insert(one.clone())).collect();
         if new.is_empty() {
             return;
         }
@@ -52,22 +52,13 @@ pub fn load_for_hardware() {
     }
 }
 
-/// What each device says that it is.
-fn aliases(folder: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(entry.path());
-            } else if entry.file_name() == "modalias"
-                && let Ok(text) = fs::read_to_string(entry.path())
-            {
-                found.push(text.trim().to_owned());
-            }
-        }
-    }
-    found
+/// What each device of every bus says that it is. Below `/sys/devices` are many more folders.
+fn aliases(buses: &Path) -> Vec<String> {
+    let folders =
+        |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let devices = folders(buses).flat_map(|bus| folders(&bus.join("devices")));
+    let alias = |device: PathBuf| fs::read_to_string(device.join("modalias")).ok();
+    devices.filter_map(alias).map(|text| text.trim().to_owned()).collect()
 }
 
 /// The image's drivers, as `depmod` describes them.
@@ -191,6 +182,23 @@ mod tests {
             assert_eq!(fits(pattern, device), wanted, "{pattern}");
         }
         assert!(fits("*", "") && fits("", "") && !fits("a", ""));
+    }
+
+    #[test]
+    fn the_devices_of_every_bus_say_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        for (device, alias) in
+            [("pci/devices/0", Some("pci:1\n")), ("usb/devices/1", Some("usb:2\n")), ("acpi/devices/2", None)]
+        {
+            let device = folder.path().join(device);
+            fs::create_dir_all(&device).unwrap();
+            if let Some(alias) = alias {
+                fs::write(device.join("modalias"), alias).unwrap();
+            }
+        }
+        let mut found = aliases(folder.path());
+        found.sort();
+        assert_eq!(found, ["pci:1", "usb:2"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use rustix::mount::{MountFlags, mount, mount_move};
 
 use super::verity::Root;
 use crate::console::say;
+use crate::trace::{self, Spent};
 
 const SYSROOT: &str = "/sysroot";
 /// The program in the image, which goes on from here.
@@ -26,7 +27,9 @@ pub const OWNER: &str = "/run/owner.json";
 /// Mounts the image, makes it the root, and goes on with the program in it.
 pub fn switch() -> Result<std::convert::Infallible> {
     let root = root()?;
-    let device = root.open("os", &wait_for(&root.partition())?)?;
+    let partition = wait_for(&root.partition())?;
+    trace::ended("the disk with the system", Spent::Disk);
+    let device = root.open("os", &partition)?;
     fs::create_dir_all(SYSROOT)?;
     mount(&device, SYSROOT, "erofs", MountFlags::RDONLY, None)
         .with_context(|| format!("mounting the system's image on {}", device.display()))?;
@@ -45,6 +48,7 @@ pub fn switch() -> Result<std::convert::Infallible> {
     mount_move(".", "/").context("making the image the root")?;
     rustix::process::chroot(".")?;
     std::env::set_current_dir("/")?;
+    trace::ended("the system's image", Spent::Own);
     Err(Command::new(PROGRAM).arg0("init").exec()).with_context(|| format!("starting {PROGRAM}"))
 }
 
@@ -63,7 +67,7 @@ fn wait_for(name: &str) -> Result<PathBuf> {
         }
         anyhow::ensure!(Instant::now() < until, "no disk has the system's image ({name})");
         say("Looking for the disk with the system.");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

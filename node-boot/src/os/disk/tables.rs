@@ -52,7 +52,7 @@ enum Which {
     Second,
 }
 
-/// The first and the last MiB of a disk: in memory, a disk of which nothing else is used.
+/// The beginning and the end of a disk: in memory, a disk of which nothing else is used.
 #[derive(Clone, Debug)]
 struct Ends {
     begin: Vec<u8>,
@@ -67,7 +67,7 @@ impl Ends {
         ensure!(size >= 2 * MIB, "the disk is too small for a table");
         let [mut begin, mut end] = [(); 2].map(|()| vec![0; BYTES]);
         file.read_exact_at(&mut begin, 0).context("reading the disk's first table")?;
-        file.read_exact_at(&mut end, size - MIB).context("reading the disk's second table")?;
+        file.read_exact_at(&mut end, size - ROOM).context("reading the disk's second table")?;
         Ok(Self { begin, end, size, at: 0 })
     }
 
@@ -98,13 +98,13 @@ impl Ends {
     fn put(&self, which: Which, file: &File, block: LogicalBlockSize) -> io::Result<()> {
         match which {
             Which::First => file.write_all_at(&self.begin[block.as_usize()..], block.as_u64()),
-            Which::Second => file.write_all_at(&self.end, self.size - MIB),
+            Which::Second => file.write_all_at(&self.end, self.size - ROOM),
         }
     }
 
     /// What is in memory from here on.
     fn here(&mut self) -> io::Result<&mut [u8]> {
-        let end = self.size - MIB;
+        let end = self.size - ROOM;
         let (part, at) =
             if self.at >= end { (&mut self.end, self.at - end) } else { (&mut self.begin, self.at) };
         usize::try_from(at)
@@ -116,8 +116,10 @@ impl Ends {
 
 /// Bytes of an entry (UEFI 2.10 table 5-5).
 const ENTRY: u32 = 128;
-#[allow(clippy::cast_possible_truncation)] // A MiB.
-const BYTES: usize = MIB as usize;
+/// Room for a table at either end of a disk: with sectors of 4096 bytes it takes 24 KiB.
+const BYTES: usize = 64 * 1024;
+/// The same.
+const ROOM: u64 = 64 * 1024;
 
 impl Read for Ends {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {

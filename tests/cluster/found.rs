@@ -6,22 +6,13 @@ use std::time::Duration;
 
 use harness::assets::{CONTROL_PLANE, IMAGES};
 use harness::{Assets, Hardware, Lan, wait};
+use tests::stage::born::{PLAN, SLOTS};
 use tests::stage::{Csv, Hq, Programs, SITE, Spare};
 
 /// A control plane that starts beside all the rest takes its time.
 const PATIENCE: Duration = Duration::from_mins(5);
 /// Where the machine has the files of the stick.
 const KIT: &str = "/var/log/kit";
-const PLAN: &str = "name: ship-7\ncluster:\n  found: node-1\n";
-const SLOTS: &str = r"slots:
-- name: node-1
-  role: control-plane
-  address: 10.77.0.11
-  cidr: 10.77.0.0/24
-- name: node-2
-  address: 10.77.0.12
-  cidr: 10.77.0.0/24
-";
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n";
 const PODS: &str = r"apiVersion: apps/v1
 kind: DaemonSet

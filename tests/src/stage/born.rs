@@ -13,8 +13,10 @@ use super::{Csv, Hq, Programs, SITE, run};
 /// Emulated machines that start a control plane take their time.
 pub const PATIENCE: Duration = Duration::from_mins(20);
 const API: &str = "https://10.77.0.11:6443";
-const PLAN: &str = "name: ship-7\ncluster:\n  found: node-1\n";
-const SLOTS: &str = r"slots:
+/// The site, whose first slot founds its cluster.
+pub const PLAN: &str = "name: ship-7\ncluster:\n  found: node-1\n";
+/// Its slots.
+pub const SLOTS: &str = r"slots:
 - name: node-1
   role: control-plane
   address: 10.77.0.11

@@ -1,6 +1,6 @@
 //! How a site is born, as a story: one stick, two machines with empty disks, and nothing else.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use tests::stage::born::{Born, PATIENCE};
 use tests::stage::whole_images;
 
@@ -9,11 +9,7 @@ use crate::story::{Story, indent};
 
 /// Runs the story.
 pub fn demo() -> Result<()> {
-    ensure!(rustix::process::geteuid().is_root(), "the demo needs root: it makes network namespaces");
-    need::need()?;
-    let missing = harness::missing_for_machine();
-    ensure!(missing.is_none(), "{}", missing.unwrap_or_default());
-    println!("building the programs and the images (a first build takes some minutes)");
+    need::for_machines()?;
     whole_images()?;
     let mut story = Story::begin();
     story.say(

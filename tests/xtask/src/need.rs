@@ -47,6 +47,16 @@ pub fn need() -> Result<()> {
     kube::ensure()
 }
 
+/// The same for a story of virtual machines, whose images are built next.
+pub fn for_machines() -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "the demo needs root: it makes network namespaces");
+    need()?;
+    let missing = harness::missing_for_machine();
+    ensure!(missing.is_none(), "{}", missing.unwrap_or_default());
+    println!("building the programs and the images (a first build takes some minutes)");
+    Ok(())
+}
+
 fn packages() -> Result<()> {
     if !on_path("dpkg-query") {
         eprintln!("packages: no dpkg here; please see to these yourself: {}", PACKAGES.join(" "));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use harness::{Board, Bus, Hardware, Options, Vm};
 use protocol::bytes::b64;
 use tests::stage::{Csv, DEADLINE, SITE, SLOTS, Site, Spare, own_images};
@@ -16,11 +16,7 @@ const SERIAL: &str = "GEWS1240007X";
 
 /// Runs the story.
 pub fn demo() -> Result<()> {
-    ensure!(rustix::process::geteuid().is_root(), "the demo needs root: it makes network namespaces");
-    need::need()?;
-    let missing = harness::missing_for_machine();
-    ensure!(missing.is_none(), "{}", missing.unwrap_or_default());
-    println!("building the programs and the images (a first build takes some minutes)");
+    need::for_machines()?;
     own_images()?;
     let mut story = Story::begin();
     story.say("A ship has a small Kubernetes cluster and a provisioner. One machine is a member.");

@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After a cut link, at first and at most.
 const AGAIN: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_mins(1);
+/// So often an image is tried to be fetched; then the provisioner is asked anew, which may want another one by now.
+const ROUNDS: u32 = 8;
 /// How much is asked for at once.
 const PIECE: u64 = 2 * 1024 * 1024;
 /// Between two words on how far it is.
@@ -206,7 +208,7 @@ impl Updates {
         self.keeper.change(|banks| banks.of_mut(image.kind).clear())?;
         let (keeper, news) = (Arc::clone(&self.keeper), Arc::clone(&self.news));
         let work = move || {
-            stage_until_there(&image, &keeper, reach);
+            fetch(&image, &keeper, reach);
             news.store(true, Ordering::Relaxed);
         };
         self.staging = Some(std::thread::Builder::new().name("staging".into()).spawn(work)?);
@@ -359,13 +361,14 @@ fn switch(image: &Image) -> Result<()> {
     bank::mount_kubernetes(image)
 }
 
-fn stage_until_there(image: &Image, keeper: &Keeper, mut reach: Reach) {
+/// Fetches an image into the bank that is not in use, as long as it is worth to go on with the same order.
+fn fetch(image: &Image, keeper: &Keeper, mut reach: Reach) {
     let name = format!("{} {}", image.kind.word(), image.version);
     say(&format!("Fetching {name}, beside what runs."));
     let kept = keeper.banks().of(image.kind).kept.clone();
     let mut pause = AGAIN;
     let mut told = 0;
-    loop {
+    for _ in 0..ROUNDS {
         let mut tell = |bytes: u64| {
             if bytes >= told + TOLD {
                 told = bytes;

@@ -32,6 +32,9 @@ const TO_BOOT: [&str; 17] = [
     "overlay",
     "efivarfs",
 ];
+/// Modules for a stick's bits that the firmware fetched over the network: it shows them as memory that lasts (ACPI 6.5
+/// section 5.2.25).
+const TO_BOOT_FROM_MEMORY: [&str; 2] = ["nfit", "nd_pmem"];
 /// Modules that a machine in a cluster has, whatever it is made of: the site's network and Pods', file systems, the power button.
 const OF_A_NODE: [&str; 38] = [
     "af_packet",
@@ -228,6 +231,7 @@ fn first(inputs: &Inputs<'_>, kernel: &Kernel) -> Result<Tree> {
     let mut tree = Tree::default();
     tree.program("init", inputs.node_boot)?;
     kernel.put_listed(&mut tree, "modules", &kernel.choose(&TO_BOOT)?);
+    kernel.put_listed(&mut tree, "modules/memory", &kernel.choose(&TO_BOOT_FROM_MEMORY)?);
     Ok(tree)
 }
 

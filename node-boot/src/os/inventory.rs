@@ -72,7 +72,7 @@ pub fn disks() -> Vec<Disk> {
 }
 
 fn disk(name: &str) -> Option<Disk> {
-    let virtual_ones = ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
+    let virtual_ones = ["loop", "ram", "zram", "pmem", "dm-", "md", "sr", "fd", "nbd"];
     if virtual_ones.iter().any(|prefix| name.starts_with(prefix)) {
         return None;
     }

@@ -6,6 +6,7 @@ pub mod disk; // which one, what stands on it, how it gets there
 pub mod images; // Pod images that the system brings
 pub mod init; // PID 1 of a bare machine
 pub mod inventory; // what the machine is made of
+pub mod logs; // what programs say
 pub mod mapper; // devices that the kernel makes of others
 pub mod network; // links and addresses
 pub mod secure; // whom the firmware believes

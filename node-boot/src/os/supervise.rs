@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
+use super::logs::{self, Log};
 use crate::console::say;
 
 /// A program that ran this long was well: the next pause is short again.
@@ -80,10 +82,15 @@ impl Services {
         }
         let (all, ends) = (Arc::new(Mutex::new(all)), Arc::new(AtomicBool::new(false)));
         let (watched, end) = (Arc::clone(&all), Arc::clone(&ends));
+        let mut bounded = Instant::now();
         let watch = move || {
             while !end.load(Ordering::Relaxed) {
                 // Starts again what has ended and whose pause is over.
                 lock(&watched).iter_mut().for_each(Running::watch);
+                if bounded.elapsed() > WELL {
+                    lock(&watched).iter().for_each(|running| running.log().bound());
+                    bounded = Instant::now();
+                }
                 std::thread::sleep(GLANCE);
             }
         };
@@ -148,7 +155,7 @@ impl Running {
     fn start(&mut self) {
         let Some((program, arguments)) = self.service.argv.split_first() else { return };
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(arguments).stdin(Stdio::null()).stdout(self.log().end()).stderr(self.log().end());
         // Its own group: what stops the agent on a terminal does not stop the machine's Pods.
         command.process_group(0);
         self.started = Instant::now();
@@ -159,6 +166,10 @@ impl Running {
                 self.rest();
             }
         }
+    }
+
+    fn log(&self) -> Log {
+        Log::of(Path::new(logs::FOLDER), &self.service.name)
     }
 
     fn rest(&mut self) {
@@ -174,11 +185,9 @@ impl Running {
                 if self.started.elapsed() > WELL {
                     self.pause = Duration::from_secs(1);
                 }
-                let pause = self.pause.as_secs();
-                say(&format!(
-                    "{} has ended ({status}); it is started again in {pause} s.",
-                    self.service.name
-                ));
+                let (name, pause) = (&self.service.name, self.pause.as_secs());
+                let last = self.log().last().map(|line| format!(": {line:?}")).unwrap_or_default();
+                say(&format!("{name} has ended ({status}{last}); it is started again in {pause} s."));
                 self.rest();
             }
         } else if Instant::now() >= self.again_at {

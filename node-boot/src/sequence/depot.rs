@@ -52,6 +52,10 @@ impl Awake {
             self.depot.clone().filter(|_| self.at.system == Some(System::Live) && self.shut.is_none());
         let Some(depot) = depot.filter(|_| disk::stick().is_some()) else { return Ok(None) };
         let section = fs::read(&self.at.owner)?;
+        ensure!(
+            !disk::stick_is_memory(),
+            "this is a depot's stick, fetched over the network: what it collects would be lost. Start from the stick itself"
+        );
         let there = disk::with_stick(|stick| Ok(fs::read(stick.join(layout::OWNER)).unwrap_or_default()))?;
         Ok((there == section).then_some(depot))
     }

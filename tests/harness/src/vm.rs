@@ -206,6 +206,9 @@ impl Vm {
             ),
             format!("-m {}", self.board.memory),
             format!("-smbios type=1,manufacturer=QEMU,product=virtual,serial={}", self.board.serial),
+            // Firmware that asks for what nobody here has (PXE) waits for minutes before it asks for what somebody may have (HTTP).
+            "-fw_cfg name=opt/org.tianocore/IPv4PXESupport,string=n".to_owned(),
+            "-fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n".to_owned(),
             format!("-drive if=pflash,format=raw,readonly=on,file={}", self.firmware()),
             format!("-drive if=pflash,format=raw,file={}", memory.display()),
         ];

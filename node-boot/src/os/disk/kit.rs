@@ -8,7 +8,7 @@ use layout::{FIRMWARE, STICK};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::install::copy_folder;
-use super::{is_removable, partition, partitions};
+use super::{is_memory, is_removable, partition, partitions};
 
 /// Where it is kept while the machine runs: the stick itself may be pulled out.
 pub const KIT: &str = "/run/kit";
@@ -40,6 +40,11 @@ fn with_volume<T>(device: &Path, access: MountFlags, work: impl FnOnce(&Path) ->
 /// The device of what the firmware reads of a stick.
 pub fn stick() -> Option<PathBuf> {
     partitions(STICK).into_iter().find(|(_, disk)| is_removable(disk)).map(|(device, _)| device)
+}
+
+/// Whether the stick is memory, which forgets what is written to it when the machine is switched off.
+pub fn stick_is_memory() -> bool {
+    stick().and_then(|device| Some(is_memory(&device.file_name()?.to_string_lossy()))).unwrap_or_default()
 }
 
 /// Reads and writes what the firmware reads of the stick; what was written is there when this returns.

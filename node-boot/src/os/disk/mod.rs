@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use flash::flash;
 pub use install::{RULE, System, install};
-pub use kit::{KIT, read_kit, stick, with_stick};
+pub use kit::{KIT, read_kit, stick, stick_is_memory, with_stick};
 pub use start::{Shut, kept, mount_own, name_of_locked, unlock};
 pub use wipe::begin as wipe;
 
@@ -135,8 +135,16 @@ fn partitions(name: &str) -> Vec<(PathBuf, String)> {
     named.filter_map(device).collect()
 }
 
-/// A stick, a card, whatever hangs on USB: nothing that the machine keeps.
+/// A stick's bits in memory, where the firmware put them that fetched them over the network.
+fn is_memory(disk: &str) -> bool {
+    disk.starts_with("pmem")
+}
+
+/// A stick, a card, whatever hangs on USB, what the firmware fetched into memory: nothing that the machine keeps.
 fn is_removable(disk: &str) -> bool {
+    if is_memory(disk) {
+        return true;
+    }
     let folder = Path::new("/sys/block").join(disk);
     let on_usb = fs::canonicalize(&folder).is_ok_and(|path| path.display().to_string().contains("/usb"));
     on_usb || text(&folder.join("removable")) == "1"

@@ -20,6 +20,8 @@ use crate::trace::{self, Spent};
 
 /// What the archive that the kernel starts from calls us.
 const ARCHIVE: &str = "/init";
+/// The firmware's table of memory that lasts: what it fetched over the network stands in there as a disk.
+const MEMORY_DISKS: &str = "/sys/firmware/acpi/tables/NFIT";
 /// Before a machine that cannot go on starts anew: long enough to read why.
 const LAST_WORDS: Duration = Duration::from_mins(1);
 
@@ -73,6 +75,9 @@ fn go_on() -> Result<std::convert::Infallible> {
         trace::begin();
         trace::ended("the kernel", Spent::Kernel);
         modules::load_listed(Path::new("/modules"))?;
+        if Path::new(MEMORY_DISKS).exists() {
+            modules::load_listed(Path::new("/modules/memory"))?;
+        }
         trace::ended("drivers of disks", Spent::Drivers);
         return root::switch();
     }

@@ -4,7 +4,7 @@
 use tests::stage::born::{Born, PATIENCE};
 use tests::stage::whole_images;
 
-use crate::JOINED;
+use crate::{JOINED, pictured};
 
 #[test]
 #[ignore = "long: cargo xtask test --long runs it; two machines under emulation take ten minutes; the cluster tier founds a site in namespaces"]
@@ -20,6 +20,7 @@ fn a_site_is_born_of_one_stick_and_two_machines_with_empty_disks() {
         vm.power_on().unwrap();
     }
     born.first.says("This machine founds the cluster of its site.", PATIENCE).unwrap();
+    pictured(&born.first, "founding");
     born.first.says("The cluster is founded.", PATIENCE).unwrap();
     born.first.says(JOINED, PATIENCE).unwrap();
     born.second.says(JOINED, PATIENCE).unwrap();

@@ -7,7 +7,7 @@ use harness::{Board, Bus, Vm, wait};
 
 use tests::stage::code_in;
 
-use crate::{DEADLINE, JOINED, site_and_machine, trace};
+use crate::{DEADLINE, JOINED, pictured, site_and_machine, trace};
 
 #[test]
 fn a_bare_machine_installs_itself_once_is_the_same_node_after_a_power_cut_and_heeds_its_power_button() {
@@ -16,10 +16,15 @@ fn a_bare_machine_installs_itself_once_is_the_same_node_after_a_power_cut_and_he
     }
     let (site, mut vm) = site_and_machine("bare", &Board::new("VM0001", Bus::Virtio));
     vm.power_on().unwrap();
+    vm.says("The site has accepted this machine.", DEADLINE).unwrap();
+    pictured(&vm, "accepted");
+    vm.says("50 % of it are done.", DEADLINE).unwrap();
+    pictured(&vm, "installing");
     vm.says("The system is on the disk. Starting from there.", DEADLINE).unwrap();
     // The stick is still in; the firmware starts the disk, and nothing is installed again.
     vm.says(JOINED, DEADLINE).unwrap();
     trace::check(&vm.console());
+    pictured(&vm, "member");
     let node = site.ready_node("node-1").unwrap();
     vm.power_off();
     vm.pull_stick();
@@ -46,6 +51,7 @@ fn a_machine_without_tpm_that_nobody_registered_shows_its_code_is_approved_and_j
         let console = vm.console();
         code_in(&console).ok_or(console)
     });
+    pictured(&vm, "code");
     site.approve("node-1", &code.unwrap()).unwrap();
     vm.says("Installing on /dev/sda.", DEADLINE).unwrap();
     vm.says("This machine has no TPM: its disk is not encrypted.", DEADLINE).unwrap();
@@ -71,6 +77,7 @@ fn a_machine_comes_back_with_other_firmware_and_after_damage_and_is_blank_once_w
     vm.change_firmware().unwrap();
     vm.power_on().unwrap();
     vm.says("the firmware or its settings are not what they were (PCR 7)", DEADLINE).unwrap();
+    pictured(&vm, "shut");
     vm.says("The site's key opens this machine's disk. Starting from there.", DEADLINE).unwrap();
     joined(&vm, 2);
     assert_eq!(site.ready_node("node-1").unwrap(), node);
@@ -86,6 +93,7 @@ fn a_machine_comes_back_with_other_firmware_and_after_damage_and_is_blank_once_w
     let node = site.ready_node("node-1").unwrap();
     site.provisioner.run(&["wipe", &node]).unwrap();
     vm.says("This machine is wiped.", DEADLINE).unwrap();
+    pictured(&vm, "wiped");
     let said = site.provisioner.run(&["explain", "VM0005"]).unwrap();
     assert!(said.contains("wiped"), "{said}");
     vm.power_off();
@@ -159,6 +167,7 @@ fn a_disk_with_somebodys_data_is_shown_and_left_alone() {
     disk.write_all_at(b"a letter to somebody", 4096).unwrap();
     vm.power_on().unwrap();
     vm.says("sda (10 GiB) holds data, which is not ours to overwrite", DEADLINE).unwrap();
+    pictured(&vm, "data");
     vm.power_off();
     let mut kept = [0; 8192];
     disk.read_exact_at(&mut kept, 0).unwrap();

@@ -11,6 +11,7 @@ mod system; // what is in the images
 mod trace; // what a machine says of its own start
 mod update; // from one version to the next, and back
 
+use std::path::Path;
 use std::time::Duration;
 
 use harness::{Board, Options, Vm};
@@ -22,6 +23,15 @@ const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
 
 /// An emulated machine takes its time.
 const DEADLINE: Duration = Duration::from_mins(4);
+
+/// Keeps a picture of the machine's screen at this stage: `docs/pictures` has such ones.
+fn pictured(vm: &Vm, stage: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pictures");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join(format!("{stage}.png"));
+    let _ = std::fs::remove_file(&file);
+    vm.picture(&file).unwrap();
+}
 
 /// A site with one slot, and a machine without power that has the site's stick in. One with a TPM is registered for the
 /// slot by the list of its maker.

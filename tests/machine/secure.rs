@@ -3,8 +3,7 @@
 use harness::{Board, Bus, Lan, Options, Vm};
 use tests::stage::{Hq, Programs, SITE, Site, on_stick, own_images};
 
-use crate::DEADLINE;
-use crate::JOINED;
+use crate::{DEADLINE, JOINED, pictured};
 
 /// What a depot says at the end.
 const READY: &str = "This machine is ready for ship-7.";
@@ -19,6 +18,7 @@ fn at_the_depot(hq: &Hq, vm: &mut Vm, options: &[&str]) -> std::path::PathBuf {
     vm.lend_stick(&stick);
     vm.power_on().unwrap();
     vm.says(READY, DEADLINE).unwrap();
+    pictured(vm, "depot");
     vm.is_off(DEADLINE).unwrap();
     vm.pull_stick();
     stick
@@ -86,5 +86,6 @@ fn what_nobody_signed_is_not_started_and_another_owners_section_is_refused() {
     image::stick(&built, &program, &section, &[], &stick).unwrap();
     vm.power_on().unwrap();
     vm.says("the owner's section is signed by \"Other Line firmware db\"", DEADLINE).unwrap();
+    pictured(&vm, "refused");
     assert!(!vm.console().contains("Found the provisioner"), "{}", vm.console());
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use harness::{Assets, Board, Bus, Vm, wait};
 use tests::stage::{SITE, Site, images_with};
 
-use crate::{DEADLINE, JOINED, site_and_machine};
+use crate::{DEADLINE, JOINED, pictured, site_and_machine};
 
 /// Headquarters has the site's machines run these images.
 fn order(site: &Site, images: &Path, system: &str) {
@@ -113,6 +113,7 @@ fn kubernetes_moves_without_a_restart_and_moves_back_where_its_kubelet_does_not_
 
     order(&site, &bad, "kubernetes: v1.36.1");
     vm.says("kubernetes v1.36.1 was dropped: the kubelet has ended 3 times", DEADLINE).unwrap();
+    pictured(&vm, "dropped");
     explains(&site, "v1.36.2, another one is in the other bank; v1.36.1 was tried and dropped");
     assert_eq!(site.ready_node("node-1").unwrap(), node);
     assert_eq!(version(&node), before.replace("v1.36.3", "v1.36.2"));

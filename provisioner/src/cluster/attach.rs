@@ -219,11 +219,7 @@ async fn own_certificate(
     let der = protocol::issue::request(user, Some("nodeboot.dev:provisioners"), key).map_err(bad)?;
     let name = format!("node-boot-provisioner-{}", hex(&Digest::of(&der).0[..6]));
     let wish = Wish { name, signer: CLIENT, der: &der, life: OWN_LIFE, usage: "client auth" };
-    let chain =
-        csr::obtain(api, &wish, "the provisioner's own certificate").await.map_err(|error| match error {
-            ClusterError::Away { doing, why } => ClusterError::Unsafe { remedy: format!("{doing}: {why}") },
-            other => other,
-        })?;
+    let chain = csr::obtain(api, &wish, "the provisioner's own certificate").await?;
     Ok(chain.iter().map(|der| pem("CERTIFICATE", der)).collect())
 }
 

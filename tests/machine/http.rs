@@ -7,7 +7,7 @@ use harness::{Board, Bus, Hardware, Lan, Machine, Process};
 use crate::{DEADLINE, JOINED, site_and_machine};
 
 /// Any web server: it tells sizes, and keeps connections.
-const WEB: &str = "import http.server as h, sys; h.SimpleHTTPRequestHandler.protocol_version = 'HTTP/1.1'; \
+const WEB: &str = "import http.server as h, os, sys; os.chdir(sys.argv[1]); h.SimpleHTTPRequestHandler.protocol_version = 'HTTP/1.1'; \
                    h.test(h.SimpleHTTPRequestHandler, h.ThreadingHTTPServer, port=80)";
 /// What a site's DHCP server says to firmware that starts over HTTP (UEFI 2.10 section 24.7): 16 is x86-64.
 const OFFER: [&str; 5] = [
@@ -26,7 +26,7 @@ fn gives_out(lan: &Lan, stick: &Path) -> (Machine, [Process; 2]) {
     std::fs::create_dir(&folder).unwrap();
     std::fs::hard_link(stick, folder.join("stick.img")).unwrap();
     let mut web = server.command("python3").unwrap();
-    web.args(["-c", WEB]).current_dir(&folder);
+    web.args(["-c", WEB]).arg(&folder);
     let mut names = server.command("dnsmasq").unwrap();
     names.args(["--keep-in-foreground", "--user=root", "--pid-file=", "--no-resolv", "--no-hosts"]);
     names.args(["--no-ping", "--leasefile-ro", "--dhcp-authoritative", "--log-dhcp"]).args(OFFER);

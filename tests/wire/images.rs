@@ -16,11 +16,13 @@ const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
 /// Version 0.2.0 of everything, as `hq image build` leaves it in a folder; none where there is no program to sign.
 fn folder(folder: &std::path::Path) -> Option<[Image; 2]> {
-    let Ok(mut uki) = fs::read(STUB) else {
+    let Ok(stub) = fs::read(STUB) else {
         harness::skip("systemd-boot-efi is not installed");
         return None;
     };
-    uki.resize(uki.len().next_multiple_of(512), 0);
+    let root = Digest::of(Kind::Os.word().repeat(3000).as_bytes());
+    let line = format!("quiet nodeboot.root=1:{}", protocol::bytes::hex(&root.0));
+    let uki = image::uki::join(&stub, &[(".cmdline", line.as_bytes())]).unwrap();
     fs::write(folder.join("node-boot.efi"), &uki).unwrap();
     let image = |kind: Kind, program| {
         let bytes = kind.word().repeat(3000);
@@ -126,5 +128,40 @@ fn a_version_stays_what_it_is_and_a_damaged_folder_is_not_taken() {
     assert!(said.contains("kubernetes is cut off"), "{said}");
     fs::write(dir.path().join("node-boot.efi"), "altered").unwrap();
     let said = served.site_two(["images", "add"], &[&path]).unwrap_err().to_string();
-    assert!(said.contains("node-boot.efi is damaged"), "{said}");
+    assert!(said.contains("node-boot.efi is not the one that images.json names for os 0.2.0"), "{said}");
+}
+
+#[test]
+fn headquarters_signs_for_its_machines_only_what_belongs_together_and_was_let_in() {
+    let served = Served::with(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let Some(images) = folder(dir.path()) else { return };
+    let (path, stick) = (dir.path().display().to_string(), dir.path().join("stick").display().to_string());
+    served.hq.run(&["secure-boot"]).unwrap();
+    let kit = || {
+        let done = served.hq.run(&["site", "kit", "ship-7", "--images", &path, "-o", &stick]);
+        done.map_err(|error| error.to_string())
+    };
+    assert!(kit().unwrap_err().contains("images.yaml has no os 0.2.0: `provisioner hq image add"));
+    served.hq.run(&["image", "add", &path]).unwrap();
+    kit().unwrap();
+
+    // Somebody who can write to the folder puts a program of his own there, and has the list name it.
+    let stub = fs::read(STUB).unwrap();
+    let of = |root: Digest| format!("evil nodeboot.root=1:{}", protocol::bytes::hex(&root.0));
+    for (line, wrong) in [
+        (of(images[0].root), "images.yaml has another os 0.2.0"),
+        (of(Digest([7; 32])), "node-boot.efi starts another system than os 0.2.0"),
+    ] {
+        let evil = image::uki::join(&stub, &[(".cmdline", line.as_bytes())]).unwrap();
+        fs::write(dir.path().join("node-boot.efi"), &evil).unwrap();
+        let mut list = images.clone();
+        list[0].program = Some(Program { sha256: Digest::of(&evil), size: evil.len() as u64 });
+        fs::write(dir.path().join("images.json"), json::to_vec(&list)).unwrap();
+        let before = fs::read(dir.path().join("node-boot.signed.efi")).unwrap();
+        for said in [kit().unwrap_err(), served.hq.run(&["image", "add", &path]).unwrap_err().to_string()] {
+            assert!(said.contains(wrong), "{said}");
+        }
+        assert_eq!(fs::read(dir.path().join("node-boot.signed.efi")).unwrap(), before, "nothing is signed");
+    }
 }

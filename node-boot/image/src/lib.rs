@@ -12,7 +12,7 @@ mod origin; // what a program was made from
 mod recipe; // what is in the images
 mod stick; // what a machine starts from
 mod tree; // folders, files and links, before they are bytes
-mod uki; // one file that the firmware starts
+pub mod uki; // one file that the firmware starts
 mod verity; // the hash tree behind an image
 
 pub use debian::{Pin, listed as pins_of, pins, unpack_listed as unpack};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use protocol::bytes::{Digest, hex};
 use protocol::image::{Image, Kind, Program};
 
@@ -163,6 +163,29 @@ impl Built {
         Ok(Self { uki: folder.join(UKI), os: of(Kind::Os)?, kubernetes: of(Kind::Kubernetes)? })
     }
 
+    /// What the firmware starts, as it was built: the one that the list names, and for the system that the list names.
+    pub fn program(&self) -> Result<Vec<u8>> {
+        let file = self.uki.display();
+        let bytes = fs::read(&self.uki).with_context(|| format!("reading {file}"))?;
+        let os = &self.os.0;
+        let is_it = os.program.is_some_and(|program| {
+            program.size == bytes.len() as u64 && program.sha256 == Digest::of(&bytes)
+        });
+        ensure!(
+            is_it,
+            "{file} is not the one that {LIST} names for os {}: build the images anew",
+            os.version
+        );
+        let line = uki::section(&bytes, ".cmdline").with_context(|| format!("reading {file}"))?;
+        let line = String::from_utf8_lossy(&line.unwrap_or_default()).into_owned();
+        ensure!(
+            line.split_whitespace().any(|word| word == root_of(os)),
+            "{file} starts another system than os {}: build the images anew",
+            os.version
+        );
+        Ok(bytes)
+    }
+
     /// What they are.
     pub fn images(&self) -> [&Image; 2] {
         [&self.os.0, &self.kubernetes.0]
@@ -207,9 +230,14 @@ fn sealed(kind: Kind, version: &str, tree: &Tree, out: &Path) -> Result<Image> {
     })
 }
 
+/// The argument by which the kernel's first program finds the system.
+fn root_of(os: &Image) -> String {
+    format!("nodeboot.root={}:{}", os.blocks, hex(&os.root.0))
+}
+
 /// What the firmware starts.
 fn uki(inputs: &Inputs<'_>, kernel: &Kernel, root: &Path, (os, first): (&Image, &Tree)) -> Result<Vec<u8>> {
-    let arguments = format!("{ARGUMENTS} nodeboot.root={}:{}", os.blocks, hex(&os.root.0));
+    let arguments = format!("{ARGUMENTS} {}", root_of(os));
     let read = |path: &str| fs::read(root.join(path)).with_context(|| format!("there is no {path}"));
     let release = release(inputs.version);
     let sections: [(&str, &[u8]); 4] = [

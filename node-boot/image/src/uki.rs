@@ -11,13 +11,30 @@ const HEADER: usize = 40;
 /// Initialised data that is read (PE format, section flags).
 const READ_ONLY_DATA: u32 = 0x4000_0040;
 
-/// Builds the file from the stub and the sections, by name.
-pub(crate) fn join(stub: &[u8], sections: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+/// Builds the file from the stub and the sections, by name, at most 8 bytes each. A stub that is no PE image is an error.
+pub fn join(stub: &[u8], sections: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let mut image = Image::read(stub)?;
     for (name, data) in sections {
         image.add(name, data).with_context(|| format!("adding {name} to the stub"))?;
     }
     Ok(image.bytes)
+}
+
+/// What a section of such a file holds; none where the file has no such section.
+pub fn section(file: &[u8], name: &str) -> Result<Option<Vec<u8>>> {
+    let coff = number(file, 0x3c)?.checked_add(4).context("the file is cut off")?;
+    ensure!(file.get(coff - 4..coff) == Some(b"PE\0\0"), "it is no PE image");
+    let table = coff + 20 + short(file, coff + 16)?;
+    for place in 0..short(file, coff + 2)? {
+        let header = table + place * HEADER;
+        let called = file.get(header..header + 8).context("the file is cut off")?;
+        if called.iter().copied().take_while(|byte| *byte != 0).eq(name.bytes()) {
+            let (size, at) = (number(file, header + 8)?, number(file, header + 20)?);
+            let held = at.checked_add(size).and_then(|end| file.get(at..end));
+            return Ok(Some(held.context("the file is cut off")?.to_vec()));
+        }
+    }
+    Ok(None)
 }
 
 /// A PE image without symbols.
@@ -124,6 +141,10 @@ mod tests {
             assert!(done.success());
             let out = std::fs::read(file("out")).unwrap();
             assert_eq!(&out[..wanted.len()], wanted, "{section}");
+            let uki = std::fs::read(file("uki")).unwrap();
+            assert_eq!(super::section(&uki, section).unwrap(), Some(wanted), "{section}");
+            assert_eq!(super::section(&uki, ".none").unwrap(), None);
+            assert!(super::section(&uki[..uki.len() / 2], section).is_err() || section == ".cmdline");
         }
         for cut in [0, 0x40, 0x90, 0x200] {
             assert!(join(&stub[..cut], &[(".cmdline", b"")]).is_err());

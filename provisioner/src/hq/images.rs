@@ -17,19 +17,28 @@ impl Hq {
         if path.exists() { read(&path) } else { Ok(Images::default()) }
     }
 
-    /// Lets sites run an image. A version that is there stays what it is.
-    pub fn add_image(&self, image: &Image) -> Result<()> {
-        let mut images = self.images()?;
+    /// Whether sites may run an image already. Another one under its version is an error.
+    pub fn check_image(&self, image: &Image) -> Result<bool> {
+        let images = self.images()?;
         let (kind, version) = (image.kind.word(), &image.version);
         let same = |known: &&Image| known.kind == image.kind && known.version == *version;
-        if let Some(known) = images.images.iter().find(same) {
+        let known = images.images.iter().find(same);
+        if let Some(known) = known {
             ensure!(
                 known == image,
                 "{FILE} has another {kind} {version}: build this one with a version of its own, as in `image build \
                  --version {version}-1`"
             );
+        }
+        Ok(known.is_some())
+    }
+
+    /// Lets sites run an image. A version that is there stays what it is.
+    pub fn add_image(&self, image: &Image) -> Result<()> {
+        if self.check_image(image)? {
             return Ok(());
         }
+        let mut images = self.images()?;
         images.images.push(image.clone());
         write(&self.dir.join(FILE), &images)
     }

@@ -46,13 +46,7 @@ pub fn add(dir: &Path, folder: &Path) -> Result<Vec<Image>> {
         .with_context(|| format!("creating {}", dir.join(FOLDER).display()))?;
     for (image, file) in [&built.os, &built.kubernetes] {
         if let Some(program) = &image.program {
-            let bytes = fs::read(&built.uki).with_context(|| format!("reading {}", built.uki.display()))?;
-            ensure!(
-                Digest::of(&bytes) == program.sha256,
-                "{} is damaged: it is not the one that belongs to os {}",
-                built.uki.display(),
-                image.version
-            );
+            built.program()?;
             take(dir, &program.sha256, &built.uki)?;
         }
         ensure!(

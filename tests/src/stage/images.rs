@@ -98,6 +98,7 @@ impl Hq {
             self.run(&["secure-boot"])?;
         }
         let (images, stick) = (folder(images).display().to_string(), self.path(name));
+        self.run(&["image", "add", &images])?;
         let words = ["site", "kit", SITE, "--images", &images, "-o", &stick.display().to_string()];
         self.run(&[&words[..], options].concat())?;
         Ok(stick)

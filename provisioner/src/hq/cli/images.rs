@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use image::{Built, Inputs};
 use protocol::bytes::{Digest, hex};
 use protocol::image::{Image, Program};
@@ -33,11 +33,13 @@ pub(super) fn build(
 /// Lets sites run what is in a folder, and puts there what the firmware of the owner's machines starts.
 pub(super) fn add(hq: &Hq, folder: &Path) -> Result<()> {
     let built = Built::open(folder)?;
-    let program = std::fs::read(&built.uki).with_context(|| format!("reading {}", built.uki.display()))?;
-    let program = hq.sign_program(&program)?;
+    let program = hq.sign_program(&built.program()?)?;
+    let images = signed(&built, &program);
+    // Nothing is signed for machines that is not let in then.
+    images.iter().try_for_each(|image| hq.check_image(image).map(drop))?;
     let file = folder.join(image::SIGNED);
     std::fs::write(&file, &program).with_context(|| format!("writing {}", file.display()))?;
-    for image in signed(&built, &program) {
+    for image in images {
         hq.add_image(&image)?;
         println!("{} {}: `system` in a site's site.yaml may name it.", image.kind.word(), image.version);
     }
@@ -67,8 +69,17 @@ fn shown(file: &Path) -> Result<String> {
 pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path, depot_of: Option<bool>) -> Result<()> {
     hq.check_site(site)?;
     let (built, now) = (Built::open(images)?, system_clock());
-    let program = std::fs::read(&built.uki).with_context(|| format!("reading {}", built.uki.display()))?;
-    let program = hq.sign_program(&program)?;
+    let program = hq.sign_program(&built.program()?)?;
+    // What is signed here starts every machine of the owner: it is what was let in once, whatever lies in the folder now.
+    for image in signed(&built, &program) {
+        let is_in = hq.check_image(&image)?;
+        let (kind, folder) = (image.kind.word(), images.display());
+        ensure!(
+            is_in,
+            "images.yaml has no {kind} {}: `provisioner hq image add {folder}` first",
+            image.version
+        );
+    }
     let keys = depot_of.map(|_| hq.firmware_keys()).transpose()?;
     let depot = depot_of.zip(keys).map(|(flash, keys)| Depot { site: site.to_owned(), flash, keys });
     let first = hq.site(site)?.network.first_contact;

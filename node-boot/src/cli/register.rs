@@ -25,7 +25,12 @@ pub(crate) fn columns(identity: &Identity, facts: &Facts) -> [(&'static str, Str
         }
     };
     let device = identity.device.as_ref().map(|key| key.key_hash().to_string());
-    let clean = |text: &str| text.replace([',', '"', '\n', '\r'], " ");
+    // A table is opened by programs that compute what begins so.
+    let starts_formula = |text: &str| text.starts_with(['=', '+', '-', '@', '\t']);
+    let clean = |text: &str| {
+        let text = text.replace([',', '"', '\n', '\r'], " ");
+        if starts_formula(&text) { text.replacen(&text[..1], " ", 1) } else { text }
+    };
     let serial = Some(&facts.dmi.serial).filter(|serial| !is_junk(serial));
     [
         ("serial", serial.map(|serial| clean(serial)).unwrap_or_default()),
@@ -90,6 +95,10 @@ mod tests {
         let identity = identify(&State::open(dir.path()).unwrap(), None, &facts).unwrap();
         let row = columns(&identity, &facts);
         assert_eq!([row[0].1.as_str(), row[1].1.as_str()], ["", ""]);
+        for (serial, cell) in [("=1+1", " 1+1"), ("@a,\"b", " a  b"), ("PF-2=3", "PF-2=3")] {
+            facts.dmi.serial = serial.into();
+            assert_eq!(columns(&identity, &facts)[0].1, cell, "no table computes it");
+        }
         let named: Vec<_> = names(&identity, &facts).into_iter().map(|(name, _)| name).collect();
         assert_eq!(named, ["model", "serial", "device key (file)", "node key (file)"]);
     }

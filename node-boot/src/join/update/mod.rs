@@ -1,87 +1,28 @@
 //! Images: staged beside what runs, tried on order, kept once the machine is well with them, else dropped with the reason.
 
-use std::net::SocketAddr;
+mod fetch; // from the provisioner, in the background
+mod proof; // kept or dropped
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use protocol::anchors::Trust;
-use protocol::bytes::Digest;
+use anyhow::{Context, Result};
 use protocol::clock::{self, Time};
-use protocol::crypto::Signer;
 use protocol::image::{Image, Images, Kind};
 use protocol::messages::{Act, Order};
 
-use super::node::{self, Wanted};
+pub use self::fetch::Reach;
+use self::fetch::fetch;
+use self::proof::{HEALTHY, Proof, conclude, drop_kubernetes, switch};
+use super::node::Wanted;
 use crate::console::say;
-use crate::os::bank::{self, Keeper, Source, Started};
+use crate::os::bank::{self, Keeper, Started};
 use crate::os::init::{self, power};
 use crate::os::supervise::Handle;
-use crate::site::http::{Conversation, Meaning};
-use crate::site::tls;
 
-/// Within this time an image has to prove itself.
-const HEALTHY: Duration = Duration::from_mins(10);
-/// A kubelet that ends so often by itself does not run.
-const ENDS: u32 = 3;
-const LOOK: Duration = Duration::from_secs(1);
-/// After a cut link, at first and at most.
-const AGAIN: Duration = Duration::from_secs(2);
-const LONGEST: Duration = Duration::from_mins(1);
-/// So often an image is tried to be fetched; then the provisioner is asked anew, which may want another one by now.
-const ROUNDS: u32 = 8;
-/// How much is asked for at once.
-const PIECE: u64 = 2 * 1024 * 1024;
-/// Between two words on how far it is.
-const TOLD: u64 = 64 * 1024 * 1024;
 /// The service that runs from Kubernetes' image.
 const KUBELET: &str = "kubelet";
-
-/// How a provisioner is reached for images: whatever it sends is checked against what headquarters signed.
-pub struct Reach {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// The node key, and the certificate to show.
-    pub own: (Arc<dyn Signer>, Vec<u8>),
-    /// Whom to believe, and the time that is known.
-    pub trust: (Trust, Time),
-    talk: Option<Conversation>,
-}
-
-impl Reach {
-    /// Not connected yet.
-    pub fn new(address: SocketAddr, own: (Arc<dyn Signer>, Vec<u8>), trust: (Trust, Time)) -> Self {
-        Self { address, own, trust, talk: None }
-    }
-
-    fn connected(&mut self) -> Result<&mut Conversation> {
-        if self.talk.is_none() {
-            let own = tls::Own { key: &self.own.0, certificate: &self.own.1 };
-            let link = tls::connect(self.address, &own, &self.trust.0, self.trust.1, clock::system())?;
-            self.talk = Some(Conversation::over(link.map_err(|refused| anyhow::anyhow!("{refused}"))?));
-        }
-        self.talk.as_mut().context("no connection")
-    }
-}
-
-impl Source for Reach {
-    fn read(&mut self, object: &Digest, from: u64, length: u64) -> Result<Vec<u8>> {
-        loop {
-            let answer = self.connected()?.piece(object, from, length.min(PIECE));
-            let answer = answer.inspect_err(|_| self.talk = None)?;
-            if answer.status == 206 {
-                return Ok(answer.body);
-            }
-            match answer.meaning() {
-                Meaning::Wait(_, after) => std::thread::sleep(Duration::from_secs(after)),
-                Meaning::No(said) => bail!("{} ({})", said.text, said.reason),
-                Meaning::Good(_) => bail!("the provisioner sends no pieces"),
-            }
-        }
-    }
-}
 
 /// Everything that has to do with the banks of an installed machine.
 pub struct Updates {
@@ -280,109 +221,5 @@ impl Updates {
         };
         std::thread::Builder::new().name("proof".into()).spawn(work)?;
         Ok(())
-    }
-}
-
-/// What an image has to show.
-struct Proof {
-    kind: Kind,
-    wanted: Wanted,
-    node: String,
-    root: PathBuf,
-    reached: Arc<AtomicBool>,
-    services: Handle,
-}
-
-impl Proof {
-    /// Waits until all is well; else why not.
-    fn within(&self, time: Duration) -> Result<(), String> {
-        let until = Instant::now() + time;
-        loop {
-            let why = match node::ready(&self.root, &self.node, &self.wanted) {
-                Ok(()) if self.reached.load(Ordering::Relaxed) => return Ok(()),
-                Ok(()) => "the provisioner was not reached".to_owned(),
-                Err(error) => format!("{error:#}"),
-            };
-            if self.services.ends(KUBELET) >= ENDS {
-                return Err(format!("the kubelet has ended {ENDS} times; {why}"));
-            }
-            if Instant::now() >= until {
-                return Err(format!("{} within {} minutes: {why}", self.kind.word(), time.as_secs() / 60));
-            }
-            std::thread::sleep(LOOK);
-        }
-    }
-}
-
-fn conclude(
-    kind: Kind,
-    staged: &Image,
-    outcome: Result<(), String>,
-    keeper: &Keeper,
-    services: &Handle,
-) -> Result<()> {
-    let word = kind.word();
-    match (kind, outcome) {
-        (_, Ok(())) => {
-            if kind == Kind::Os {
-                bank::start_always(staged)?;
-            }
-            keeper.change(|banks| banks.of_mut(kind).keep())?;
-            say(&format!("All is well with {word} {}: it is kept.", staged.version));
-            Ok(())
-        }
-        (Kind::Os, Err(why)) => {
-            keeper.change(|banks| banks.os.give_up(&why))?;
-            say(&format!("{word} {} is dropped: {why}. Starting the one before.", staged.version));
-            power::ask_for_restart().context("asking for a new start")
-        }
-        (Kind::Kubernetes, Err(why)) => {
-            drop_kubernetes(keeper, &why, services)?;
-            say(&format!(
-                "{word} {} was dropped: {why}. This machine goes on with the one before.",
-                staged.version
-            ));
-            Ok(())
-        }
-    }
-}
-
-/// Takes the image of Kubernetes that is tried away, and puts the kept one back.
-fn drop_kubernetes(keeper: &Keeper, why: &str, services: &Handle) -> Result<()> {
-    let kept = keeper.change(|banks| {
-        banks.kubernetes.fail(why);
-        banks.kubernetes.kept.clone()
-    })?;
-    services.restart(KUBELET, || switch(&kept))
-}
-
-fn switch(image: &Image) -> Result<()> {
-    bank::unmount_kubernetes()?;
-    bank::mount_kubernetes(image)
-}
-
-/// Fetches an image into the bank that is not in use, as long as it is worth to go on with the same order.
-fn fetch(image: &Image, keeper: &Keeper, mut reach: Reach) {
-    let name = format!("{} {}", image.kind.word(), image.version);
-    say(&format!("Fetching {name}, beside what runs."));
-    let kept = keeper.banks().of(image.kind).kept.clone();
-    let mut pause = AGAIN;
-    let mut told = 0;
-    for _ in 0..ROUNDS {
-        let mut tell = |bytes: u64| {
-            if bytes >= told + TOLD {
-                told = bytes;
-                say(&format!("{name}: {} of {} MB are here.", bytes / 1_000_000, image.size / 1_000_000));
-            }
-        };
-        let done = bank::stage(image, &kept, &mut reach, &mut tell);
-        let done =
-            done.and_then(|()| keeper.change(|banks| banks.of_mut(image.kind).has_staged(image.clone())));
-        match done {
-            Ok(()) => return say(&format!("{name} is here. It is tried when the site says so.")),
-            Err(error) => say(&format!("{name} is not here yet: {error:#}. Trying again.")),
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST);
     }
 }

@@ -6,6 +6,7 @@ mod proof; // kept or dropped
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use protocol::clock::{self, Time};
@@ -13,9 +14,10 @@ use protocol::image::{Image, Images, Kind};
 use protocol::messages::{Act, Order};
 
 pub use self::fetch::Reach;
-use self::fetch::fetch;
+use self::fetch::{Means, fetch};
 use self::proof::{HEALTHY, Proof, conclude, drop_kubernetes, switch};
 use super::node::Wanted;
+use crate::cli::pause;
 use crate::console::say;
 use crate::os::bank::{self, Keeper, Started};
 use crate::os::init::{self, power};
@@ -32,7 +34,14 @@ pub struct Updates {
     reached: Arc<AtomicBool>,
     /// Whether there is something to tell.
     news: Arc<AtomicBool>,
-    staging: Option<std::thread::JoinHandle<()>>,
+    staging: Option<Staging>,
+}
+
+/// An image that is being fetched.
+struct Staging {
+    image: Image,
+    dropped: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl Updates {
@@ -139,20 +148,28 @@ impl Updates {
 
     /// Writes an image to the bank that is not in use, in the background; asked again it goes on.
     fn stage(&mut self, image: Image, reach: Reach) -> Result<()> {
-        let at_it = self.staging.as_ref().is_some_and(|staging| !staging.is_finished());
+        if let Some(at) = self.staging.as_ref().filter(|at| !at.thread.is_finished()) {
+            // One that is to take the place of what is being fetched is ordered again once that has ended.
+            if at.image.kind == image.kind && at.image.root != image.root {
+                at.dropped.store(true, Ordering::Relaxed);
+            }
+            return Ok(());
+        }
         let banks = self.keeper.banks();
         let bank = banks.of(image.kind);
         // Neither what is tried nor what is there already is written over.
-        if at_it || bank.trial.is_some() || bank.staged.as_ref() == Some(&image) {
+        if bank.trial.is_some() || bank.staged.as_ref() == Some(&image) {
             return Ok(());
         }
         self.keeper.change(|banks| banks.of_mut(image.kind).clear())?;
         let (keeper, news) = (Arc::clone(&self.keeper), Arc::clone(&self.news));
+        let (wanted, dropped) = (image.clone(), Arc::clone(&reach.dropped));
         let work = move || {
-            fetch(&image, &keeper, reach);
+            fetch_into(&wanted, &keeper, reach);
             news.store(true, Ordering::Relaxed);
         };
-        self.staging = Some(std::thread::Builder::new().name("staging".into()).spawn(work)?);
+        let thread = std::thread::Builder::new().name("staging".into()).spawn(work)?;
+        self.staging = Some(Staging { image, dropped, thread });
         Ok(())
     }
 
@@ -222,4 +239,19 @@ impl Updates {
         std::thread::Builder::new().name("proof".into()).spawn(work)?;
         Ok(())
     }
+}
+
+fn fetch_into(image: &Image, keeper: &Keeper, mut reach: Reach) {
+    let kept = keeper.banks().of(image.kind).kept.clone();
+    let dropped = Arc::clone(&reach.dropped);
+    let mut means = Means {
+        stage: &mut |told| {
+            bank::stage(image, &kept, &mut reach, told)?;
+            keeper.change(|banks| banks.of_mut(image.kind).has_staged(image.clone()))
+        },
+        is_dropped: &|| dropped.load(Ordering::Relaxed),
+        pause: &mut pause,
+        say: &say,
+    };
+    fetch(image, &mut means);
 }

@@ -39,7 +39,7 @@ pub fn piece(dir: &Path, digest: &Digest, from: u64, length: u64) -> Result<Opti
     Ok(Some((bytes, size)))
 }
 
-/// Takes the images of a folder, as `hq image build` makes it. What is there already is not copied again.
+/// Takes the images of a folder, as `hq image build` makes it. What is there already is written again, whole beside it first.
 pub fn add(dir: &Path, folder: &Path) -> Result<Vec<Image>> {
     let built = Built::open(folder)?;
     fs::create_dir_all(dir.join(FOLDER))
@@ -66,17 +66,14 @@ pub fn add(dir: &Path, folder: &Path) -> Result<Vec<Image>> {
     Ok(vec![built.os.0, built.kubernetes.0])
 }
 
-/// Copies a file, whole or not at all.
+/// Copies a file, whole or not at all. One of the same length that is there may be damaged: bringing it again mends it.
 fn take(dir: &Path, digest: &Digest, from: &Path) -> Result<()> {
     let to = path(dir, digest);
-    if fs::metadata(&to).is_ok_and(|found| fs::metadata(from).is_ok_and(|wanted| wanted.len() == found.len()))
-    {
-        return Ok(());
-    }
     let beside = to.with_extension("part");
     let copied = fs::copy(from, &beside).and_then(|_| File::open(&beside)?.sync_all());
     copied.with_context(|| format!("copying {} to {}", from.display(), beside.display()))?;
-    fs::rename(&beside, &to).with_context(|| format!("writing {}", to.display()))
+    let renamed = fs::rename(&beside, &to).and_then(|()| File::open(dir.join(FOLDER))?.sync_all());
+    renamed.with_context(|| format!("writing {}", to.display()))
 }
 
 /// `bytes=FROM-TO` (RFC 9110 section 14.1.2), one range with both ends; none for anything else.
@@ -114,5 +111,18 @@ mod tests {
         assert_eq!(piece(250, 100), (bytes[250..].to_vec(), 256));
         assert_eq!(piece(900, 100), (vec![], 256));
         assert_eq!(super::piece(dir.path(), &Digest([0; 32]), 0, 1).unwrap(), None);
+    }
+
+    #[test]
+    fn an_image_that_was_damaged_in_the_store_is_mended_by_bringing_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(FOLDER)).unwrap();
+        let (from, digest) = (dir.path().join("os"), Digest::of(b"whole"));
+        fs::write(&from, "whole").unwrap();
+        take(dir.path(), &digest, &from).unwrap();
+        fs::write(path(dir.path(), &digest), "wh\0le").unwrap();
+        take(dir.path(), &digest, &from).unwrap();
+        assert_eq!(fs::read(path(dir.path(), &digest)).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 1, "nothing else stays");
     }
 }

@@ -14,6 +14,8 @@ pub trait Source {
     fn read(&mut self, object: &Digest, from: u64, length: u64) -> Result<Vec<u8>>;
 }
 
+/// What helps where the site's copy of an image is damaged.
+const AGAIN: &str = "bring the images to the site again: `provisioner images add FOLDER`";
 /// Bytes of a hash.
 const HASH: usize = 32;
 /// Blocks that are fetched at once.
@@ -35,7 +37,7 @@ pub fn write(image: &Image, to: &File, source: &mut dyn Source, told: &mut dyn F
             let bytes = source.read(&image.root, from, count * BLOCK)?;
             ensure!(
                 bytes.len() == piece.len() && is(&bytes, wanted),
-                "what was sent for {} {} is not what headquarters signed (at byte {from})",
+                "what was sent for {} {} is not what headquarters signed (at byte {from}); {AGAIN}",
                 image.kind.word(),
                 image.version
             );
@@ -68,7 +70,11 @@ fn tree(image: &Image, to: &File, source: &mut dyn Source) -> Result<Vec<u8>> {
         fetched.extend(more);
     }
     let leaves = leaves(&fetched, image).with_context(|| {
-        format!("the tree that was sent for {} {} is not the signed one", image.kind.word(), image.version)
+        format!(
+            "the tree that was sent for {} {} is not the signed one; {AGAIN}",
+            image.kind.word(),
+            image.version
+        )
     })?;
     to.write_all_at(&fetched, at).context("writing to the bank")?;
     Ok(leaves)
@@ -115,7 +121,10 @@ pub fn fetch_program(program: &Program, source: &mut dyn Source) -> Result<Vec<u
         ensure!(!more.is_empty(), "what the firmware is to start was sent only in part");
         bytes.extend(more);
     }
-    ensure!(check_program(&bytes, program), "what the firmware is to start is not what headquarters signed");
+    ensure!(
+        check_program(&bytes, program),
+        "what the firmware is to start is not what headquarters signed; {AGAIN}"
+    );
     Ok(bytes)
 }
 
@@ -203,7 +212,11 @@ pub(crate) mod tests {
             altered[place] ^= 1;
             let file = partition(bytes.len());
             let mut sender = Sender { bytes: altered.clone(), sent: 0, cable: usize::MAX };
-            assert!(write(&image, &file, &mut sender, &mut |_| {}).is_err(), "{place}");
+            let said = write(&image, &file, &mut sender, &mut |_| {}).unwrap_err().to_string();
+            assert!(
+                said.contains("signed") && said.contains("`provisioner images add FOLDER`"),
+                "{place}: {said}"
+            );
             assert!(content(&file, bytes.len())[place] != altered[place] || altered[place] == 0, "{place}");
         }
         for cut in [0, 7, bytes.len() - SIZE] {

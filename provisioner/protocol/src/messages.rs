@@ -29,6 +29,9 @@ pub const PROXY_SERVICE: &str = "_brski-proxy._tcp.local";
 /// mDNS service under which a machine shows where it stands.
 pub const MACHINE_SERVICE: &str = "_nodeboot._tcp.local";
 
+/// No answer to [`Message::Image`] holds more of an image, bytes; a machine goes on where a shorter one ends.
+pub const PIECE: u64 = 2 * 1024 * 1024;
+
 /// Who may send a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {

@@ -17,8 +17,8 @@ use protocol::csr::Csr;
 use protocol::id::Id;
 use protocol::inventory::Facts;
 use protocol::messages::{
-    BINDING_LABEL, JSON_TYPE, KubeletChain, KubeletRequest, Message, Outcome, StatusRequest, VOUCHER_TYPE,
-    Who,
+    BINDING_LABEL, JSON_TYPE, KubeletChain, KubeletRequest, Message, Outcome, PIECE, StatusRequest,
+    VOUCHER_TYPE, Who,
 };
 use protocol::refusal::{Refusal, Refused, Said, Wait};
 use protocol::tpm::{Ek, NotInTpm, Public, make_credential};
@@ -208,7 +208,7 @@ impl Session {
     async fn image(&self, rest: &str, range: Option<(u64, u64)>) -> Result<Reply, Refused> {
         let broken = |error: &dyn std::fmt::Display| refuse(Refusal::Broken, ' ', error.to_string());
         let digest: Digest = rest.parse().map_err(|_| Refusal::NotFound)?;
-        let (from, length) = range.unwrap_or((0, content::PIECE));
+        let (from, length) = range.unwrap_or((0, PIECE));
         let dir = self.site.dir.clone();
         let read = tokio::task::spawn_blocking(move || content::piece(&dir, &digest, from, length)).await;
         let piece = read.map_err(|error| broken(&error))?.map_err(|error| broken(&error))?;

@@ -8,11 +8,10 @@ use anyhow::{Context, Result, ensure};
 use image::Built;
 use protocol::bytes::{Digest, hex};
 use protocol::image::Image;
+use protocol::messages::PIECE;
 
 /// Its folder, in the provisioner's.
 const FOLDER: &str = "images";
-/// No piece is larger, bytes.
-pub const PIECE: u64 = 2 * 1024 * 1024;
 
 fn path(dir: &Path, digest: &Digest) -> PathBuf {
     dir.join(FOLDER).join(hex(&digest.0))

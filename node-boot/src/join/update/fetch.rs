@@ -11,6 +11,7 @@ use protocol::bytes::Digest;
 use protocol::clock::{self, Time};
 use protocol::crypto::Signer;
 use protocol::image::Image;
+use protocol::messages::PIECE;
 use protocol::refusal::Refusal;
 
 use crate::cli::pause;
@@ -26,8 +27,6 @@ const LONGEST: Duration = Duration::from_mins(1);
 const ROUNDS: u32 = 8;
 /// So often a piece is asked for where the provisioner says that we ask too fast: on a good cable we do.
 const SLOWER: u32 = 3;
-/// How much is asked for at once.
-const PIECE: u64 = 2 * 1024 * 1024;
 /// Between two words on how far it is.
 const TOLD: u64 = 64 * 1024 * 1024;
 

@@ -10,7 +10,7 @@ use protocol::image::{BLOCK, Image, Program};
 
 /// Where the bytes of images come from.
 pub trait Source {
-    /// So many bytes of the object with this digest, from a byte on; fewer only at its end.
+    /// So many bytes of the object with this digest, from a byte on, or fewer; none only at its end.
     fn read(&mut self, object: &Digest, from: u64, length: u64) -> Result<Vec<u8>>;
 }
 
@@ -34,7 +34,7 @@ pub fn write(image: &Image, to: &File, source: &mut dyn Source, told: &mut dyn F
         let from = first * BLOCK;
         let wanted = &leaves[usize::try_from(first)? * HASH..];
         if to.read_exact_at(piece, from).is_err() || !is(piece, wanted) {
-            let bytes = source.read(&image.root, from, count * BLOCK)?;
+            let bytes = whole(source, &image.root, from, count * BLOCK)?;
             ensure!(
                 bytes.len() == piece.len() && is(&bytes, wanted),
                 "what was sent for {} {} is not what headquarters signed (at byte {from}); {AGAIN}",
@@ -46,6 +46,18 @@ pub fn write(image: &Image, to: &File, source: &mut dyn Source, told: &mut dyn F
         told(from + count * BLOCK);
     }
     to.sync_all().context("writing to the bank")
+}
+
+/// So many bytes of an object, however short the pieces are that a provisioner sends.
+fn whole(source: &mut dyn Source, object: &Digest, from: u64, length: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < length {
+        let (at, left) = (from + bytes.len() as u64, length - bytes.len() as u64);
+        let more = source.read(object, at, left)?;
+        ensure!(!more.is_empty(), "what was sent ends too early (at byte {at})");
+        bytes.extend(more);
+    }
+    Ok(bytes)
 }
 
 /// Whether each block has its hash.
@@ -63,12 +75,7 @@ fn tree(image: &Image, to: &File, source: &mut dyn Source) -> Result<Vec<u8>> {
     {
         return Ok(leaves);
     }
-    let mut fetched = Vec::new();
-    while (fetched.len() as u64) < length {
-        let more = source.read(&image.root, at + fetched.len() as u64, length - fetched.len() as u64)?;
-        ensure!(!more.is_empty(), "what was sent for {} ends too early", image.version);
-        fetched.extend(more);
-    }
+    let fetched = whole(source, &image.root, at, length)?;
     let leaves = leaves(&fetched, image).with_context(|| {
         format!(
             "the tree that was sent for {} {} is not the signed one; {AGAIN}",
@@ -115,12 +122,7 @@ fn leaves(tree: &[u8], image: &Image) -> Option<Vec<u8>> {
 
 /// Fetches what the firmware starts: checked as a whole.
 pub fn fetch_program(program: &Program, source: &mut dyn Source) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    while (bytes.len() as u64) < program.size {
-        let more = source.read(&program.sha256, bytes.len() as u64, program.size - bytes.len() as u64)?;
-        ensure!(!more.is_empty(), "what the firmware is to start was sent only in part");
-        bytes.extend(more);
-    }
+    let bytes = whole(source, &program.sha256, 0, program.size)?;
     ensure!(
         check_program(&bytes, program),
         "what the firmware is to start is not what headquarters signed; {AGAIN}"
@@ -164,12 +166,13 @@ pub(crate) mod tests {
         bytes: Vec<u8>,
         sent: usize,
         cable: usize,
+        piece: usize,
     }
 
     impl Source for Sender {
         fn read(&mut self, _: &Digest, from: u64, length: u64) -> Result<Vec<u8>> {
             let from = usize::try_from(from)?;
-            let end = self.bytes.len().min(from + usize::try_from(length)?);
+            let end = self.bytes.len().min(from + self.piece.min(usize::try_from(length)?));
             let piece = self.bytes.get(from..end).unwrap_or_default().to_vec();
             ensure!(self.sent + piece.len() <= self.cable, "the cable is out");
             self.sent += piece.len();
@@ -193,7 +196,7 @@ pub(crate) mod tests {
     fn an_image_is_written_once_and_a_cut_costs_no_more_than_one_piece() {
         let (image, bytes) = built(1000);
         let file = partition(bytes.len() + SIZE);
-        let mut sender = Sender { bytes: bytes.clone(), sent: 0, cable: bytes.len() / 2 };
+        let mut sender = Sender { bytes: bytes.clone(), sent: 0, cable: bytes.len() / 2, piece: usize::MAX };
         assert!(write(&image, &file, &mut sender, &mut |_| {}).is_err());
         sender.cable = usize::MAX;
         let mut done = 0;
@@ -211,7 +214,7 @@ pub(crate) mod tests {
             let mut altered = bytes.clone();
             altered[place] ^= 1;
             let file = partition(bytes.len());
-            let mut sender = Sender { bytes: altered.clone(), sent: 0, cable: usize::MAX };
+            let mut sender = Sender { bytes: altered.clone(), sent: 0, cable: usize::MAX, piece: usize::MAX };
             let said = write(&image, &file, &mut sender, &mut |_| {}).unwrap_err().to_string();
             assert!(
                 said.contains("signed") && said.contains("`provisioner images add FOLDER`"),
@@ -220,7 +223,8 @@ pub(crate) mod tests {
             assert!(content(&file, bytes.len())[place] != altered[place] || altered[place] == 0, "{place}");
         }
         for cut in [0, 7, bytes.len() - SIZE] {
-            let mut sender = Sender { bytes: bytes[..cut].to_vec(), sent: 0, cable: usize::MAX };
+            let mut sender =
+                Sender { bytes: bytes[..cut].to_vec(), sent: 0, cable: usize::MAX, piece: usize::MAX };
             assert!(write(&image, &partition(bytes.len()), &mut sender, &mut |_| {}).is_err(), "{cut}");
         }
     }
@@ -229,12 +233,25 @@ pub(crate) mod tests {
     fn a_bank_that_rotted_is_mended_where_it_did() {
         let (image, bytes) = built(600);
         let file = partition(bytes.len());
-        let mut sender = Sender { bytes: bytes.clone(), sent: 0, cable: usize::MAX };
+        let mut sender = Sender { bytes: bytes.clone(), sent: 0, cable: usize::MAX, piece: usize::MAX };
         write(&image, &file, &mut sender, &mut |_| {}).unwrap();
         file.write_all_at(b"rot", 5 * BLOCK).unwrap();
         sender.sent = 0;
         write(&image, &file, &mut sender, &mut |_| {}).unwrap();
         assert_eq!(sender.sent, SIZE * 256);
         assert!(content(&file, bytes.len()) == bytes);
+    }
+
+    #[test]
+    fn a_provisioner_that_sends_shorter_pieces_than_are_asked_for_is_as_good() {
+        let (image, bytes) = built(300);
+        for piece in [SIZE / 3, SIZE, 100_000] {
+            let file = partition(bytes.len());
+            let mut sender = Sender { bytes: bytes.clone(), sent: 0, cable: usize::MAX, piece };
+            write(&image, &file, &mut sender, &mut |_| {}).unwrap();
+            assert!(content(&file, bytes.len()) == bytes && sender.sent == bytes.len(), "{piece}");
+            let program = Program { sha256: Digest::of(&bytes), size: bytes.len() as u64 };
+            assert!(fetch_program(&program, &mut sender).unwrap() == bytes);
+        }
     }
 }

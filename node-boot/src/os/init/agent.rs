@@ -1,5 +1,6 @@
 //! The agent, a child of PID 1: whatever becomes of it, the machine goes on.
 
+use std::fmt::Debug;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -29,31 +30,27 @@ pub fn keep_up(system: System) -> Result<std::convert::Infallible> {
     power::listen();
     loop {
         let started = Instant::now();
-        let agent = start(system)?;
-        let how = watch(agent, &mut watchdog, &mut trial);
+        let agent = Some(start(system)?);
+        let how = loop {
+            if let Some(how) = look(agent, &mut watchdog, &mut trial) {
+                break how;
+            }
+        };
         say(&format!("The agent has ended ({how}); it is started again."));
         pause = if started.elapsed() > WELL { Duration::from_secs(1) } else { (pause * 2).min(LONGEST) };
         let until = Instant::now() + pause;
         while Instant::now() < until {
-            look(agent, &mut watchdog, &mut trial);
+            // Its number may be another program's by now.
+            look(None, &mut watchdog, &mut trial);
         }
     }
 }
 
-/// Waits until the agent has ended; how it did.
-fn watch(agent: Pid, watchdog: &mut Watchdog, trial: &mut Option<Instant>) -> String {
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) if pid == agent => return format!("{status:?}"),
-            Ok(Some(_)) => {}
-            Ok(None) => look(agent, watchdog, trial),
-            Err(error) => return error.to_string(),
-        }
-    }
-}
-
-fn look(agent: Pid, watchdog: &mut Watchdog, trial: &mut Option<Instant>) {
+/// Buries the dead, and ends the run where that is asked for; how the agent has ended, once it did.
+fn look(agent: Option<Pid>, watchdog: &mut Watchdog, trial: &mut Option<Instant>) -> Option<String> {
     watchdog.alive();
+    let ended = bury(agent, || wait(WaitOptions::NOHANG));
+    let agent = agent.filter(|_| ended.is_none());
     if trial.take_if(|until| Instant::now() > *until).is_some() && bank::is_tried() {
         say("This system has not proved itself. Starting the one before.");
         power::end(Ask::Restart, agent, watchdog);
@@ -61,7 +58,26 @@ fn look(agent: Pid, watchdog: &mut Watchdog, trial: &mut Option<Instant>) {
     if let Some(how) = power::asked() {
         power::end(how, agent, watchdog);
     }
-    std::thread::sleep(GLANCE);
+    if ended.is_none() {
+        std::thread::sleep(GLANCE);
+    }
+    ended
+}
+
+/// Takes everybody who has died, until it is the agent; how it did.
+fn bury<S: Debug>(
+    agent: Option<Pid>,
+    mut next: impl FnMut() -> rustix::io::Result<Option<(Pid, S)>>,
+) -> Option<String> {
+    loop {
+        match next() {
+            Ok(Some((pid, status))) if agent == Some(pid) => return Some(format!("{status:?}")),
+            Ok(Some(_)) => {}
+            Ok(None) => return None,
+            // Without the agent there may be nobody left to wait for.
+            Err(error) => return agent.map(|_| error.to_string()),
+        }
+    }
 }
 
 fn start(system: System) -> Result<Pid> {
@@ -74,4 +90,30 @@ fn start(system: System) -> Result<Pid> {
     command.env("PATH", format!("/usr/bin:/usr/sbin:{KUBERNETES}/bin"));
     let child = command.spawn().context("starting the agent")?;
     Pid::from_raw(child.id().cast_signed()).context("the agent has no number")
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn everybody_who_died_is_buried_also_between_two_agents_and_the_end_of_the_agent_is_told_once() {
+        let pid = |number| Pid::from_raw(number).unwrap();
+        let buried = |agent: Option<i32>, died: &[i32], then: rustix::io::Result<()>| {
+            let mut died = died.iter();
+            let how = bury(agent.map(pid), || match died.next() {
+                Some(number) => Ok(Some((pid(*number), "by itself"))),
+                None => then.map(|()| None),
+            });
+            (how, died.len())
+        };
+        let ended = Some("\"by itself\"".to_owned());
+        assert_eq!(buried(Some(7), &[8, 9], Ok(())), (None, 0));
+        assert_eq!(buried(Some(7), &[8, 7, 9], Ok(())), (ended, 1), "the others are buried at the next look");
+        assert_eq!(buried(None, &[8, 7, 9], Ok(())), (None, 0), "its number is another one's in the pause");
+        assert_eq!(buried(None, &[8], Err(Errno::CHILD)), (None, 0));
+        assert!(buried(Some(7), &[], Err(Errno::CHILD)).0.is_some(), "there is no agent any more");
+    }
 }

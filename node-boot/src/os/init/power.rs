@@ -115,14 +115,16 @@ impl Watchdog {
     }
 }
 
-/// Ends everything in order, and then the run.
-pub fn end(how: Ask, agent: Pid, watchdog: &mut Watchdog) -> ! {
+/// Ends everything in order, the agent first where it runs, and then the run.
+pub fn end(how: Ask, agent: Option<Pid>, watchdog: &mut Watchdog) -> ! {
     match how {
         Ask::Restart => say("Starting anew."),
         Ask::Off => ends("Switching off."),
     }
-    let _ = kill_process(agent, Signal::TERM);
-    until_gone(AGENT, watchdog, |pid| pid == Some(agent));
+    if let Some(agent) = agent {
+        let _ = kill_process(agent, Signal::TERM);
+        until_gone(AGENT, watchdog, |pid| pid == Some(agent));
+    }
     for signal in [Signal::TERM, Signal::KILL] {
         all(signal);
         until_gone(OTHERS, watchdog, |pid| pid.is_none());

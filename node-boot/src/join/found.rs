@@ -4,14 +4,14 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::pause;
 use crate::console::say;
+use crate::os::tool;
 use crate::site::own;
 use crate::state::State;
 
@@ -22,8 +22,10 @@ const CONFIG: &str = "/etc/kubernetes/kubeadm.yaml";
 /// By whom the new cluster is finished; not kept.
 const SUPER_ADMIN: &str = "/etc/kubernetes/super-admin.conf";
 const ADMIN: &str = "/etc/kubernetes/admin.conf";
-/// How often a program that works is looked at.
-const GLANCE: Duration = Duration::from_millis(100);
+/// A phase of kubeadm has so long.
+const PHASE: Duration = Duration::from_mins(5);
+/// `provisioner found` gives itself less.
+const FOUNDED: Duration = Duration::from_mins(15);
 
 /// A step that makes files.
 struct Step {
@@ -119,7 +121,7 @@ pub fn finish(state: &State) -> Result<()> {
     let mut progress = state.load::<Progress>(FILE)?.context("this machine has begun no cluster")?;
     let mut provisioner = Command::new("provisioner");
     provisioner.args(["found", "--dir", own::FOLDER, SUPER_ADMIN]);
-    run(provisioner, "provisioner found")?;
+    tool::run(provisioner, "provisioner found", FOUNDED)?;
     kubeadm(&["upload-config", "all"], &["--kubeconfig", SUPER_ADMIN])?;
     for administrator in [ADMIN, SUPER_ADMIN] {
         clear(Path::new(administrator))?;
@@ -153,35 +155,9 @@ fn clear(path: &Path) -> Result<()> {
 }
 
 fn kubeadm(phase: &[&str; 2], more: &[&str]) -> Result<()> {
-    let mut tool = Command::new("kubeadm");
-    tool.args(["init", "phase"]).args(phase).args(["--config", CONFIG]).args(more).stdout(Stdio::null());
-    run(tool, &format!("kubeadm init phase {}", phase.join(" ")))
-}
-
-/// Runs a program to its end, or until this one is asked to end. What it says of what went wrong is on the terminal.
-fn run(mut command: Command, what: &str) -> Result<()> {
-    let child = command.stdin(Stdio::null()).spawn().with_context(|| format!("starting {what}"))?;
-    let mut child = Ends(child);
-    let status = loop {
-        if let Some(status) = child.0.try_wait().with_context(|| format!("waiting for {what}"))? {
-            break status;
-        }
-        pause(GLANCE)?;
-    };
-    if !status.success() {
-        bail!("{what} has failed ({status})");
-    }
-    Ok(())
-}
-
-/// A program that does not outlive whoever waits for it.
-struct Ends(Child);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    let mut kubeadm = Command::new("kubeadm");
+    kubeadm.args(["init", "phase"]).args(phase).args(["--config", CONFIG]).args(more).stdout(Stdio::null());
+    tool::run(kubeadm, &format!("kubeadm init phase {}", phase.join(" ")), PHASE)
 }
 
 #[cfg(test)]

@@ -3,8 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Result;
 
 use super::bank::KUBERNETES;
+use super::tool;
 use crate::console::say;
 
 /// Those of every machine, and those of a control plane.
@@ -14,6 +18,9 @@ const CONTROL_PLANE: &str = "control-plane";
 /// What a machine runs whether or not there is a cluster: nothing but a control plane.
 const STATIC_PODS: &str = "/etc/kubernetes/manifests";
 
+/// One of them is taken within this time.
+const IMPORTED: Duration = Duration::from_mins(5);
+
 /// Gives them to containerd, which answers already; one that it does not take is named, and the others go on.
 pub fn import() {
     let mut files = below(EVERYWHERE);
@@ -22,7 +29,7 @@ pub fn import() {
     }
     for file in files {
         if let Err(why) = import_one(&file) {
-            say(&format!("The Pod image {} is not there: {why}.", file.display()));
+            say(&format!("The Pod image {} is not there: {why:#}.", file.display()));
         }
     }
 }
@@ -34,9 +41,8 @@ fn below(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-fn import_one(file: &Path) -> Result<(), String> {
-    let mut tool = Command::new("ctr");
-    tool.args(["--namespace", "k8s.io", "images", "import", "--local"]).arg(file).stdin(Stdio::null());
-    let done = tool.output().map_err(|error| error.to_string())?;
-    if done.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&done.stderr).trim().to_owned()) }
+fn import_one(file: &Path) -> Result<()> {
+    let mut ctr = Command::new("ctr");
+    ctr.args(["--namespace", "k8s.io", "images", "import", "--local"]).arg(file).stdout(Stdio::null());
+    tool::run(ctr, "ctr", IMPORTED)
 }

@@ -11,3 +11,4 @@ pub mod mapper; // devices that the kernel makes of others
 pub mod network; // links and addresses
 pub mod secure; // whom the firmware believes
 pub mod supervise; // programs that are to run
+pub mod tool; // programs that are to end

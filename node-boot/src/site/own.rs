@@ -4,19 +4,24 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use protocol::id::Id;
 use protocol::tpm::{Ek, Spec};
 
 use crate::console::say;
 use crate::os::supervise::{Ready, Service, Services};
+use crate::os::tool;
 use crate::state::write_file;
 
 /// Where it keeps its things.
 pub const FOLDER: &str = "/var/lib/provisioner";
 /// How the bundle is called in the provisioner's inbox.
 const TAKEN: &str = "site.nbb";
+
+/// A provisioner is made within this time: the TPM makes its keys.
+const MADE: Duration = Duration::from_mins(5);
 
 /// What a machine needs to become a provisioner.
 pub struct Setting<'a> {
@@ -56,9 +61,9 @@ pub fn request(site: &str, folder: &Path, tpm: Option<&str>, owner: &Path) -> Re
         init.args(["--tpm", tpm]);
     }
     // It asks nothing, and what it shows is for the person.
-    let ended = init.stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    let ended = ended.context("running `provisioner init`: this machine has no `provisioner` to certify")?;
-    ensure!(ended.success(), "there is no request: `provisioner init` says why");
+    init.stdout(std::io::stderr());
+    tool::run(init, "`provisioner init`", MADE)
+        .context("there is no request, which this machine's `provisioner` makes")?;
     let file = folder.join("ca-request.json");
     fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
 }
@@ -79,9 +84,8 @@ fn take(setting: &Setting<'_>, folder: &Path) -> Result<bool> {
     let mut init = Command::new("provisioner");
     init.arg("init").arg("--dir").arg(folder).arg("--certified").arg(certified);
     init.args(["--tpm", &tpm.to_string()]).arg("--owner").arg(setting.owner);
-    let done = init.stdin(Stdio::null()).output().context("running `provisioner init`")?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "this machine does not become a provisioner: {}", said.trim());
+    init.stdout(Stdio::null());
+    tool::run(init, "`provisioner init`", MADE).context("this machine does not become a provisioner")?;
     Ok(true)
 }
 

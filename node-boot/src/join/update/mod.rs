@@ -20,6 +20,7 @@ use super::node::Wanted;
 use crate::cli::pause;
 use crate::console::say;
 use crate::os::bank::{self, Keeper, Started};
+use crate::os::images;
 use crate::os::init::{self, power};
 use crate::os::supervise::Handle;
 
@@ -116,7 +117,7 @@ impl Updates {
         }
         let banks = self.keeper.banks();
         for kind in Kind::ALL.into_iter().filter(|kind| banks.of(*kind).trial.is_some()) {
-            self.prove(kind, node, services, Time(0))?;
+            self.prove(kind, node, services, None)?;
         }
         Ok(())
     }
@@ -208,21 +209,21 @@ impl Updates {
             self.say_dropped(Kind::Kubernetes);
             return Ok(());
         }
-        crate::os::images::import();
-        self.prove(Kind::Kubernetes, node, services, since)?;
+        self.prove(Kind::Kubernetes, node, services, Some(since))?;
         // That the provisioner is reached is a part of the proof.
         self.news.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Watches what is tried, in the background, until it is kept or dropped.
-    fn prove(&self, kind: Kind, node: &str, services: &Handle, since: Time) -> Result<()> {
+    /// Watches what is tried, in the background, until it is kept or dropped; `since` then, where that was not before this
+    /// program was started.
+    fn prove(&self, kind: Kind, node: &str, services: &Handle, since: Option<Time>) -> Result<()> {
         let staged = self.keeper.banks().of(kind).staged.clone().context("nothing is tried")?;
         let kubelet = if kind == Kind::Kubernetes { staged.version.clone() } else { String::new() };
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let proof = Proof {
             kind,
-            wanted: Wanted { boot_id, kubelet, since },
+            wanted: Wanted { boot_id, kubelet, since: since.unwrap_or_default() },
             node: node.to_owned(),
             root: self.root.clone(),
             reached: Arc::clone(&self.reached),
@@ -230,6 +231,10 @@ impl Updates {
         };
         let (keeper, services, news) = (Arc::clone(&self.keeper), services.clone(), Arc::clone(&self.news));
         let work = move || {
+            if since.is_some() {
+                // It takes a while, and the provisioner is to hear of this machine meanwhile.
+                images::import();
+            }
             let outcome = proof.within(HEALTHY);
             if let Err(error) = conclude(kind, &staged, outcome, &keeper, &services) {
                 say(&format!("What was tried can be neither kept nor dropped: {error:#}."));

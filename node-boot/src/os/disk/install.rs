@@ -6,8 +6,9 @@ use std::io::{Seek as _, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use layout::{STICK, part as number};
@@ -22,7 +23,7 @@ use super::vault::{self, Part, Vault, header_of};
 use super::{boot, is_removable, part, partitions, table};
 use crate::console::{self, say};
 use crate::os::bank::Banks;
-use crate::os::inventory;
+use crate::os::{inventory, tool};
 
 /// Where the machine's configuration says which disk.
 pub const RULE: &str = "etc/node-boot/disk.json";
@@ -32,6 +33,8 @@ const NEW: &str = "/run/new";
 const PIECE: usize = 1024 * 1024;
 /// How much is copied before the screen hears of it.
 const SPAN: usize = 16 * PIECE;
+/// A file system is made within this time: first the disk is told what it may forget.
+const FORMATTED: Duration = Duration::from_mins(10);
 /// Of a partition: what says which file system it holds. A disk writes so much whole or not at all.
 const BEGINNING: usize = 512;
 
@@ -216,15 +219,8 @@ pub(super) fn copy_range(source: &File, target: &File, range: Range<u64>) -> std
 
 fn format(device: &Path, label: &str) -> Result<()> {
     let mut tool = Command::new("mke2fs");
-    tool.args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", label]).arg(device);
-    let done = tool.output().context("running mke2fs")?;
-    ensure!(
-        done.status.success(),
-        "mke2fs cannot make a file system on {}: {}",
-        device.display(),
-        String::from_utf8_lossy(&done.stderr).trim()
-    );
-    Ok(())
+    tool.stdout(Stdio::null()).args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", label]).arg(device);
+    tool::run(tool, &format!("mke2fs on {}", device.display()), FORMATTED)
 }
 
 /// Whether there is a file system of the kind that [`format`] makes.

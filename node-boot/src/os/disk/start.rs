@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use layout::{STATE, WIPING};
 use protocol::bytes::{B64u, Secret};
 use protocol::tpm::{Spec, Tpm};
@@ -17,7 +17,7 @@ use super::header::Header;
 use super::vault::{self, Part, Vault, header_of};
 use super::{install, partitions_of, wipe};
 use crate::console::say;
-use crate::os::bank;
+use crate::os::{bank, tool};
 use crate::state as machine;
 
 /// How long the disk with the state is waited for.
@@ -31,6 +31,8 @@ const STATE_AT: &str = "/var";
 const VOLUMES_AT: &str = "/var/lib/volumes";
 /// What mends a file system. Nobody has set a path yet.
 const MENDER: &str = "/usr/sbin/e2fsck";
+/// A large disk takes so long, a broken one longer.
+const MENDING: Duration = Duration::from_mins(30);
 /// Of it: everything was mended. Greater ones say that something was not.
 const MENDED: i32 = 2;
 
@@ -174,13 +176,11 @@ fn mount_mended(device: &Path, at: &str) -> Result<()> {
 
 /// Mends what can be mended without a person.
 fn mend(device: &Path) -> Result<()> {
-    let done = Command::new(MENDER).args(["-f", "-y"]).arg(device).output();
-    let done = done.context("running e2fsck")?;
-    let said = String::from_utf8_lossy(&done.stdout);
-    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-    let is_mended = done.status.code().is_some_and(|code| code <= MENDED);
-    ensure!(is_mended, "e2fsck cannot mend {}: {last}", device.display());
-    Ok(())
+    let said = tool::note()?;
+    let mut mender = Command::new(MENDER);
+    // It says what is wrong on either.
+    mender.args(["-f", "-y"]).arg(device).stdout(said.try_clone()?);
+    tool::run_noting(mender, &format!("e2fsck on {}", device.display()), MENDING, MENDED, &said)
 }
 
 /// Name of the machine's disk, where its header tells; for who keeps its key.
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(again.code(), Some(0), "nothing is left to mend");
         open.write_all_at(&vec![0xa5; 64 << 20], 0).unwrap();
         let said = mend(&file).unwrap_err().to_string();
-        assert!(said.contains("e2fsck cannot mend"), "{said}");
+        assert!(said.contains("e2fsck on") && said.contains("has failed"), "{said}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use recorder::{Part, Recorder};
 pub use tpm::Tpm;
 pub use vm::{Board, Bus, Vm};
 
-/// Why this machine cannot run the site tier, in one line, or `None` when it can.
+/// Why this machine cannot run the wire tier, in one line, or `None` when it can.
 pub fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("network namespaces need root: run as root".into());

@@ -56,7 +56,7 @@ enum Chore {
     },
     /// Run every tier of tests, or those whose name contains a word.
     Test {
-        /// Part of a tier's name: style, unit, site, cluster, …
+        /// Part of a tier's name: style, unit, wire, cluster, machine, …
         only: Option<String>,
         /// Also those tests of the machine tier that take longer than CI can give them; else they count as skipped.
         #[arg(long)]

@@ -60,7 +60,7 @@ fn tiers(long: bool) -> Vec<Tier> {
         Tier { checks: &[lock::check], ..style },
         tier("licences", &["deny check bans licenses sources"], deny::missing),
         tier("unit", &["test --workspace --exclude tests --exclude harness"], nothing),
-        tier("wire", &["test -p tests --test wire"], nothing),
+        tier("wire", &["test -p tests --test wire"], harness::missing),
         tier("harness", &["test -p harness -- --test-threads=1"], harness::missing_for_cluster),
         tier("cluster", &["test -p tests --test cluster -- --test-threads=1"], harness::missing_for_cluster),
         tier("machine", &[machine], harness::missing_for_machine),
@@ -170,6 +170,19 @@ fn note(line: &str, sum: &mut Count) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_tier_that_help_speaks_of_exists() {
+        let help = <crate::Arguments as clap::CommandFactory>::command()
+            .find_subcommand_mut("test")
+            .map(|test| test.render_help().to_string())
+            .unwrap();
+        let (_, names) = help.split_once("Part of a tier's name: ").unwrap();
+        let named: Vec<_> = names.lines().next().unwrap().split(", ").filter(|name| *name != "…").collect();
+        let tiers = tiers(false);
+        assert!(named.len() > 3, "{named:?}");
+        assert!(named.iter().all(|name| tiers.iter().any(|tier| tier.name == *name)), "{named:?}");
+    }
 
     #[test]
     fn a_long_run_leaves_nothing_of_the_machine_tier_out() {

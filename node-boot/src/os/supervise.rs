@@ -75,7 +75,7 @@ impl Services {
             let pause = Duration::from_secs(1);
             let mut running = Running { service, child: None, started: now, pause, again_at: now, ends: 0 };
             running.start();
-            // The last one is watched by whoever waits for the Node, not here.
+            // The next one may need it; one that does not answer in its time keeps nobody waiting.
             running.await_ready();
             then(&running.service.name);
             all.push(running);

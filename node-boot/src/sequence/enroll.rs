@@ -16,6 +16,9 @@ use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::Conversation;
 use crate::site::sign::State;
 
+/// After a conversation that broke off.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What came of a wait for a voucher.
 pub(super) enum Waited {
     /// It is to be asked again.
@@ -40,7 +43,7 @@ impl Awake {
                 Err(error) if stopping() => return Err(error),
                 Err(error) => {
                     say(&format!("The conversation broke off: {error:#}. Trying again."));
-                    std::thread::sleep(Duration::from_secs(1));
+                    pause(AGAIN)?;
                 }
             }
         }
@@ -110,7 +113,7 @@ impl Awake {
                     Waited::Leave => return Ok(None),
                 },
                 (_, Step::No(said)) => {
-                    self.no(address, &said);
+                    self.no(address, &said)?;
                     return Ok(None);
                 }
                 (_, Step::Refused(refused)) => {
@@ -222,7 +225,7 @@ impl Awake {
                 self.sign.waits(&said.reason);
                 pause(Duration::from_secs(after))?;
             }
-            Step::No(said) => self.no(address, &said),
+            Step::No(said) => self.no(address, &said)?,
             Step::Refused(refused) => self.we_refuse(address, &refused),
         }
         Ok(None)

@@ -45,7 +45,7 @@ use crate::state::{Belief, State};
 use crate::trace::{self, Spent};
 
 /// How long a machine without a disk for its system waits before it looks again.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const DISK_AGAIN: Duration = Duration::from_secs(10);
 /// PID 1 ends this program sooner.
 const PATIENCE_FOR_END: Duration = Duration::from_mins(5);
 
@@ -201,7 +201,7 @@ impl Awake {
                     if let Some(found) = self.settle(proved, &config)? {
                         stands(&found);
                         // A person may empty a disk meanwhile, or headquarters change its rule.
-                        pause(LOOK_AGAIN)?;
+                        pause(DISK_AGAIN)?;
                         continue;
                     }
                     say(&format!(

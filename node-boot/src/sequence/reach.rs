@@ -54,8 +54,9 @@ const FIRST_ROUND: Duration = Duration::from_millis(250);
 const LONGEST_ROUND: Duration = Duration::from_mins(1);
 /// How long a provisioner that was refused is not asked again.
 pub(super) const REFUSED_FOR: Duration = Duration::from_mins(10);
-/// How long one that said no is not asked again.
+/// How long one that said no is not asked again, and how long nobody else is: the no is to be read.
 const AGAIN_AFTER_NO: Duration = Duration::from_secs(10);
+const READ: Duration = Duration::from_secs(1);
 
 impl Awake {
     /// Connects to the first provisioner of our owner that answers, asking until there is one.
@@ -215,13 +216,13 @@ impl Awake {
 
     /// The provisioner says no. Another one may say otherwise; this one is asked again in a while, since HQ may change
     /// its mind.
-    pub(super) fn no(&mut self, address: SocketAddr, said: &Said) {
+    pub(super) fn no(&mut self, address: SocketAddr, said: &Said) -> Result<()> {
         let no = why_not(&said.reason);
         stands(&no);
         self.no = Some(no);
         self.sign.say(State::Error);
         self.avoid(address, AGAIN_AFTER_NO);
-        std::thread::sleep(Duration::from_secs(1));
+        pause(READ)
     }
 
     /// We say no.

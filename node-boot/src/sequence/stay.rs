@@ -9,11 +9,12 @@ use protocol::inventory::SecureBoot;
 use protocol::messages::{Act, Config, Order};
 
 use super::{Awake, shut};
+use crate::cli::pause;
 use crate::console::{self, rests, say, stands};
 use crate::join::agent::{self, Beats};
 use crate::join::update::{Reach, Updates};
 use crate::join::{balancer, found, kubelet};
-use crate::os::bank::Keeper;
+use crate::os::bank::{self, Keeper};
 use crate::os::init::System;
 use crate::os::network::Network;
 use crate::os::supervise::{Handle, Service, Services};
@@ -26,6 +27,10 @@ use crate::trace::{self, Spent};
 /// What runs containers, and what runs Pods, as the configuration names them.
 const RUNTIME: &str = "containerd";
 const KUBELET: &str = "kubelet";
+/// After something went wrong.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks at what is due.
+const GLANCE: Duration = Duration::from_millis(200);
 
 impl Awake {
     /// Everything, and then the agent, until the program is ended.
@@ -60,7 +65,8 @@ impl Awake {
             {
                 self.sign.say(State::Error);
                 say(&format!("{error:#}. Trying again."));
-                std::thread::sleep(Duration::from_secs(2));
+                // Whether it is to end is looked at next.
+                let _ = pause(AGAIN);
             }
             if crate::cli::stopping() {
                 services.iter_mut().for_each(Services::stop);
@@ -123,7 +129,7 @@ impl Awake {
         servers: &balancer::Servers,
         services: &mut Option<Services>,
     ) -> Result<()> {
-        ensure!(!self.facts.kubelet.is_empty(), "The kubelet has not said its version yet");
+        ensure!(!self.facts.kubelet.is_empty(), no_kubelet(self.at.system, bank::mounted().is_some()));
         stands("This machine founds the cluster of its site.");
         found::prepare(&self.at.state, &config.node)?;
         kubelet::stand_in(&self.at.state, &self.at.root, &config.node)?;
@@ -227,7 +233,7 @@ impl Awake {
             if beats.tick(well) || due || news || since.elapsed() > agent::HOURLY || crate::cli::stopping() {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(GLANCE);
         }
     }
 
@@ -267,5 +273,34 @@ impl Awake {
             updates.watch(&config.node, &services.handle())?;
         }
         Ok(services)
+    }
+}
+
+/// Why no kubelet says its version, and what to do: without it no cluster can be made.
+fn no_kubelet(system: Option<System>, is_mounted: bool) -> &'static str {
+    match (system, is_mounted) {
+        (Some(_), false) => {
+            "No kubelet is here, since no image of Kubernetes can be used: plug the site's stick in and switch the machine \
+             off and on"
+        }
+        (Some(_), true) => "The kubelet has not said its version yet",
+        (None, _) => "No kubelet says its version: install it, and see what `kubelet --version` says",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_kubelet_that_cannot_come_is_told_what_to_do() {
+        for (system, is_mounted, words) in [
+            (Some(System::Installed), false, "plug the site's stick in"),
+            (Some(System::Live), false, "plug the site's stick in"),
+            (Some(System::Installed), true, "has not said its version yet"),
+            (None, false, "`kubelet --version`"),
+        ] {
+            assert!(no_kubelet(system, is_mounted).contains(words), "{system:?}");
+        }
     }
 }

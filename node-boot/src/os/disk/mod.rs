@@ -29,6 +29,10 @@ use layout::part as number;
 use protocol::image::Kind;
 use start::Parts;
 
+const NO_DISK: &str =
+    "no disk has this machine's system: see to its cable, and switch the machine off and on";
+const NO_BANK: &str = "the disk has no second bank: `provisioner wipe` erases it, and the site's stick installs the machine anew";
+
 fn text(path: &Path) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
@@ -87,14 +91,14 @@ impl BankPart {
 
 /// The bank of this kind that does not hold `kept`.
 pub fn free_bank(kind: Kind, kept: &str) -> Result<BankPart> {
-    let disk = own().context("this machine is not installed on a disk")?;
+    let disk = own().context(NO_DISK)?;
     let (numbers, empty) = match kind {
         Kind::Os => ([number::OS, number::OS_B], layout::EMPTY_OS),
         Kind::Kubernetes => ([number::KUBERNETES, number::KUBERNETES_B], layout::EMPTY_KUBERNETES),
     };
     let names = table::names(&disk)?;
     let is_free = |number: &u32| names.get(number).is_some_and(|name| name != kept);
-    let number = numbers.into_iter().find(is_free).context("the disk has no second bank")?;
+    let number = numbers.into_iter().find(is_free).context(NO_BANK)?;
     Ok(BankPart { device: part(&disk, number)?, disk, number, empty })
 }
 
@@ -109,7 +113,7 @@ pub fn start_first(file: &str) -> Result<()> {
 }
 
 fn firmware() -> Result<table::Placed> {
-    table::firmware(&own().context("this machine is not installed on a disk")?)
+    table::firmware(&own().context(NO_DISK)?)
 }
 
 /// The device of a partition of a disk.

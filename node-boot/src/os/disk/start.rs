@@ -189,11 +189,15 @@ pub fn name_of_locked() -> Option<B64u> {
     header_of(&[&parts.state, &parts.volumes]).ok().flatten().map(|header| header.disk)
 }
 
+const NO_HEADER: &str =
+    "the disk's header was damaged meanwhile: switch the machine off and on, and it installs itself anew";
+
 /// Has the TPM open a locked disk again: by the key that the site kept, from the next start on. Whether it is that disk's key.
 pub fn unlock(key: &Secret, tpm: &Mutex<Tpm>) -> Result<bool> {
-    let parts = partitions_of(STATE).context("the disk is gone")?;
+    let parts = partitions_of(STATE)
+        .context("the disk is gone: see to its cable, and switch the machine off and on")?;
     let both: [&Path; 2] = [&parts.state, &parts.volumes];
-    let header = header_of(&both)?.context("the disk's header is gone")?;
+    let header = header_of(&both)?.context(NO_HEADER)?;
     let Some(mut vault) = Vault::by_site(&header, &key.0) else { return Ok(false) };
     let mut tpm = tpm.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     vault.seal(&mut tpm).context("sealing the disk's secret anew")?;

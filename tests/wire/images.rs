@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use protocol::bytes::Digest;
-use protocol::image::{BankReport, Image, Images, Kind, Program};
+use protocol::image::{BankReport, Failed, Image, Images, Kind, Program};
 use protocol::json;
 use protocol::messages::{Act, Health, Message, SNI, StatusAnswer, StatusRequest};
 use tests::pledge::{Pledge, Session};
@@ -67,6 +67,7 @@ fn a_machine_stages_what_headquarters_names_once_the_site_has_it_and_gets_it_pie
         staged: None,
         trial: false,
         failed: None,
+        refused: None,
     };
 
     served.hq.edit("sites/ship-7/site.yaml", "name: ship-7\nsystem: { os: 0.2.0, activate: now }\n").unwrap();
@@ -88,6 +89,14 @@ fn a_machine_stages_what_headquarters_names_once_the_site_has_it_and_gets_it_pie
     let program = named.program.unwrap();
     assert_ne!(Some(program), os.program, "it is signed for the owner's machines");
 
+    let explained = || served.site(&["explain", "WIRE000"]).unwrap();
+    let waits = explained();
+    assert!(
+        waits.contains("os wanted") && waits.contains("0.2.0: The site does not have this image."),
+        "{waits}"
+    );
+    assert!(waits.contains("`provisioner images add FOLDER`. (image-not-here)"), "{waits}");
+
     served.site_two(["images", "add"], &[&path]).unwrap();
     let act = |told: StatusAnswer| told.orders.into_iter().map(|order| order.act).collect::<Vec<_>>();
     assert_eq!(act(asks(&mut session, &old)), [Act::Stage { root: os.root }]);
@@ -101,11 +110,19 @@ fn a_machine_stages_what_headquarters_names_once_the_site_has_it_and_gets_it_pie
 
     let staged = BankReport { staged: Some(os.root), ..old.clone() };
     assert_eq!(act(asks(&mut session, &staged)), [], "it is no member: nothing is tried on it");
-    let failed =
-        protocol::image::Failed { version: "0.2.0".into(), root: os.root, why: "it\x1b[2J hangs".into() };
+    assert!(explained().contains("(no-member)"), "{}", explained());
+    let failed = Failed { version: "0.2.0".into(), root: os.root, why: "it\x1b[2J hangs".into() };
+    let refused = BankReport { refused: Some(failed.clone()), ..old.clone() };
+    assert_eq!(act(asks(&mut session, &refused)), [], "what a machine does not take is not ordered again");
+    let said = explained();
+    assert!(
+        said.contains("0.2.0: This machine does not take it: it[2J hangs. It takes it once HQ's"),
+        "{said}"
+    );
     let dropped = BankReport { failed: Some(failed), ..old };
     assert_eq!(act(asks(&mut session, &dropped)), [], "what was dropped is not staged again");
-    let said = served.site(&["explain", "WIRE000"]).unwrap();
+    let said = explained();
+    assert!(said.contains("have HQ name another version") && said.contains("(image-dropped)"), "{said}");
     assert!(said.contains("0.1.0; 0.2.0 was tried and dropped: it[2J hangs"), "{said}");
     assert_eq!(served.count("nodeboot_alarms_total", "update-failed"), 1);
 }

@@ -38,9 +38,9 @@ fn lines(kind: Kind, bank: &Bank) -> Vec<String> {
     } else {
         lines.push(format!("{word}: the other bank holds nothing that is whole"));
     }
-    lines.extend(
-        bank.failed.as_ref().map(|failed| format!("{word}: {} failed: {}", failed.version, failed.why)),
-    );
+    for (said, what) in [(&bank.failed, "failed"), (&bank.refused, "is not taken")] {
+        lines.extend(said.as_ref().map(|said| format!("{word}: {} {what}: {}", said.version, said.why)));
+    }
     lines
 }
 

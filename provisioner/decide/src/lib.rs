@@ -3,7 +3,7 @@
 //! No clock, socket, disk or cluster in here. The edge gathers [`Seen`] in one go, calls [`settle`], saves the life,
 //! and then makes every duty of [`duties`] true again. A crash in between loses nothing: the next look sees the same.
 
-mod bank; // which image a machine is told to stage or to try
+mod bank; // which image a machine is told to stage or to try, or why it waits
 mod birth; // which machine founds the cluster
 mod duty; // what has to be true while a machine leads a life
 mod guard; // when nothing may be replaced
@@ -13,7 +13,7 @@ mod slots; // which machine gets which slot
 mod step; // from life to life
 mod version; // which kubelet fits which API server
 
-pub use bank::{Banks, Step, step as bank_step};
+pub use bank::{Banks, Step, Store, Terms, Why as BankWhy, step as bank_step};
 pub use birth::{Birth, Founder, founds};
 pub use duty::{Act, Duty, duties};
 pub use guard::{Fleet, may_replace};

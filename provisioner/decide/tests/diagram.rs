@@ -5,7 +5,9 @@ mod domain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::{env, fs};
 
-use decide::{Act, Code, Deadline, Fleet, Life, Reason, duties, may_replace, patience, reason, step};
+use decide::{
+    Act, BankWhy, Code, Deadline, Fleet, Life, Reason, duties, may_replace, patience, reason, step,
+};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/states.md");
 
@@ -141,6 +143,16 @@ fn reasons(found: &Found, text: &mut String) {
     }
 }
 
+fn images(text: &mut String) {
+    text.push_str(
+        "\n## Images that wait\n\nThe words in `os wanted` and `kubernetes wanted` of `provisioner explain`; the first that \
+         holds is said.\n\n| word | what is so | next |\n|---|---|---|\n",
+    );
+    for why in BankWhy::ALL {
+        put(text, &format!("| `{}` | {} | {} |", why.word(), why.sentence(), why.next()));
+    }
+}
+
 #[test]
 fn the_state_diagram_is_what_the_code_does() {
     let found = find();
@@ -148,6 +160,7 @@ fn the_state_diagram_is_what_the_code_does() {
     diagram(&found, &mut text);
     lives(&found, &mut text);
     reasons(&found, &mut text);
+    images(&mut text);
     if env::var_os("UPDATE").is_some() {
         fs::write(FILE, &text).unwrap();
     }

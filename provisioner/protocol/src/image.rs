@@ -129,9 +129,12 @@ pub struct BankReport {
     /// What was tried last and dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<Failed>,
+    /// What it was ordered to take last, and does not take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Failed>,
 }
 
-/// An image that was tried and dropped.
+/// An image that was tried and dropped, or that is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
     /// Its version.

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use decide::Store;
 use image::Built;
 use protocol::bytes::{Digest, hex};
 use protocol::image::Image;
@@ -17,11 +18,17 @@ fn path(dir: &Path, digest: &Digest) -> PathBuf {
     dir.join(FOLDER).join(hex(&digest.0))
 }
 
-/// Whether everything that belongs to an image is there.
-pub fn has(dir: &Path, image: &Image) -> bool {
+/// How much of an image is there.
+pub fn holds(dir: &Path, image: &Image) -> Store {
     let is =
         |digest: &Digest, size: u64| fs::metadata(path(dir, digest)).is_ok_and(|found| found.len() == size);
-    is(&image.root, image.size) && image.program.is_none_or(|program| is(&program.sha256, program.size))
+    if !is(&image.root, image.size) {
+        Store::NoImage
+    } else if image.program.is_some_and(|program| !is(&program.sha256, program.size)) {
+        Store::NoProgram
+    } else {
+        Store::Whole
+    }
 }
 
 /// A piece of a file of the store, from a byte on, and the size of the whole; none where there is no such file.

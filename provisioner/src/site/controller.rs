@@ -41,6 +41,9 @@ pub async fn run(site: Arc<Site>) -> Result<()> {
         if let Err(error) = site.recall_no_nodes().await {
             tracing::error!(%error, "the store cannot be made again yet");
         }
+        if let Err(error) = site.end_turn() {
+            tracing::warn!(%error, "who waits for a turn that is over could not be called");
+        }
         site.tell_of_more().await;
         if count.is_multiple_of(SAFETY_EVERY)
             && let Err(error) = site.keys.renew_leaf(site.now())

@@ -162,6 +162,7 @@ pub fn explain(site: &Site, wanted: &str) -> Result<Explained> {
             let mut it = of_machine(&machine, record.as_ref(), reason(site, &machine)?, now);
             let profile = site.word().profiles.of(&machine.hw).map(|(_, why)| why);
             it.facts.extend(profile.map(|why| ("profile".to_owned(), why)));
+            it.facts.extend(site.ways(&machine, &machine.banks)?.iter().filter_map(words::wanted));
             it.facts.extend(posing(site, &machine.id, machine.s.is_some()));
             it.facts.extend(record.filter(Record::by_voice).map(|_| words::by_voice()));
             it.facts.extend(health(site).into_iter().map(|wrong| ("this site".to_owned(), wrong)));

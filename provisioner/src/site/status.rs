@@ -83,8 +83,8 @@ impl Site {
             tracing::warn!(machine = id, network, "a machine's network is not as headquarters wants it");
         }
         let mut banks = asked.health.banks.clone();
-        for failed in banks.values_mut().filter_map(|bank| bank.failed.as_mut()) {
-            failed.why = plain::sentence(&failed.why);
+        for said in banks.values_mut().flat_map(|bank| [&mut bank.failed, &mut bank.refused]).flatten() {
+            said.why = plain::sentence(&said.why);
         }
         let saved = self.store.write(move |tx| {
             if let Some(mut machine) = tx.get::<super::machine::Machine>(MACHINES, &id)? {

@@ -1,11 +1,12 @@
 //! What the machines of a site are to run: staged on all, tried on one after the other.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use decide::{Banks, Life, Step};
+use decide::{BankWhy as Why, Banks, Life, Skew, Step, Terms};
 use protocol::bytes::Digest;
 use protocol::clock::Time;
-use protocol::image::{BankReport, Image, Kind};
+use protocol::image::{BankReport, Failed, Image, Kind};
 use protocol::messages::{Act, Order, StatusRequest};
 
 use super::machine::Machine;
@@ -27,11 +28,23 @@ pub(crate) struct Turn(Option<(String, Time)>);
 impl Turn {
     /// Takes the turn for a machine, unless it is another one's.
     fn take(&mut self, machine: &str, now: Time) -> bool {
-        if self.0.as_ref().is_some_and(|(holder, until)| holder != machine && now < *until) {
+        if self.other(machine, now).is_some() {
             return false;
         }
         self.0 = Some((machine.to_owned(), now.plus(seconds(TURN))));
         true
+    }
+
+    /// The other machine whose turn it is.
+    fn other(&self, machine: &str, now: Time) -> Option<&str> {
+        let (holder, until) = self.0.as_ref()?;
+        (holder != machine && now < *until).then_some(holder)
+    }
+
+    /// Takes a turn back that was not used in its time, also where the clock was set back; whether there was one.
+    fn run_out(&mut self, now: Time) -> bool {
+        let is_over = |until: Time| now >= until || until.since(now) > TURN.as_secs();
+        self.0.take_if(|(_, until)| is_over(*until)).is_some()
     }
 
     /// Gives a machine's turn back; whether it was its.
@@ -52,7 +65,24 @@ pub fn towards(want: &Image, report: &BankReport) -> Banks {
         staged: is(report.staged.as_ref()),
         trial: report.trial,
         failed: is(report.failed.as_ref().map(|failed| &failed.root)),
+        refused: is(report.refused.as_ref().map(|refused| &refused.root)),
     }
+}
+
+/// What comes next for a machine and the image of a kind that headquarters wants.
+pub(super) struct Way {
+    pub want: Image,
+    pub step: Step,
+    /// What is to be known of a wait beyond its sentence: why, in somebody's own words, or which machine.
+    pub about: String,
+    trial: bool,
+}
+
+/// The machines that keep another one from trying an image.
+struct Others {
+    dropped: Option<String>,
+    tried: Option<String>,
+    turn: Option<String>,
 }
 
 impl Site {
@@ -62,26 +92,20 @@ impl Site {
         machine: &Machine,
         asked: &StatusRequest,
     ) -> Result<Vec<Order>, StoreError> {
-        let word = self.word();
         let mut orders = Vec::new();
         let mut busy = false;
-        for (kind, report) in &asked.health.banks {
-            let Some(want) = word.wanted(*kind) else { continue };
-            let may = orders.is_empty() && self.may_try(machine, want)?;
-            let step = decide::bank_step(towards(want, report), may);
-            let order = |word: &str, act| Order { id: format!("{word}-{}", want.partition()), act };
-            let root = want.root;
-            match step {
-                Step::Stage if content::has(&self.dir, want) => {
-                    orders.push(order("stage", Act::Stage { root }));
-                }
+        for way in self.ways(machine, &asked.health.banks)? {
+            let order = |word: &str, act| Order { id: format!("{word}-{}", way.want.partition()), act };
+            let root = way.want.root;
+            match way.step {
+                Step::Stage => orders.push(order("stage", Act::Stage { root })),
                 Step::Activate if self.memory().turn.take(&machine.id, self.now()) => {
                     orders.push(order("activate", Act::Activate { root }));
                 }
-                Step::Failed => self.alarm("update-failed", &machine.id).await,
+                Step::Wait(Why::Dropped) => self.alarm("update-failed", &machine.id).await,
                 _ => {}
             }
-            busy |= report.trial || step == Step::Activate;
+            busy |= way.trial || way.step == Step::Activate;
         }
         if !busy && self.memory().turn.give_back(&machine.id) {
             self.call_others(&machine.id)?;
@@ -89,30 +113,86 @@ impl Site {
         Ok(orders)
     }
 
-    /// Whether a machine may try an image now: the site's plan or a person allows it, the machine is well, no other one
-    /// tries anything, none has dropped this image, and Kubernetes fits the API server.
-    fn may_try(&self, machine: &Machine, want: &Image) -> Result<bool, StoreError> {
-        let others = self.machines()?;
-        let mut others = others.iter().filter(|other| other.id != machine.id);
-        let spoilt = |other: &Machine| {
-            let bank = other.banks.get(&want.kind);
-            let failed =
-                bank.and_then(|bank| bank.failed.as_ref()).is_some_and(|failed| failed.root == want.root);
-            failed || other.banks.values().any(|bank| bank.trial)
-        };
-        Ok(machine.life == Life::Member
-            && self.may_activate()?
-            && self.fits(machine, want)
-            && !others.any(spoilt))
+    /// What comes next for each image that is wanted, of a machine whose banks hold this.
+    pub(super) fn ways(
+        &self,
+        machine: &Machine,
+        banks: &BTreeMap<Kind, BankReport>,
+    ) -> Result<Vec<Way>, StoreError> {
+        let word = self.word();
+        let mut ways: Vec<Way> = Vec::new();
+        for (kind, report) in banks {
+            let Some(want) = word.wanted(*kind) else { continue };
+            let mut known = towards(want, report);
+            // What the machine will find as well, once it holds this bundle.
+            let floor = word.images.0.allowed(&want.root).err();
+            known.refused |= floor.is_some();
+            let others = self.others(machine, want)?;
+            let at_it = |way: &Way| matches!(way.step, Step::Stage | Step::Activate);
+            let alone =
+                !ways.iter().any(at_it) && !banks.iter().any(|(other, report)| other != kind && report.trial);
+            let step = decide::bank_step(known, self.terms(machine, want, &others, alone)?);
+            let why = |failed: &Option<Failed>| failed.as_ref().map(|failed| failed.why.clone());
+            let about = match step {
+                Step::Wait(Why::Dropped) => why(&report.failed),
+                Step::Wait(Why::Refused) => why(&report.refused).or(floor.map(|floor| floor.to_string())),
+                Step::Wait(Why::Spoilt) => others.dropped,
+                Step::Wait(Why::Tried) => others.tried,
+                Step::Wait(Why::Turn) => others.turn,
+                _ => None,
+            };
+            let (want, about) = (want.clone(), about.unwrap_or_default());
+            ways.push(Way { want, step, about, trial: report.trial });
+        }
+        Ok(ways)
     }
 
-    fn fits(&self, machine: &Machine, want: &Image) -> bool {
+    fn terms(
+        &self,
+        machine: &Machine,
+        want: &Image,
+        others: &Others,
+        alone: bool,
+    ) -> Result<Terms, StoreError> {
+        Ok(Terms {
+            store: content::holds(&self.dir, want),
+            dropped: others.dropped.is_some(),
+            skew: self.skew(machine, want),
+            member: machine.life == Life::Member,
+            released: self.may_activate()?,
+            tried: others.tried.is_some(),
+            turn: others.turn.is_none(),
+            alone,
+        })
+    }
+
+    /// Which other machines keep one from trying an image. One that was taken out keeps nobody.
+    fn others(&self, machine: &Machine, want: &Image) -> Result<Others, StoreError> {
+        let gone = |other: &Machine| matches!(other.life, Life::Retired(_) | Life::Replaced);
+        let others = self.machines()?;
+        let others = || others.iter().filter(|other| other.id != machine.id && !gone(other));
+        let dropped = |other: &&Machine| {
+            let failed = other.banks.get(&want.kind).and_then(|bank| bank.failed.as_ref());
+            failed.is_some_and(|failed| failed.root == want.root)
+        };
+        let tries = |other: &&Machine| other.banks.values().any(|bank| bank.trial);
+        let name = |other: &Machine| other.node().unwrap_or_else(|| other.id.clone());
+        let turn = self.memory().turn.other(&machine.id, self.now()).map(str::to_owned);
+        Ok(Others {
+            dropped: others().find(dropped).map(name),
+            tried: others().find(tries).map(name),
+            turn: turn.map(|id| others().find(|other| other.id == id).map_or(id, name)),
+        })
+    }
+
+    /// How an image fits the API server; none where that is not known.
+    fn skew(&self, machine: &Machine, want: &Image) -> Option<Skew> {
         if want.kind == Kind::Os {
-            return true;
+            return Some(Skew::Fits);
         }
         let mut then = machine.clone();
         then.hw.kubelet.clone_from(&want.version);
-        self.sight().skew(&then) == Some(decide::Skew::Fits)
+        self.sight().skew(&then)
     }
 
     fn may_activate(&self) -> Result<bool, StoreError> {
@@ -126,6 +206,12 @@ impl Site {
         self.store.write(move |tx| tx.put(META, ACTIVATE, &until)).await?;
         self.call_others("")?;
         Ok(until)
+    }
+
+    /// A turn that was not used in its time is anybody's.
+    pub(super) fn end_turn(&self) -> Result<(), StoreError> {
+        let is_over = self.memory().turn.run_out(self.now());
+        if is_over { self.call_others("") } else { Ok(()) }
     }
 
     /// Lets every other machine ask what it is to do.
@@ -150,5 +236,18 @@ mod tests {
         assert!(!turn.give_back("mc_2"));
         assert!(turn.give_back("mc_1") && turn.take("mc_2", now.plus(60)));
         assert!(turn.take("mc_3", now.plus(60 + seconds(TURN))));
+    }
+
+    #[test]
+    fn a_turn_that_was_not_used_runs_out_once_and_names_its_holder_until_then() {
+        let (mut turn, now) = (Turn::default(), Time(1_800_000_000));
+        assert!(!turn.run_out(now), "there is none");
+        assert!(turn.take("mc_1", now));
+        assert_eq!((turn.other("mc_1", now), turn.other("mc_2", now)), (None, Some("mc_1")));
+        let end = now.plus(seconds(TURN));
+        assert!(!turn.run_out(end.plus(-1)));
+        assert_eq!(turn.other("mc_2", end), None);
+        assert!(turn.run_out(end) && !turn.run_out(end));
+        assert!(turn.take("mc_1", now) && turn.run_out(now.plus(-60)), "the clock was set back");
     }
 }

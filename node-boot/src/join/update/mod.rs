@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use protocol::bytes::Digest;
 use protocol::clock::{self, Time};
-use protocol::image::{Image, Images, Kind};
+use protocol::image::{Failed, Image, Images, Kind, NotAllowed};
 use protocol::messages::{Act, Order};
 
 pub use self::fetch::Reach;
@@ -19,7 +20,7 @@ use self::proof::{HEALTHY, Proof, conclude, drop_kubernetes, switch};
 use super::node::Wanted;
 use crate::cli::pause;
 use crate::console::say;
-use crate::os::bank::{self, Keeper, Started};
+use crate::os::bank::{self, Banks, Keeper, Started};
 use crate::os::images;
 use crate::os::init::{self, power};
 use crate::os::supervise::Handle;
@@ -131,6 +132,10 @@ impl Updates {
         node: &str,
         services: &Handle,
     ) -> Result<()> {
+        if self.keeper.change(|banks| note_refused(banks, orders, allowed))? {
+            // The provisioner is to know it before it orders anything again.
+            self.news.store(true, Ordering::Relaxed);
+        }
         for order in orders {
             match &order.act {
                 Act::Stage { root } => match allowed.allowed(root) {
@@ -246,6 +251,30 @@ impl Updates {
     }
 }
 
+/// Notes of each kind what was ordered and is below headquarters' floor, and forgets what is not any more; whether anything
+/// changed.
+fn note_refused(banks: &mut Banks, orders: &[Order], allowed: &Images) -> bool {
+    let before = banks.clone();
+    let below = |root: &Digest| match allowed.allowed(root) {
+        Err(why @ NotAllowed::BelowFloor { .. }) => Some(why),
+        _ => None,
+    };
+    for kind in Kind::ALL {
+        let bank = banks.of_mut(kind);
+        bank.refused.take_if(|refused| below(&refused.root).is_none());
+    }
+    for order in orders {
+        let (Act::Stage { root } | Act::Activate { root }) = &order.act else { continue };
+        if let Some(why) = below(root)
+            && let NotAllowed::BelowFloor { kind, version, .. } = &why
+        {
+            let why = why.to_string();
+            banks.of_mut(*kind).refused = Some(Failed { version: version.clone(), root: *root, why });
+        }
+    }
+    *banks != before
+}
+
 fn fetch_into(image: &Image, keeper: &Keeper, mut reach: Reach) {
     let kept = keeper.banks().of(image.kind).kept.clone();
     let dropped = Arc::clone(&reach.dropped);
@@ -259,4 +288,40 @@ fn fetch_into(image: &Image, keeper: &Keeper, mut reach: Reach) {
         say: &say,
     };
     fetch(image, &mut means);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn an_order_below_the_floor_is_told_to_the_site_once_and_no_longer_than_the_floor_stands() {
+        let image = |kind, root: u8| Image {
+            kind,
+            version: format!("0.{root}.0"),
+            root: Digest([root; 32]),
+            blocks: 1,
+            size: 8192,
+            program: None,
+        };
+        let images: Vec<_> = Kind::ALL.into_iter().zip(1..).map(|(kind, root)| image(kind, root)).collect();
+        let mut banks = Banks::installed(&images).unwrap();
+        let allowed = |floor: &str| Images {
+            images: vec![image(Kind::Os, 5)],
+            floor: BTreeMap::from([(Kind::Os, floor.to_owned())]),
+        };
+        let order = |root: u8| Order { id: "1".into(), act: Act::Stage { root: Digest([root; 32]) } };
+        let low = allowed("0.4.0");
+        assert!(!note_refused(&mut banks, &[order(5), order(9)], &low), "it is taken, and one is unknown");
+        let high = allowed("0.6.0");
+        assert!(note_refused(&mut banks, &[order(5)], &high));
+        let told = banks.report()[&Kind::Os].refused.clone().unwrap();
+        assert_eq!((told.version.as_str(), told.root), ("0.5.0", Digest([5; 32])));
+        assert_eq!(told.why, "os 0.5.0 is older than 0.6.0, which is the oldest that headquarters allows");
+        assert!(!note_refused(&mut banks, &[order(5)], &high), "it is told once");
+        assert!(!note_refused(&mut banks, &[], &high));
+        assert!(note_refused(&mut banks, &[], &low) && banks.report()[&Kind::Os].refused.is_none());
+    }
 }

@@ -47,6 +47,9 @@ pub struct Bank {
     /// What was tried last and dropped.
     #[serde(default)]
     pub failed: Option<Failed>,
+    /// What was ordered last, and is not taken as long as headquarters' floor stands.
+    #[serde(default)]
+    pub refused: Option<Failed>,
 }
 
 /// A try of the staged image.
@@ -74,7 +77,7 @@ pub enum Started {
 
 impl Bank {
     fn new(kept: Image) -> Self {
-        Self { kept, staged: None, trial: None, failed: None }
+        Self { kept, staged: None, trial: None, failed: None, refused: None }
     }
 
     /// The other bank is about to be written: what it held is not whole any more.
@@ -160,6 +163,7 @@ impl Bank {
             staged: self.staged.as_ref().map(|image| image.root),
             trial: self.trial.is_some(),
             failed: self.failed.clone(),
+            refused: self.refused.clone(),
         }
     }
 }

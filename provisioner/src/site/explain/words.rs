@@ -1,5 +1,6 @@
 //! The sentences for each thing that a person may ask about.
 
+use decide::Step;
 use protocol::clock::Time;
 use protocol::image::{BankReport, Kind};
 use protocol::inventory::SecureBoot;
@@ -13,6 +14,7 @@ use crate::site::claims::Claim;
 use crate::site::machine::{KubeletState, Machine};
 use crate::site::plain;
 use crate::site::posers::Poser;
+use crate::site::updates::Way;
 
 /// The word for a machine that HQ registered and that never spoke here.
 const REGISTERED: &str = "registered";
@@ -169,6 +171,23 @@ fn bank(report: &BankReport) -> String {
         text = format!("{text}; {} was tried and dropped: {}", failed.version, failed.why);
     }
     plain::sentence(&text)
+}
+
+/// Which image a machine is to run as well, and what it waits for.
+pub(super) fn wanted(way: &Way) -> Option<(String, String)> {
+    let text = match way.step {
+        Step::Nothing => return None,
+        Step::Stage => "It is being fetched.".to_owned(),
+        Step::Activate => "It is here, and is tried next.".to_owned(),
+        Step::Wait(why) => {
+            let about = Some(&way.about).filter(|about| !about.is_empty());
+            let about = about.map(|about| format!(": {}", about.trim_end_matches('.'))).unwrap_or_default();
+            let what = why.sentence().trim_end_matches('.');
+            format!("{what}{about}. {} ({})", why.next(), why.word())
+        }
+    };
+    let text = plain::sentence(&format!("{}: {text}", way.want.version));
+    Some((format!("{} wanted", way.want.kind.word()), text))
 }
 
 fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {

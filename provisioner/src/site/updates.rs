@@ -21,35 +21,54 @@ pub const HARBOUR: Duration = Duration::from_hours(24);
 /// How long a machine may take to try what it was told to: longer than it gives itself.
 const TURN: Duration = Duration::from_mins(30);
 
-/// Whose turn it is to try an image.
+/// Whose turn it is to try an image, or was last.
 #[derive(Default)]
-pub(crate) struct Turn(Option<(String, Time)>);
+pub(crate) struct Turn(Option<Held>);
+
+struct Held {
+    machine: String,
+    until: Time,
+    /// That it ran out was told already.
+    is_over: bool,
+}
 
 impl Turn {
-    /// Takes the turn for a machine, unless it is another one's.
+    /// Takes the turn for a machine, unless it is another one's. Asking again makes it no longer; and who has not used it in
+    /// its time leaves it to the others for as long.
     fn take(&mut self, machine: &str, now: Time) -> bool {
-        if self.other(machine, now).is_some() {
-            return false;
+        let turn = seconds(TURN);
+        if let Some(held) = &self.0 {
+            let is_own = held.machine == machine;
+            if now < held.until {
+                return is_own;
+            }
+            if is_own && now < held.until.plus(turn) {
+                return false;
+            }
         }
-        self.0 = Some((machine.to_owned(), now.plus(seconds(TURN))));
+        self.0 = Some(Held { machine: machine.to_owned(), until: now.plus(turn), is_over: false });
         true
     }
 
     /// The other machine whose turn it is.
     fn other(&self, machine: &str, now: Time) -> Option<&str> {
-        let (holder, until) = self.0.as_ref()?;
-        (holder != machine && now < *until).then_some(holder)
+        let held = self.0.as_ref().filter(|held| held.machine != machine && now < held.until)?;
+        Some(&held.machine)
     }
 
-    /// Takes a turn back that was not used in its time, also where the clock was set back; whether there was one.
+    /// Whether a turn has ended that was not used in its time, also where the clock was set back; said once.
     fn run_out(&mut self, now: Time) -> bool {
-        let is_over = |until: Time| now >= until || until.since(now) > TURN.as_secs();
-        self.0.take_if(|(_, until)| is_over(*until)).is_some()
+        let Some(held) = self.0.as_mut().filter(|held| !held.is_over) else { return false };
+        held.is_over = now >= held.until || held.until.since(now) > TURN.as_secs();
+        if held.is_over {
+            held.until = held.until.min(now);
+        }
+        held.is_over
     }
 
     /// Gives a machine's turn back; whether it was its.
     fn give_back(&mut self, machine: &str) -> bool {
-        self.0.take_if(|(holder, _)| holder == machine).is_some()
+        self.0.take_if(|held| held.machine == machine).is_some()
     }
 }
 
@@ -175,7 +194,9 @@ impl Site {
             let failed = other.banks.get(&want.kind).and_then(|bank| bank.failed.as_ref());
             failed.is_some_and(|failed| failed.root == want.root)
         };
-        let tries = |other: &&Machine| other.banks.values().any(|bank| bank.trial);
+        // One that died while it tried an image keeps the others no longer than a try takes.
+        let is_heard = |other: &Machine| self.now().since(other.heard) < TURN.as_secs();
+        let tries = |other: &&Machine| is_heard(other) && other.banks.values().any(|bank| bank.trial);
         let name = |other: &Machine| other.node().unwrap_or_else(|| other.id.clone());
         let turn = self.memory().turn.other(&machine.id, self.now()).map(str::to_owned);
         Ok(Others {
@@ -235,7 +256,12 @@ mod tests {
         assert!(!turn.take("mc_2", now.plus(60)));
         assert!(!turn.give_back("mc_2"));
         assert!(turn.give_back("mc_1") && turn.take("mc_2", now.plus(60)));
-        assert!(turn.take("mc_3", now.plus(60 + seconds(TURN))));
+        let end = now.plus(60 + seconds(TURN));
+        assert!(turn.take("mc_2", end.plus(-1)), "it is still its turn");
+        assert!(!turn.take("mc_2", end), "asking again makes it no longer");
+        assert!(turn.take("mc_3", end));
+        assert!(turn.take("mc_3", end) && !turn.take("mc_3", end.plus(seconds(TURN))));
+        assert!(turn.take("mc_3", end.plus(2 * seconds(TURN))), "nobody else wanted it");
     }
 
     #[test]
@@ -248,6 +274,6 @@ mod tests {
         assert!(!turn.run_out(end.plus(-1)));
         assert_eq!(turn.other("mc_2", end), None);
         assert!(turn.run_out(end) && !turn.run_out(end));
-        assert!(turn.take("mc_1", now) && turn.run_out(now.plus(-60)), "the clock was set back");
+        assert!(turn.take("mc_2", end) && turn.run_out(end.plus(-60)), "the clock was set back");
     }
 }

@@ -59,7 +59,7 @@ fn an_operating_system_that_proves_itself_is_kept_and_one_that_does_not_come_up_
     vm.says("os 0.2.0 is here.", DEADLINE).unwrap();
     vm.says("All is well with os 0.2.0: it is kept.", DEADLINE).unwrap();
     assert_eq!(site.ready_node("node-1").unwrap(), node);
-    explains(&site, "0.2.0");
+    explains(&site, "0.2.0, another one is in the other bank");
 
     order(&site, &bad, "os: 0.3.0");
     // It is started twice, and each time the one before after it.

@@ -60,7 +60,7 @@ fn quoted(said: &File) -> String {
     let mut end = vec![0; usize::try_from(length.min(END)).unwrap_or_default()];
     let read = said.read_at(&mut end, length - length.min(END)).unwrap_or_default();
     let text = String::from_utf8_lossy(&end[..read]);
-    last(&text).map(|line| format!(": {line}")).unwrap_or_default()
+    last(&text).map(|line| format!(": {}", line.trim_start_matches("error: "))).unwrap_or_default()
 }
 
 /// Some programs give advice after their error.

@@ -1,10 +1,10 @@
 //! The provisioner on this very machine, where headquarters certified it as one: it comes with the stick, and runs as long
 //! as the machine does.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
 use protocol::id::Id;
@@ -62,8 +62,12 @@ pub fn request(site: &str, folder: &Path, tpm: Option<&str>, owner: &Path) -> Re
     }
     // It asks nothing, and what it shows is for the person.
     init.stdout(std::io::stderr());
-    tool::run(init, "`provisioner init`", MADE)
-        .context("there is no request, which this machine's `provisioner` makes")?;
+    tool::run(init, "`provisioner init`", MADE).map_err(|error| {
+        let is_missing =
+            error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::NotFound);
+        let no_program = "this machine has no `provisioner` to certify";
+        error.context(if is_missing { no_program } else { "there is no request" })
+    })?;
     let file = folder.join("ca-request.json");
     fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
 }

@@ -3,6 +3,7 @@
 //! No clock, socket, disk or cluster in here. The edge gathers [`Seen`] in one go, calls [`settle`], saves the life,
 //! and then makes every duty of [`duties`] true again. A crash in between loses nothing: the next look sees the same.
 
+mod alarm; // what people are told of at once
 mod bank; // which image a machine is told to stage or to try, or why it waits
 mod birth; // which machine founds the cluster
 mod duty; // what has to be true while a machine leads a life
@@ -13,12 +14,13 @@ mod slots; // which machine gets which slot
 mod step; // from life to life
 mod version; // which kubelet fits which API server
 
+pub use alarm::Alarm;
 pub use bank::{Banks, Step, Store, Terms, Why as BankWhy, step as bank_step};
 pub use birth::{Birth, Founder, founds};
 pub use duty::{Act, Duty, duties};
 pub use guard::{Fleet, may_replace};
 pub use life::{Kubelet, Life, Node, Offer, Proof, Record, Seen, Why, Word};
-pub use reason::{Code, Deadline, Reason, reason};
+pub use reason::{Code, Deadline, NOT_SEEN, Reason, Unseen, reason};
 pub use slots::{Candidate, Needs, Slot, assign};
 pub use step::{patience, settle, step, wants_slot};
 pub use version::{Skew, Version};

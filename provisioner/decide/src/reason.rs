@@ -208,6 +208,30 @@ impl Code {
     }
 }
 
+/// Why a machine stands nowhere that never spoke at its site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// The stable word.
+    pub word: &'static str,
+    /// What a person reads.
+    pub person: &'static str,
+    /// What an engineer reads.
+    pub engineer: &'static str,
+    /// What happens next.
+    pub next: &'static str,
+    /// Until when.
+    pub until: &'static str,
+}
+
+/// HQ registered it, and nothing stands in its way.
+pub const NOT_SEEN: Unseen = Unseen {
+    word: "not-seen",
+    person: "HQ registered this machine; it has not spoken to this site yet.",
+    engineer: "It has not proved itself here (M4): not plugged in, not powered, or on another network.",
+    next: "It is admitted by itself when it is plugged in.",
+    until: "it is plugged in",
+};
+
 /// Until when a machine waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Deadline {

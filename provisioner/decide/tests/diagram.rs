@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::{env, fs};
 
 use decide::{
-    Act, BankWhy, Code, Deadline, Fleet, Life, Reason, duties, may_replace, patience, reason, step,
+    Act, Alarm, BankWhy, Code, Deadline, Fleet, Life, NOT_SEEN, Reason, duties, may_replace, patience,
+    reason, step,
 };
+use protocol::refusal::Refusal;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/states.md");
 
@@ -141,6 +143,38 @@ fn reasons(found: &Found, text: &mut String) {
         let loud = if code.alarming() { " (alarm)" } else { "" };
         put(text, &format!("| `{}`{loud} | {sentences} | {until} | {names} |", code.word()));
     }
+    let never = NOT_SEEN;
+    let sentences = format!("{} | {} | {}", never.person, never.engineer, never.next);
+    put(text, &format!("| `{}` | {sentences} | {} | registered |", never.word, never.until));
+}
+
+/// What is told at once beside the loud reasons, and the words that machines bring.
+fn alarms(text: &mut String) {
+    text.push_str(
+        "\n## Alarms\n\nTold at once, in the log, in `nodeboot_alarms_total` and to HQ by report: reasons with `(alarm)` above, and \
+         these.\n\n| word | what happened | what to do |\n|---|---|---|\n",
+    );
+    for alarm in Alarm::ALL {
+        put(text, &format!("| `{}` | {} | {} |", alarm.word(), alarm.sentence(), alarm.next()));
+    }
+    text.push_str(
+        "\nA machine that refuses its site says so itself; its word stands in place of `join-failed` and \
+         `voucher-refused`.\n\n| word | the machine says |\n|---|---|\n",
+    );
+    for refusal in Refusal::ALL.iter().filter(|refusal| refusal.is_a_machines()) {
+        put(text, &format!("| `{}` | {} |", refusal.code(), refusal.sentence()));
+    }
+}
+
+#[test]
+fn one_word_never_means_two_things() {
+    let mut words = BTreeSet::new();
+    let reasons = Code::ALL.iter().map(|code| code.word()).chain([NOT_SEEN.word]);
+    let images = BankWhy::ALL.iter().map(|why| why.word());
+    for word in reasons.chain(images).chain(Alarm::ALL.iter().map(|alarm| alarm.word())) {
+        assert!(words.insert(word), "{word}");
+    }
+    assert_eq!(Alarm::BundleBehind.word(), Refusal::BundleBehind.code(), "one spelling");
 }
 
 fn images(text: &mut String) {
@@ -161,6 +195,7 @@ fn the_state_diagram_is_what_the_code_does() {
     lives(&found, &mut text);
     reasons(&found, &mut text);
     images(&mut text);
+    alarms(&mut text);
     if env::var_os("UPDATE").is_some() {
         fs::write(FILE, &text).unwrap();
     }

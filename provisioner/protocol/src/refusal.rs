@@ -120,6 +120,14 @@ table! {
     }
 }
 
+impl Refusal {
+    /// R1 to R16: with these a machine refuses a site.
+    pub fn is_a_machines(self) -> bool {
+        let number = self.id().strip_prefix('R').and_then(|number| number.parse().ok());
+        number.is_some_and(|number: u8| number <= 16)
+    }
+}
+
 /// A refusal with the lettered case of the specification and a detail for the engineer (never a secret).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Refused {
@@ -191,6 +199,12 @@ mod tests {
             let id = format!("R{number}");
             assert!(Refusal::ALL.iter().any(|row| row.id() == id), "{id}");
         }
+    }
+
+    #[test]
+    fn only_words_of_machines_are_taken_from_them() {
+        assert!(Refusal::Stranger.is_a_machines() && Refusal::VoiceRefused.is_a_machines());
+        assert!(!Refusal::Duplicate.is_a_machines() && !Refusal::Broken.is_a_machines());
     }
 
     #[test]

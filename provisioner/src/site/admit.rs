@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use decide::{Alarm, Code};
 use protocol::attest::Proven;
 use protocol::bytes::Digest;
 use protocol::clock::Time;
@@ -141,7 +142,7 @@ impl Site {
             return self.unknown(peer);
         }
         self.note_poser(peer, Refusal::AuthMismatch, &record.id, hw);
-        self.alarm(Refusal::AuthMismatch.code(), &record.id).await;
+        self.alarm(Alarm::Reason(Code::AuthMismatch), &record.id).await;
         Err(Refused::new(Refusal::AuthMismatch, ' ', format!("the label of {}", record.id)))
     }
 
@@ -171,7 +172,7 @@ impl Site {
         let about = given.or_else(|| self.bound(&peer.s).ok().map(|bound| bound.machine.id));
         let Some(machine) = about.filter(|_| !outcome.status) else { return };
         tracing::warn!(machine, reason, "the machine refuses this site");
-        self.alarm_said(&reason, "voucher-refused", &machine).await;
+        self.alarm_said(&reason, Alarm::VoucherRefused, &machine).await;
     }
 
     /// M4: `proven` was proven on this connection by `kind`. Binds the key, for good where it is a device key, gives a
@@ -204,10 +205,10 @@ impl Site {
                 Ok(Proven { ids, machine, disk: None })
             }
             Err(refused) => {
-                if posers::poses(refused.refusal).is_some() {
+                if let Some(code) = posers::poses(refused.refusal) {
                     let of = self.store.look().and_then(|look| look.get::<String>(IDS, &proven.to_string()));
                     self.note_poser(peer, refused.refusal, &of.ok().flatten().unwrap_or_default(), &said);
-                    self.alarm(refused.refusal.code(), &proven.to_string()).await;
+                    self.alarm(Alarm::Reason(code), &proven.to_string()).await;
                 }
                 Err(refused)
             }

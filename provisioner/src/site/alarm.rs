@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use decide::Alarm;
 use protocol::clock::{DAY, Time};
 use protocol::refusal::Refusal;
-use protocol::report::Alarm;
 
 use super::{Site, plain, report};
 
@@ -12,8 +12,6 @@ const HOUR: u64 = 3600;
 /// Alarms of the whole site in an hour. What is beyond is counted and told as one: the link to HQ may be two kilobytes
 /// a second, and nobody reads a thousand.
 const AN_HOUR: u32 = 60;
-/// The word of the alarm that tells how many there were beyond.
-const MORE: &str = "more-alarms";
 
 /// What was told of late.
 #[derive(Default)]
@@ -55,19 +53,20 @@ impl Alarms {
 
 impl Site {
     /// Tells people of something, at most once an hour for one machine and reason; HQ hears of it by report.
-    pub(crate) async fn alarm(&self, word: &'static str, about: &str) {
-        self.alarm_every(HOUR, word, about).await;
+    pub(crate) async fn alarm(&self, alarm: Alarm, about: &str) {
+        self.alarm_every(HOUR, alarm, about).await;
     }
 
     /// The same, at most once in so many seconds.
-    pub(crate) async fn alarm_every(&self, seconds: u64, word: &'static str, about: &str) {
-        self.raise(seconds, word, word, about).await;
+    pub(crate) async fn alarm_every(&self, seconds: u64, alarm: Alarm, about: &str) {
+        self.raise(seconds, alarm.word(), alarm.word(), about).await;
     }
 
     /// What a machine itself complains of, in a word of its choice: at most once an hour for one machine, whatever the
     /// word. One that the machine does not speak counts as `otherwise`.
-    pub(crate) async fn alarm_said(&self, said: &str, otherwise: &'static str, about: &str) {
-        let word = Refusal::from_code(said).filter(|refusal| is_a_machines(*refusal));
+    pub(crate) async fn alarm_said(&self, said: &str, otherwise: Alarm, about: &str) {
+        let otherwise = otherwise.word();
+        let word = Refusal::from_code(said).filter(|refusal| refusal.is_a_machines());
         self.raise(HOUR, otherwise, word.map_or(otherwise, Refusal::code), about).await;
     }
 
@@ -84,28 +83,19 @@ impl Site {
         let now = self.now();
         let beyond = self.memory().alarms.turn(now);
         if let Some(beyond) = beyond {
-            self.tell(MORE, format!("and {beyond} more within an hour")).await;
+            self.tell(Alarm::More.word(), format!("and {beyond} more within an hour")).await;
         }
     }
 
     async fn tell(&self, word: &'static str, about: String) {
         tracing::warn!(machine = about, reason = word, "alarm");
         self.metrics.alarm(word);
-        let alarm = Alarm { reason: word.to_owned(), about, at: self.now() };
+        let alarm = protocol::report::Alarm { reason: word.to_owned(), about, at: self.now() };
         let noted = self.store.write(move |tx| report::note(tx, &report::Event::Alarm(alarm)).map(drop));
         if let Err(error) = noted.await {
             tracing::error!(%error, "an alarm could not be saved");
         }
     }
-}
-
-/// R1 to R16: with these a machine refuses a site.
-fn is_a_machines(refusal: Refusal) -> bool {
-    refusal
-        .id()
-        .strip_prefix('R')
-        .and_then(|number| number.parse().ok())
-        .is_some_and(|number: u8| number <= 16)
 }
 
 #[cfg(test)]
@@ -138,11 +128,5 @@ mod tests {
         alarms.turn(NOW);
         assert_eq!(alarms.turn(NOW.plus(-1_000_000)), None);
         assert_eq!(alarms.since, NOW.plus(-1_000_000));
-    }
-
-    #[test]
-    fn only_words_of_machines_are_taken_from_them() {
-        assert!(is_a_machines(Refusal::Stranger) && is_a_machines(Refusal::VoiceRefused));
-        assert!(!is_a_machines(Refusal::Duplicate) && !is_a_machines(Refusal::Broken));
     }
 }

@@ -253,7 +253,7 @@ impl Site {
         let machine = &bound.machine.id;
         tracing::info!(machine, good = outcome.status, reason, "the machine says how its join went");
         if !outcome.status {
-            self.alarm_said(&reason, "join-failed", machine).await;
+            self.alarm_said(&reason, decide::Alarm::JoinFailed, machine).await;
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use decide::{Act, Life};
+use decide::{Act, Alarm, Life};
 use protocol::clock::{DAY, Time, YEAR};
 use protocol::report::Join;
 
@@ -209,7 +209,7 @@ async fn act(
 ) -> Result<()> {
     match act {
         Act::Alarm(code) => {
-            site.alarm(code.word(), &machine.id).await;
+            site.alarm(Alarm::Reason(code), &machine.id).await;
             return Ok(());
         }
         Act::ReleaseSlot => return release(site, machine).await,

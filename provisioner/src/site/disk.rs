@@ -1,5 +1,6 @@
 //! M14, and M4 of a machine that cannot open its disk: the second way in. And the order to wipe it.
 
+use decide::Alarm;
 use protocol::attest::Disk;
 use protocol::bytes::{B64u, Secret};
 use protocol::clock::Time;
@@ -20,8 +21,6 @@ const KEY: usize = 32;
 const MOST: usize = 8;
 /// Name of the order.
 const WIPE: &str = "wipe";
-/// Word of the alarm.
-const SHUT: &str = "disk-shut";
 
 /// The key of one disk. Only the store holds it, and backups of that.
 #[derive(Serialize, Deserialize)]
@@ -80,7 +79,7 @@ impl Site {
         machine.check_said()?;
         let kept = look.get::<Kept>(DISKS, &protocol::bytes::hex(&disk.0)).map_err(broken)?;
         let key = kept.filter(|kept| kept.is_of(std::slice::from_ref(ek))).map(|kept| kept.key);
-        self.alarm(SHUT, &id).await;
+        self.alarm(Alarm::DiskShut, &id).await;
         let outcome = if key.is_some() { "given" } else { "none is known" };
         let who = format!("key:{}", peer.s);
         self.audit(&who, &format!("ask for the key of a disk of {id}"), outcome).await.map_err(broken)?;

@@ -155,7 +155,7 @@ pub async fn watch(site: Arc<Site>) -> Result<()> {
 async fn trouble(site: &Site, path: &Path, error: &io::Error) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     tracing::error!(file = plain::word(&name), %error, "the inbox");
-    site.alarm("inbox-trouble", &name).await;
+    site.alarm(decide::Alarm::InboxTrouble, &name).await;
 }
 
 /// Takes what lies there now. A file that can neither be taken nor moved is left alone for a while.

@@ -65,7 +65,7 @@ pub(super) fn has_bundle(
     let burned = burn(tx)?;
     skip_reports(tx, acknowledged.unwrap_or(0))?;
     let alarm = protocol::report::Alarm {
-        reason: "store-lost".to_owned(),
+        reason: decide::Alarm::StoreLost.word().to_owned(),
         about: plain::count(burned, "device key"),
         at,
     };

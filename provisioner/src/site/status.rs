@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
+use decide::Alarm;
 use protocol::bundle;
 use protocol::bytes::Digest;
 use protocol::clock::DAY;
@@ -112,9 +113,9 @@ impl Site {
         let Some(seq) = proven.map(|checked| checked.index.seq).filter(|seq| *seq > word.seq) else {
             tracing::warn!(machine = id, claims = asked.bundle, ours = word.seq, "a newer bundle may exist");
             // Unproven: people are told, and nothing is held back.
-            return self.alarm_every(DAY.unsigned_abs(), Refusal::BundleBehind.code(), id).await;
+            return self.alarm_every(DAY.unsigned_abs(), Alarm::BundleBehind, id).await;
         };
-        self.alarm(Refusal::BundleBehind.code(), &format!("bundle {seq}")).await;
+        self.alarm(Alarm::BundleBehind, &format!("bundle {seq}")).await;
         let raise = self.store.write(move |tx| {
             let known: u64 = tx.get(super::store::META, BEHIND)?.unwrap_or(0);
             tx.put(super::store::META, BEHIND, &seq.max(known))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use decide::{BankWhy as Why, Banks, Life, Skew, Step, Terms};
+use decide::{Alarm, BankWhy as Why, Banks, Life, Skew, Step, Terms};
 use protocol::bytes::Digest;
 use protocol::clock::Time;
 use protocol::image::{BankReport, Failed, Image, Kind};
@@ -121,7 +121,7 @@ impl Site {
                 Step::Activate if self.memory().turn.take(&machine.id, self.now()) => {
                     orders.push(order("activate", Act::Activate { root }));
                 }
-                Step::Wait(Why::Dropped) => self.alarm("update-failed", &machine.id).await,
+                Step::Wait(Why::Dropped) => self.alarm(Alarm::UpdateFailed, &machine.id).await,
                 _ => {}
             }
             busy |= way.trial || way.step == Step::Activate;

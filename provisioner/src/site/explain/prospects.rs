@@ -1,7 +1,7 @@
 //! What a registered machine that never spoke here will meet when it is plugged in.
 
 use anyhow::Result;
-use decide::Code;
+use decide::{Code, NOT_SEEN};
 use protocol::bytes::Digest;
 use protocol::record::{Auth, Record};
 use protocol::refusal::Refused;
@@ -56,12 +56,11 @@ fn of(code: Code, engineer: impl Into<String>, next: impl Into<String>) -> Prosp
 /// Nothing stands in its way.
 fn welcome() -> Prospect {
     Prospect {
-        reason: "not-seen",
-        person: "HQ registered this machine; it has not spoken to this site yet.",
-        engineer: "It has not proved itself here (M4): not plugged in, not powered, or on another network."
-            .to_owned(),
-        next: "It is admitted by itself when it is plugged in.".to_owned(),
-        deadline: "until it is plugged in".to_owned(),
+        reason: NOT_SEEN.word,
+        person: NOT_SEEN.person,
+        engineer: NOT_SEEN.engineer.to_owned(),
+        next: NOT_SEEN.next.to_owned(),
+        deadline: format!("until {}", NOT_SEEN.until),
     }
 }
 

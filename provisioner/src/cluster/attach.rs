@@ -17,6 +17,8 @@ use super::{ClusterError, FIELD_MANAGER, call, csr, safety};
 const ROLE: &str = "nodeboot.dev:provisioner";
 /// How long the provisioner's own certificate is asked for, seconds; it is renewed at half of what it gets.
 const OWN_LIFE: i32 = 90 * 86_400;
+/// So often the signer of it is waited for.
+const SIGNER_TRIES: u32 = 6;
 /// How long another approver is given to show itself.
 const APPROVER_WAIT: std::time::Duration = std::time::Duration::from_millis(1500);
 
@@ -219,7 +221,16 @@ async fn own_certificate(
     let der = protocol::issue::request(user, Some("nodeboot.dev:provisioners"), key).map_err(bad)?;
     let name = format!("node-boot-provisioner-{}", hex(&Digest::of(&der).0[..6]));
     let wish = Wish { name, signer: CLIENT, der: &der, life: OWN_LIFE, usage: "client auth" };
-    let chain = csr::obtain(api, &wish, "the provisioner's own certificate").await?;
+    let obtain = || csr::obtain(api, &wish, "the provisioner's own certificate");
+    let mut answer = obtain().await;
+    // A signer that has just been started may be slow; whoever asks anew with another key would have to wait as long again.
+    for _ in 1..SIGNER_TRIES {
+        if !matches!(answer, Err(ClusterError::Away { .. })) {
+            break;
+        }
+        answer = obtain().await;
+    }
+    let chain = answer?;
     Ok(chain.iter().map(|der| pem("CERTIFICATE", der)).collect())
 }
 

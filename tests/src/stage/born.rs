@@ -83,7 +83,9 @@ impl Born {
         hq.edit(&format!("sites/{SITE}/slots.yaml"), SLOTS)?;
         fs::create_dir(hq.dir().join("seed"))?;
         hq.edit("seed/shop.yaml", SEED)?;
-        let mut first = Vm::new(&lan, &format!("{name}-1"), Board::new("VM0011", Bus::Nvme))?;
+        // With less, the programs of a control plane are read from the emulated disk again and again.
+        let founder = Board { memory: 6144, ..Board::new("VM0011", Bus::Nvme) };
+        let mut first = Vm::new(&lan, &format!("{name}-1"), founder)?;
         let mut second = Vm::new(&lan, &format!("{name}-2"), Board::new("VM0012", Bus::Virtio))?;
         let request = register(&hq, &programs, &mut first, ["VM0011", "node-1"])?;
         register(&hq, &programs, &mut second, ["VM0012", "node-2"])?;

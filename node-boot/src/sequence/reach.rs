@@ -148,8 +148,7 @@ impl Awake {
                 Ok(link) => return Ok(Some((candidate, Conversation::over(link)))),
                 Err(Failed::Refused(refused)) => {
                     self.avoid(candidate.address, REFUSED_FOR);
-                    let (sentence, id) = (refused.refusal.sentence(), refused.id());
-                    let no = format!("{sentence} ({id} at {})", candidate.address);
+                    let no = format!("{refused} ({} at {})", refused.id(), candidate.address);
                     say(&no);
                     self.no = Some(no);
                 }

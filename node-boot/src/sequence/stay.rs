@@ -103,6 +103,11 @@ impl Awake {
         {
             say(&format!("The stick cannot be read: {error:#}."));
         }
+        if self.at.system == Some(System::Installed)
+            && let Err(error) = disk::forget_provisioners()
+        {
+            say(&format!("{error:#}."));
+        }
         let eks = self.identity.tpm.as_ref().map(|chip| chip.eks.as_slice()).unwrap_or_default();
         let setting = Setting { kit: &kit, tpm: self.at.tpm.as_ref(), eks, owner: &self.at.owner };
         match own::start(&setting) {

@@ -20,7 +20,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use super::choose::{Rule, Seen, choose};
 use super::table::{Begun, Names};
 use super::vault::{self, Part, Vault, header_of};
-use super::{boot, is_removable, part, partitions, table};
+use super::{boot, is_removable, kit, part, partitions, table};
 use crate::console::{self, say};
 use crate::os::bank::Banks;
 use crate::os::{inventory, tool};
@@ -93,6 +93,10 @@ pub fn install(
     hold_still();
     fill(&state, system.folders)?;
     let firmware = table::finish(&disk, &names)?;
+    // Not before: a disk that was flashed has it nowhere else until then. Where it fails, the next start does it.
+    if let Err(error) = kit::forget_on(&part(&disk, number::FIRMWARE)?) {
+        say(&format!("{error:#}."));
+    }
     // Firmware that keeps no variables starts what it finds; the disk has the file where every firmware looks.
     if let Err(error) = boot::prefer(&firmware, layout::PROGRAM) {
         say(&format!("The firmware was not told to start this disk first: {error:#}. Pull the stick out."));

@@ -1,10 +1,11 @@
 //! What a stick brings beside the system: the site's bundle, and what makes machines its provisioners.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use layout::{FIRMWARE, STICK};
+use layout::{FIRMWARE, PROVISIONERS, STICK};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::install::copy_folder;
@@ -24,6 +25,34 @@ pub fn read_kit() -> Result<()> {
         let from = volume.join(FOLDER);
         if from.exists() { copy_folder(&from, &Path::new(KIT).join(FOLDER)) } else { Ok(()) }
     })
+}
+
+/// What made this machine a provisioner is in its state from now on. Nobody is to find it where everybody can read: with it
+/// and a moment at this machine's TPM he has the keys of the site.
+pub fn forget_provisioners() -> Result<()> {
+    partition(FIRMWARE).map_or(Ok(()), |device| forget_on(&device))
+}
+
+/// The same on a disk that the system has just been put on.
+pub(super) fn forget_on(device: &Path) -> Result<()> {
+    // What is only read cannot be damaged by a power cut: most disks have nothing of that.
+    if !with_volume(device, MountFlags::RDONLY, |volume| Ok(volume.join(PROVISIONERS).exists()))? {
+        return Ok(());
+    }
+    with_volume(device, MountFlags::empty(), |volume| scrub(&volume.join(PROVISIONERS)))
+        .context("overwriting what made this machine a provisioner")
+}
+
+/// Overwrites the files of a folder and removes them: a file that is only removed is still there.
+fn scrub(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let mut file = File::options().write(true).open(&path)?;
+        io::copy(&mut io::repeat(0).take(file.metadata()?.len()), &mut file)?;
+        file.sync_all()?;
+        fs::remove_file(path)?;
+    }
+    Ok(fs::remove_dir(folder)?)
 }
 
 /// Mounts what the firmware reads for as long as `work` takes: a stick may be pulled out at any other time.
@@ -51,4 +80,22 @@ pub fn stick_is_memory() -> bool {
 pub fn with_stick<T>(work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let device = stick().context("the stick is not there any more: put it back in, and start anew")?;
     with_volume(&device, MountFlags::empty(), work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_a_provisioner_is_overwritten_before_it_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kit, beside) = (folder.path().join("provisioners"), folder.path().join("beside"));
+        fs::create_dir(&kit).unwrap();
+        fs::write(kit.join("key.json"), vec![7; 10_000]).unwrap();
+        // The same bytes of the disk by another name.
+        fs::hard_link(kit.join("key.json"), &beside).unwrap();
+        scrub(&kit).unwrap();
+        assert!(!kit.exists());
+        assert!(fs::read(&beside).unwrap() == vec![0; 10_000]);
+    }
 }

@@ -98,17 +98,14 @@ impl Awake {
     /// that has another.
     fn start_own(&mut self) {
         let Some(kit) = self.at.kit.clone() else { return };
-        if self.at.system.is_some()
-            && let Err(error) = disk::read_kit()
-        {
-            say(&format!("The stick cannot be read: {error:#}."));
-        }
-        if self.at.system == Some(System::Installed)
-            && let Err(error) = disk::forget_provisioners()
-        {
-            say(&format!("{error:#}."));
-        }
         let eks = self.identity.tpm.as_ref().map(|chip| chip.eks.as_slice()).unwrap_or_default();
+        let tell = |done: Result<()>| done.unwrap_or_else(|error| say(&format!("{error:#}.")));
+        if self.at.system.is_some() {
+            tell(disk::read_kit(&own::files(eks)).context("The stick cannot be read"));
+        }
+        if self.at.system == Some(System::Installed) {
+            tell(disk::forget_provisioners());
+        }
         let setting = Setting { kit: &kit, tpm: self.at.tpm.as_ref(), eks, owner: &self.at.owner };
         match own::start(&setting) {
             Ok(own) => self.own = own,

@@ -35,6 +35,12 @@ pub struct Setting<'a> {
     pub owner: &'a Path,
 }
 
+/// What makes a machine with these endorsement keys a provisioner, on a stick.
+pub fn files(eks: &[Ek]) -> Vec<String> {
+    let hashes = eks.iter().filter_map(|ek| if let Id::Ek(hash) = ek.id() { Some(hash) } else { None });
+    hashes.map(layout::provisioner).collect()
+}
+
 /// Starts this machine's own provisioner, after making it of what the stick has for this machine; none where this machine
 /// is none.
 pub fn start(setting: &Setting<'_>) -> Result<Option<Services>> {
@@ -79,11 +85,8 @@ fn is_certified(folder: &Path) -> bool {
 
 /// Makes the provisioner; whether the stick has one for this machine.
 fn take(setting: &Setting<'_>, folder: &Path) -> Result<bool> {
-    let places = setting.eks.iter().filter_map(|ek| match ek.id() {
-        Id::Ek(hash) => Some(setting.kit.join(layout::provisioner(hash))),
-        _ => None,
-    });
-    let found = places.into_iter().find(|place| place.exists());
+    let mut places = files(setting.eks).into_iter().map(|file| setting.kit.join(file));
+    let found = places.find(|place| place.exists());
     let Some((certified, tpm)) = found.zip(setting.tpm) else { return Ok(false) };
     let mut init = Command::new("provisioner");
     init.arg("init").arg("--dir").arg(folder).arg("--certified").arg(certified);

@@ -250,7 +250,7 @@ fn fill(device: &Path, folders: &[&Path]) -> Result<()> {
     filled.and(taken_off)
 }
 
-pub(super) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     fs::set_permissions(to, fs::metadata(from)?.permissions())?;
     for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {

@@ -26,6 +26,7 @@ use protocol::tpm::Spec;
 
 use self::image::Owner;
 pub use self::image::images_of;
+use self::reach::AGAIN_AFTER_NO;
 use crate::cli::pause;
 use crate::console::{say, stands};
 use crate::join::kubelet;
@@ -214,7 +215,13 @@ impl Awake {
                     stands(&said.text);
                     pause(Duration::from_secs(after))?;
                 }
-                Step::No(said) => return self.turned_away(&said),
+                Step::No(said) => {
+                    if said.reason == Refusal::NotControlPlane.code() {
+                        // Another provisioner may know a cluster that this one, of this very machine perhaps, has lost.
+                        self.avoid(proved.talk().address()?, AGAIN_AFTER_NO);
+                    }
+                    return self.turned_away(&said);
+                }
                 Step::Refused(refused) => bail!("{refused}"),
             }
         }

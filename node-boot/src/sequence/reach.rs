@@ -55,7 +55,7 @@ const LONGEST_ROUND: Duration = Duration::from_mins(1);
 /// How long a provisioner that was refused is not asked again.
 pub(super) const REFUSED_FOR: Duration = Duration::from_mins(10);
 /// How long one that said no is not asked again, and how long nobody else is: the no is to be read.
-const AGAIN_AFTER_NO: Duration = Duration::from_secs(10);
+pub(super) const AGAIN_AFTER_NO: Duration = Duration::from_secs(10);
 const READ: Duration = Duration::from_secs(1);
 
 impl Awake {

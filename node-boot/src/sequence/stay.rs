@@ -98,6 +98,10 @@ impl Awake {
     /// that has another.
     fn start_own(&mut self) {
         let Some(kit) = self.at.kit.clone() else { return };
+        // One with its memory may be on the disk that is shut: without that it would be another one of the same name.
+        if self.shut.as_ref().is_some_and(|shut| shut.locked) {
+            return;
+        }
         let eks = self.identity.tpm.as_ref().map(|chip| chip.eks.as_slice()).unwrap_or_default();
         let tell = |done: Result<()>| done.unwrap_or_else(|error| say(&format!("{error:#}.")));
         if self.at.system.is_some() {
@@ -106,7 +110,8 @@ impl Awake {
         if self.at.system == Some(System::Installed) {
             tell(disk::forget_provisioners());
         }
-        let setting = Setting { kit: &kit, tpm: self.at.tpm.as_ref(), eks, owner: &self.at.owner };
+        let returns = self.at.system == Some(System::Live) && disk::was_installed();
+        let setting = Setting { kit: &kit, tpm: self.at.tpm.as_ref(), eks, owner: &self.at.owner, returns };
         match own::start(&setting) {
             Ok(own) => self.own = own,
             Err(error) => say(&format!("{error:#}.")),

@@ -33,6 +33,8 @@ pub struct Setting<'a> {
     pub eks: &'a [Ek],
     /// The owner's file.
     pub owner: &'a Path,
+    /// Whether this machine was installed before: what it was then, its provisioner does not know any more.
+    pub returns: bool,
 }
 
 /// What makes a machine with these endorsement keys a provisioner, on a stick.
@@ -91,6 +93,9 @@ fn take(setting: &Setting<'_>, folder: &Path) -> Result<bool> {
     let mut init = Command::new("provisioner");
     init.arg("init").arg("--dir").arg(folder).arg("--certified").arg(certified);
     init.args(["--tpm", &tpm.to_string()]).arg("--owner").arg(setting.owner);
+    if setting.returns {
+        init.arg("--returns");
+    }
     init.stdout(Stdio::null());
     tool::run(init, "`provisioner init`", MADE).context("this machine does not become a provisioner")?;
     Ok(true)

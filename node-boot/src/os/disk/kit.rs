@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use layout::{BUNDLE, FIRMWARE, PROVISIONERS, STICK};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::{is_memory, is_removable, partition, partitions};
+use super::{is_memory, is_removable, partition, partitions, was_installed};
 use crate::state::write_file;
 
 /// Where it is kept while the machine runs: the stick itself may be pulled out.
@@ -22,11 +22,15 @@ const STICK_AT: &str = "/run/stick";
 /// Reads what is on the stick of these files; where there is none, what came onto the disk with the system. `provisioners` make
 /// this machine a provisioner.
 pub fn read_kit(provisioners: &[String]) -> Result<()> {
-    let Some(device) = stick().or_else(|| partition(FIRMWARE)).or_else(|| partition(STICK)) else {
+    let stick = stick();
+    // On the disk they are for its first installation. After that nothing but a person who plugs a stick in makes a machine
+    // a provisioner that has lost its memory.
+    let count = if stick.is_some() || !was_installed() { provisioners } else { &[] };
+    let Some(device) = stick.or_else(|| partition(FIRMWARE)).or_else(|| partition(STICK)) else {
         return Ok(());
     };
     with_volume(&device, MountFlags::RDONLY, |volume| {
-        let files = provisioners.iter().map(|file| (file.as_str(), PROVISIONER));
+        let files = count.iter().map(|file| (file.as_str(), PROVISIONER));
         files.chain([(BUNDLE, BUNDLE_SIZE)]).try_for_each(|file| take(volume, Path::new(KIT), file))
     })
 }

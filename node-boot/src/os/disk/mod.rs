@@ -116,6 +116,12 @@ fn firmware() -> Result<table::Placed> {
     table::firmware(&own().context(NO_DISK)?)
 }
 
+/// Whether this machine was installed on a disk that it has, whatever became of that since.
+pub fn was_installed() -> bool {
+    let disks = partitions(layout::VOLUMES).into_iter().filter(|(_, disk)| !is_removable(disk));
+    disks.into_iter().any(|(_, disk)| table::was_finished(&Path::new("/dev").join(disk)))
+}
+
 /// The device of a partition of a disk.
 fn part(disk: &Path, number: u32) -> Result<PathBuf> {
     let name = disk.file_name().context("a disk without a name")?;

@@ -159,7 +159,8 @@ pub enum Command {
         /// The code that HQ said.
         #[arg(long, requires = "slot")]
         code: Option<String>,
-        /// A registered machine whose policy asks for a person's yes.
+        /// A registered machine whose policy asks for a person's yes, or that cannot open its disk since its Secure Boot is off
+        /// (for an hour, and once).
         #[arg(long)]
         machine: Option<String>,
     },

@@ -19,7 +19,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use flash::flash;
-pub use install::{RULE, System, install};
+pub use install::{RULE, Site, System, install};
 pub use kit::{KIT, forget_provisioners, read_kit, stick, stick_is_memory, with_stick};
 pub use start::{Shut, kept, mount_own, name_of_locked, unlock};
 pub use wipe::begin as wipe;

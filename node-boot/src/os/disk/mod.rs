@@ -122,6 +122,12 @@ pub fn was_installed() -> bool {
     disks.into_iter().any(|(_, disk)| table::was_finished(&Path::new("/dev").join(disk)))
 }
 
+/// Whether a disk of this machine holds a system of ours, or the beginning of one.
+pub fn holds_ours() -> Result<bool> {
+    let disks = install::disks()?;
+    Ok(disks.iter().any(|disk| !disk.is_guest && disk.holds == choose::Holds::Ours))
+}
+
 /// The device of a partition of a disk.
 fn part(disk: &Path, number: u32) -> Result<PathBuf> {
     let name = disk.file_name().context("a disk without a name")?;

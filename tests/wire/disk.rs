@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use protocol::attest::{self, Binding};
 use protocol::bytes::{B64u, Digest, Secret};
 use protocol::id::Id;
+use protocol::inventory::{Facts, SecureBoot};
 use protocol::messages::{Act, DiskKey, Done, Message, StatusAnswer, StatusRequest};
-use protocol::refusal::{Refusal, Refused};
+use protocol::refusal::{Refusal, Refused, Wait};
 use provisioner::site::admin::{Ask, ask};
-use provisioner::site::{Peer, Site, system_clock};
+use provisioner::site::{Answer, Peer, Site, system_clock};
 use serde_json::Value;
 use tests::pledge::Pledge;
 use tests::stage::SITE;
@@ -64,7 +65,26 @@ impl Inside {
     }
 
     fn disk(&self, key: u8, ek: &Id, disk: [u8; 16]) -> Result<attest::Disk, Refused> {
-        self.runtime.block_on(self.site.disk(&peer(key), ek, &B64u(disk.to_vec())))
+        match self.disk_with(key, ek, disk, SecureBoot::Unknown)? {
+            Answer::Now(disk) => Ok(disk),
+            Answer::Wait(wait, _) => panic!("{wait:?}"),
+        }
+    }
+
+    fn disk_with(
+        &self,
+        key: u8,
+        ek: &Id,
+        disk: [u8; 16],
+        firmware: SecureBoot,
+    ) -> Result<Answer<attest::Disk>, Refused> {
+        self.runtime.block_on(self.site.disk(&peer(key), ek, &B64u(disk.to_vec()), firmware))
+    }
+
+    /// A machine proves itself, and says this of its firmware.
+    fn prove_with(&self, key: u8, ek: &Id, secure_boot: SecureBoot) {
+        let hw = Facts { secure_boot, ..Facts::default() };
+        self.runtime.block_on(self.site.prove(&peer(key), "tpm-ek", ek.clone(), Some(hw))).unwrap();
     }
 }
 
@@ -82,6 +102,36 @@ fn the_machine_whose_tpm_gave_a_disks_key_gets_it_back_and_stays_the_same_machin
     assert_eq!(inside.disk(2, &other, DISK).unwrap(), attest::Disk::default());
     assert_eq!(inside.disk(9, &own, [2; 16]).unwrap(), attest::Disk::default());
     assert_eq!(inside.disk(9, &ek(&Digest::of(b"nobody's").to_string()), DISK).unwrap_err().id(), "R21a");
+}
+
+#[test]
+fn a_machine_whose_secure_boot_was_switched_off_gets_its_disk_by_a_persons_word_alone_and_once() {
+    let (mut inside, [own, _]) = Inside::new();
+    let wait = Answer::Wait(Wait::PendingHuman, 30);
+    let key = Answer::Now(attest::Disk { key: Some(given(DISK, 7).key), wipe: false });
+    inside.prove_with(1, &own, SecureBoot::On);
+    inside.keep(1, given(DISK, 7)).unwrap();
+    let asks = |inside: &Inside, firmware| inside.disk_with(9, &own, DISK, firmware).unwrap();
+    assert_eq!(asks(&inside, SecureBoot::On), key, "a firmware update with nobody present");
+    for weaker in [SecureBoot::Off, SecureBoot::Setup, SecureBoot::Unknown] {
+        assert_eq!(asks(&inside, weaker), wait, "{weaker:?}");
+    }
+    // Nor does it help to be this machine anew, with another disk and Secure Boot off, before one asks.
+    inside.prove_with(8, &own, SecureBoot::Off);
+    assert_eq!(asks(&inside, SecureBoot::Off), wait);
+    let site = inside.site;
+    drop(site);
+    inside.served.start();
+    let said = inside.served.site(&["explain", &own.to_string()]).unwrap();
+    assert!(said.contains("Secure Boot was on") && said.contains("approve --machine"), "{said}");
+    inside.served.site(&["approve", "--machine", &own.to_string()]).unwrap();
+    inside.served.kill();
+    inside.site = Site::open(&inside.served.path(), system_clock).unwrap();
+    assert_eq!(asks(&inside, SecureBoot::Off), key);
+    assert_eq!(asks(&inside, SecureBoot::Off), wait, "once");
+    // With its disk open it says itself how it is from now on: a person wanted it so.
+    inside.keep(8, given(DISK, 7)).unwrap();
+    assert_eq!(asks(&inside, SecureBoot::Off), key);
 }
 
 #[test]

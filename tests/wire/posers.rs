@@ -61,6 +61,11 @@ fn verdict_at(trust: &Trust, floor: Time, chain: Vec<Vec<u8>>, key: Vec<u8>) -> 
 
 /// A leaf that the provisioner's own issuing CA signs, with these usages.
 pub fn leaf(served: &Served, usages: Vec<ExtendedKeyUsagePurpose>) -> (Vec<Vec<u8>>, Vec<u8>) {
+    leaf_for(served, usages, 365)
+}
+
+/// The same, good for so many days.
+fn leaf_for(served: &Served, usages: Vec<ExtendedKeyUsagePurpose>, days: u64) -> (Vec<Vec<u8>>, Vec<u8>) {
     let keys = stolen_keys(served);
     let issuing = std::fs::read(served.path().join("issuing-ca.key")).unwrap();
     let issuer = KeyPair::try_from(issuing).unwrap();
@@ -68,6 +73,9 @@ pub fn leaf(served: &Served, usages: Vec<ExtendedKeyUsagePurpose>) -> (Vec<Vec<u
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["provisioner.local".to_owned()]).unwrap();
     params.extended_key_usages = usages;
+    let now = std::time::SystemTime::now();
+    params.not_before = now.into();
+    params.not_after = (now + std::time::Duration::from_secs(days * 86_400)).into();
     let leaf = params.signed_by(&key, &issuer).unwrap().der().to_vec();
     (vec![leaf, keys.issuing.der, keys.site_ca.der], key.serialize_der())
 }
@@ -121,6 +129,13 @@ fn r2c_a_machine_of_the_site_is_no_provisioner() {
     let node = keys.issue(&role, key.spki(), system_clock()).unwrap();
     let chain = vec![node, keys.issuing.der, keys.site_ca.der];
     is_poser(verdict(&served.hq.owner_file(), chain, pkcs8.to_vec()), "R2c");
+}
+
+#[test]
+fn r2d_a_leaf_that_lives_longer_than_a_year_is_no_provisioner() {
+    let served = Served::with(&[]);
+    let (chain, key) = leaf_for(&served, registrar(), 3650);
+    is_poser(verdict(&served.hq.owner_file(), chain, key), "R2d");
 }
 
 #[test]

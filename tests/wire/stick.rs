@@ -1,11 +1,16 @@
 //! What headquarters puts on a site's stick for the machine that founds the site, and when it does not any more.
 
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
 use protocol::bytes::{B64u, Digest};
 use protocol::certify::CaRequest;
 use protocol::crypto::{Alg, Signer as _, SoftKey};
 use protocol::issue;
 use protocol::report::{self, Join};
-use provisioner::site::system_clock;
+use protocol::tpm::Ek;
+use provisioner::site::rebuild::Stage;
+use provisioner::site::{Site, system_clock};
 use tests::stage::SITE;
 
 use crate::Served;
@@ -38,6 +43,56 @@ fn a_stick_brings_provisioners_only_while_their_ca_is_believed() {
     assert_eq!(hashes, [tpm::ek_id()]);
     desk.revoke_site(SITE, system_clock()).unwrap();
     assert!(desk.certified(SITE).unwrap().is_empty());
+}
+
+/// A TPM that is on until it is dropped.
+struct Chip(Child);
+
+impl Chip {
+    /// None where there is no `swtpm`.
+    fn on(folder: &Path, socket: &Path) -> Option<Self> {
+        let mut swtpm = Command::new("swtpm");
+        swtpm.args(["socket", "--tpm2", "--flags", "startup-clear"]);
+        swtpm.arg("--tpmstate").arg(format!("dir={}", folder.display()));
+        swtpm.arg("--server").arg(format!("type=unixio,path={}", socket.display()));
+        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", folder.join("ctrl").display()));
+        let chip = Self(swtpm.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?);
+        crate::until("the TPM's socket", || std::os::unix::net::UnixStream::connect(socket).is_ok());
+        Some(chip)
+    }
+}
+
+impl Drop for Chip {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_provisioner_that_comes_back_to_a_machine_whose_disk_is_lost_knows_that_it_has_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let Some(_chip) = Chip::on(folder.path(), &folder.path().join("tpm")) else { return };
+    let served = Served::with(&[]);
+    let (owner, tpm) = (served.hq.owner_file().display().to_string(), format!("unix:{}", at("tpm")));
+    let init = |dir: &str, words: &[&str]| {
+        let all = ["init", "--dir", &at(dir), "--tpm", &tpm, "--owner", &owner];
+        served.elsewhere(&[&all, words].concat()).unwrap()
+    };
+    init("bench", &["--site", SITE]);
+    let request: CaRequest =
+        protocol::json::parse(&std::fs::read(folder.path().join("bench/ca-request.json")).unwrap()).unwrap();
+    let ek = Ek::parse(&request.ek.unwrap().0).unwrap().id().to_string();
+    let ek = ek.strip_prefix("ek:").unwrap();
+    served.hq.import(&format!("serial,ek-p256,site,roles\nPRV1,{ek},{SITE},worker\n")).unwrap();
+    served.hq.run(&["site", "certify", SITE, &at("bench/ca-request.json"), "-o", &at("reply")]).unwrap();
+    let file = served.hq.dir().join(format!("sites/{SITE}/provisioners/{ek}.json")).display().to_string();
+    let stage = |dir: &str| Site::open(&folder.path().join(dir), system_clock).unwrap().rebuild();
+    init("first", &["--certified", &file]);
+    assert_eq!(stage("first"), None);
+    init("again", &["--certified", &file, "--returns"]);
+    assert_eq!(stage("again"), Some(Stage::Bundle), "device keys may be used, and a cluster may be there");
 }
 
 #[test]

@@ -58,9 +58,12 @@ pub const OWNER_IN_ARCHIVE: &str = "/.extra/global_credentials/owner.cred";
 /// The site's next bundle, on a stick.
 pub const BUNDLE: &str = "nodeboot/site.nbb";
 
-/// Where a stick has what makes a machine a provisioner of its site, by the hash of that machine's endorsement key.
+/// Where a stick has what makes machines provisioners of their site.
+pub const PROVISIONERS: &str = "nodeboot/provisioners";
+
+/// The same for one machine, by the hash of its endorsement key.
 pub fn provisioner(ek: impl std::fmt::Display) -> String {
-    format!("nodeboot/provisioners/{ek}.json")
+    format!("{PROVISIONERS}/{ek}.json")
 }
 
 /// What the firmware starts the system of a bank by: a file named after its partition.

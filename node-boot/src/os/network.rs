@@ -42,7 +42,7 @@ pub fn links_up() {
         say(&format!("The machine's own network interface does not start: {error:#}."));
     }
     for port in ports() {
-        heed_routers(&port);
+        heed_routers(&port, true);
         up(&port);
     }
 }
@@ -54,11 +54,12 @@ fn up(port: &Port) {
     }
 }
 
-/// Routers' words count also on a machine that passes packets on (`accept_ra` in the kernel's ip-sysctl).
-fn heed_routers(port: &Port) {
+/// Where routers' words count, they do also on a machine that passes packets on (`accept_ra` in the kernel's ip-sysctl).
+fn heed_routers(port: &Port, count: bool) {
     let file = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", port.name);
-    if fs::read_to_string(&file).is_ok_and(|now| now.trim() != "2") {
-        let _ = fs::write(file, "2");
+    let wanted = if count { "2" } else { "0" };
+    if fs::read_to_string(&file).is_ok_and(|now| now.trim() != wanted) {
+        let _ = fs::write(file, wanted);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -38,8 +39,9 @@ struct Step {
 }
 
 /// Everything, in this order; one that fails does not keep the others from being done.
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 5] = [
     Step { name: "Firmware", run: |_, depot| secure::enrol(&depot.keys).map(str::to_owned) },
+    Step { name: "TPM", run: clear },
     Step { name: "Registration", run: register },
     Step { name: "Provisioner", run: request },
     Step { name: "Disk", run: flash },
@@ -88,6 +90,36 @@ impl Awake {
         }
         Ok(())
     }
+}
+
+/// Whoever had the machine before has no key in its TPM, and nothing that he sealed to it, from here on. What was made in it for
+/// this owner stays.
+fn clear(awake: &Awake, _: &Depot) -> Result<String> {
+    let Some(chip) = &awake.identity.tpm else { return Ok("this machine has none".to_owned()) };
+    if disk::holds_ours()? {
+        return Ok("left as it is: a disk of this machine is sealed to it, or may be".to_owned());
+    }
+    if disk::with_stick(|stick| Ok(is_known(stick, &chip.eks)))? {
+        return Ok("left as it is: the stick has what was made in it before".to_owned());
+    }
+    let mut tpm = chip.tpm.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = tpm.clear() {
+        return Ok(format!(
+            "not cleared, and what others made in it stays: {error}. The firmware's setup may clear it"
+        ));
+    }
+    ensure!(
+        tpm.eks()? == chip.eks,
+        "cleared, its endorsement keys are others: start from the stick once more"
+    );
+    Ok("cleared: nothing that others made in it is good any more".to_owned())
+}
+
+/// Whether a stick has the request of a machine's provisioner, or what came of that.
+fn is_known(stick: &Path, eks: &[Ek]) -> bool {
+    let requests = eks.iter().filter_map(|ek| if let Id::Ek(ek) = ek.id() { Some(ek) } else { None });
+    let requests = requests.map(|ek| format!("{REQUESTS}/{ek}.json"));
+    requests.chain(own::files(eks)).any(|file| stick.join(file).exists())
 }
 
 /// The machine's row comes into the stick's table.
@@ -170,8 +202,28 @@ fn flash(awake: &Awake, depot: &Depot) -> Result<String> {
 mod tests {
     use super::*;
 
+    /// The endorsement key of the specification's vectors.
+    const EK: &str = concat!(
+        "ACMACwADALIAIINxl2dEhLP4GpDMjUal1yT9UtduBlILZPKh2hszFGmqAAYAgABDABAAAwAQACBNAV5f7_",
+        "dmiygVOsaCyBnxsivQ2UZ7yAFdomdjwaTUaQAgyoA-ATsp42nnf3IG5ykl_Qokwm-_Gll1HA3xWkuTcTg"
+    );
+
     fn row(serial: &str, key: &str) -> Vec<(&'static str, String)> {
         vec![("serial", serial.to_owned()), ("ek-p256", key.to_owned()), ("site", "ship-7".to_owned())]
+    }
+
+    #[test]
+    fn a_tpm_whose_request_the_stick_has_or_what_came_of_it_is_known() {
+        let stick = tempfile::tempdir().unwrap();
+        let public = protocol::bytes::from_b64u(EK).unwrap();
+        let eks = [Ek::parse(&public).unwrap()];
+        let Id::Ek(hash) = eks[0].id() else { panic!("an endorsement key") };
+        assert!(!is_known(stick.path(), &eks));
+        for file in [format!("{REQUESTS}/{hash}.json"), layout::provisioner(hash)] {
+            write_file(&stick.path().join(&file), b"{}", 0o600).unwrap();
+            assert!(is_known(stick.path(), &eks), "{file}");
+            fs::remove_file(stick.path().join(&file)).unwrap();
+        }
     }
 
     #[test]

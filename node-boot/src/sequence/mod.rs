@@ -19,13 +19,14 @@ use protocol::anchors::Trust;
 use protocol::cert::Cert;
 use protocol::clock::{self, Time};
 use protocol::inventory::Facts;
-use protocol::messages::{Config, DiskKey, Outcome};
+use protocol::messages::{Config, Outcome};
 use protocol::refusal::{Refusal, Said};
 use protocol::section::Depot;
 use protocol::tpm::Spec;
 
 use self::image::Owner;
 pub use self::image::images_of;
+use self::reach::AGAIN_AFTER_NO;
 use crate::cli::pause;
 use crate::console::{say, stands};
 use crate::join::kubelet;
@@ -214,7 +215,13 @@ impl Awake {
                     stands(&said.text);
                     pause(Duration::from_secs(after))?;
                 }
-                Step::No(said) => return self.turned_away(&said),
+                Step::No(said) => {
+                    if said.reason == Refusal::NotControlPlane.code() {
+                        // Another provisioner may know a cluster that this one, of this very machine perhaps, has lost.
+                        self.avoid(proved.talk().address()?, AGAIN_AFTER_NO);
+                    }
+                    return self.turned_away(&said);
+                }
                 Step::Refused(refused) => bail!("{refused}"),
             }
         }
@@ -245,18 +252,20 @@ impl Awake {
             banks: &banks,
             tpm: self.identity.tpm.as_ref().map(|chip| &*chip.tpm),
         };
-        let state = &self.at.state;
-        let mut keep = |key: &DiskKey| {
-            let kept = proved.keep_disk_key(key)?;
-            if kept {
-                state.save(shut::KEY, key)?;
-            }
-            Ok(kept)
+        let (trust, state) = (self.trust()?, &self.at.state);
+        let setup = Setup {
+            identity: &self.identity,
+            belief: &self.belief,
+            trust: &trust,
+            facts: &self.facts,
+            rtc: clock::system(),
+            state,
         };
+        let mut site = shut::Keys { proved, setup };
         let own = &mut self.own;
         // What the provisioner on this machine has written goes along, once it writes no more.
         let hold_still = || own.take().iter_mut().for_each(Services::stop);
-        disk::install(&system, &mut keep, hold_still)
+        disk::install(&system, &mut site, hold_still)
     }
 
     /// A name that was used before is used for good: this installation is over, and a new one begins with a new key.

@@ -55,7 +55,7 @@ const LONGEST_ROUND: Duration = Duration::from_mins(1);
 /// How long a provisioner that was refused is not asked again.
 pub(super) const REFUSED_FOR: Duration = Duration::from_mins(10);
 /// How long one that said no is not asked again, and how long nobody else is: the no is to be read.
-const AGAIN_AFTER_NO: Duration = Duration::from_secs(10);
+pub(super) const AGAIN_AFTER_NO: Duration = Duration::from_secs(10);
 const READ: Duration = Duration::from_secs(1);
 
 impl Awake {
@@ -148,8 +148,7 @@ impl Awake {
                 Ok(link) => return Ok(Some((candidate, Conversation::over(link)))),
                 Err(Failed::Refused(refused)) => {
                     self.avoid(candidate.address, REFUSED_FOR);
-                    let (sentence, id) = (refused.refusal.sentence(), refused.id());
-                    let no = format!("{sentence} ({id} at {})", candidate.address);
+                    let no = format!("{refused} ({} at {})", refused.id(), candidate.address);
                     say(&no);
                     self.no = Some(no);
                 }

@@ -3,16 +3,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use protocol::attest::Disk;
+use protocol::bytes::{B64u, Secret};
 use protocol::messages::{DiskKey, Order};
 
 use super::{Awake, PATIENCE_FOR_END};
 use crate::cli::pause;
-use crate::console::{say, stands};
+use crate::console::{say, stands, why_wait};
 use crate::join::agent;
 use crate::os::{disk, init};
-use crate::site::enroll::Proved;
+use crate::site::enroll::{Proved, Setup, Step};
 
 /// The key that the site keeps, so that it has it again when it was lost there.
 pub(super) const KEY: &str = "disk-key.json";
@@ -51,6 +52,35 @@ impl Awake {
             say("The site keeps no key of this machine's disk.");
         }
         Ok(())
+    }
+}
+
+/// A site that keeps keys of disks.
+pub(super) struct Keys<'a> {
+    pub proved: &'a mut Proved,
+    pub setup: Setup<'a>,
+}
+
+impl disk::Site for Keys<'_> {
+    fn key_of(&mut self, disk: &B64u) -> Result<Option<Secret>> {
+        match self.proved.ask_for_disk(&self.setup, disk)? {
+            Step::Done(answer) => Ok(answer.key),
+            Step::Wait(said, after) => {
+                stands(&why_wait(&said.reason));
+                pause(Duration::from_secs(after))?;
+                bail!("the site gives no key of this disk yet ({})", said.reason)
+            }
+            Step::No(said) => bail!("{} ({})", said.text, said.reason),
+            Step::Refused(refused) => bail!("{refused}"),
+        }
+    }
+
+    fn keep(&mut self, key: &DiskKey) -> Result<bool> {
+        let kept = self.proved.keep_disk_key(key)?;
+        if kept {
+            self.setup.state.save(KEY, key)?;
+        }
+        Ok(kept)
     }
 }
 

@@ -98,13 +98,20 @@ impl Awake {
     /// that has another.
     fn start_own(&mut self) {
         let Some(kit) = self.at.kit.clone() else { return };
-        if self.at.system.is_some()
-            && let Err(error) = disk::read_kit()
-        {
-            say(&format!("The stick cannot be read: {error:#}."));
+        // One with its memory may be on the disk that is shut: without that it would be another one of the same name.
+        if self.shut.as_ref().is_some_and(|shut| shut.locked) {
+            return;
         }
         let eks = self.identity.tpm.as_ref().map(|chip| chip.eks.as_slice()).unwrap_or_default();
-        let setting = Setting { kit: &kit, tpm: self.at.tpm.as_ref(), eks, owner: &self.at.owner };
+        let tell = |done: Result<()>| done.unwrap_or_else(|error| say(&format!("{error:#}.")));
+        if self.at.system.is_some() {
+            tell(disk::read_kit(&own::files(eks)).context("The stick cannot be read"));
+        }
+        if self.at.system == Some(System::Installed) {
+            tell(disk::forget_provisioners());
+        }
+        let returns = self.at.system == Some(System::Live) && disk::was_installed();
+        let setting = Setting { kit: &kit, tpm: self.at.tpm.as_ref(), eks, owner: &self.at.owner, returns };
         match own::start(&setting) {
             Ok(own) => self.own = own,
             Err(error) => say(&format!("{error:#}.")),

@@ -33,6 +33,14 @@ pub struct Setting<'a> {
     pub eks: &'a [Ek],
     /// The owner's file.
     pub owner: &'a Path,
+    /// Whether this machine was installed before: what it was then, its provisioner does not know any more.
+    pub returns: bool,
+}
+
+/// What makes a machine with these endorsement keys a provisioner, on a stick.
+pub fn files(eks: &[Ek]) -> Vec<String> {
+    let hashes = eks.iter().filter_map(|ek| if let Id::Ek(hash) = ek.id() { Some(hash) } else { None });
+    hashes.map(layout::provisioner).collect()
 }
 
 /// Starts this machine's own provisioner, after making it of what the stick has for this machine; none where this machine
@@ -79,15 +87,15 @@ fn is_certified(folder: &Path) -> bool {
 
 /// Makes the provisioner; whether the stick has one for this machine.
 fn take(setting: &Setting<'_>, folder: &Path) -> Result<bool> {
-    let places = setting.eks.iter().filter_map(|ek| match ek.id() {
-        Id::Ek(hash) => Some(setting.kit.join(layout::provisioner(hash))),
-        _ => None,
-    });
-    let found = places.into_iter().find(|place| place.exists());
+    let mut places = files(setting.eks).into_iter().map(|file| setting.kit.join(file));
+    let found = places.find(|place| place.exists());
     let Some((certified, tpm)) = found.zip(setting.tpm) else { return Ok(false) };
     let mut init = Command::new("provisioner");
     init.arg("init").arg("--dir").arg(folder).arg("--certified").arg(certified);
     init.args(["--tpm", &tpm.to_string()]).arg("--owner").arg(setting.owner);
+    if setting.returns {
+        init.arg("--returns");
+    }
     init.stdout(Stdio::null());
     tool::run(init, "`provisioner init`", MADE).context("this machine does not become a provisioner")?;
     Ok(true)

@@ -20,6 +20,10 @@ pub struct Birth {
     pub same_tpm: bool,
     /// Which installation was told to found the cluster before.
     pub founder: Founder,
+    /// The provisioner has lost what it knew: it cannot tell that the site has no cluster.
+    pub forgetful: bool,
+    /// No other slot is a control-plane one: a cluster of this site is on this machine's disk or nowhere.
+    pub alone: bool,
 }
 
 /// Which installation was told to found the cluster before.
@@ -59,6 +63,10 @@ pub fn founds(birth: &Birth) -> Result<bool, &'static str> {
         );
     }
     match birth.founder {
+        Founder::Nobody if birth.forgetful && !birth.alone => Err(
+            "this provisioner has lost what it knew, and the site may have its cluster: this machine joins through another \
+             provisioner; where the cluster is gone, give it an empty disk, and begin anew",
+        ),
         Founder::Nobody | Founder::It => Ok(true),
         Founder::Another => Err(
             "another installation of this machine has begun to found the cluster: HQ certifies a new provisioner for it",
@@ -79,6 +87,8 @@ mod tests {
         vouched: true,
         same_tpm: true,
         founder: Founder::Nobody,
+        forgetful: false,
+        alone: false,
     };
 
     #[test]
@@ -92,6 +102,22 @@ mod tests {
         assert_eq!(founds(&Birth { named: false, ..FIRST }), Ok(false), "silence is no word");
         assert_eq!(founds(&Birth { attached: true, ..FIRST }), Ok(false), "there is a cluster");
         assert!(founds(&Birth { founder: Founder::Another, ..FIRST }).is_err());
+    }
+
+    #[test]
+    fn a_provisioner_that_has_lost_its_memory_founds_no_second_cluster() {
+        let forgetful = Birth { forgetful: true, ..FIRST };
+        assert!(founds(&forgetful).unwrap_err().contains("may have its cluster"));
+        assert_eq!(
+            founds(&Birth { alone: true, ..forgetful }),
+            Ok(true),
+            "the first one was on the disk that is lost"
+        );
+        assert_eq!(
+            founds(&Birth { founder: Founder::It, ..forgetful }),
+            Ok(true),
+            "it had begun, and goes on"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::anchors::Trust;
 use crate::bytes::{B64, B64u, Digest};
 use crate::cert::{self, CMC_RA, Cert, ChainError, SERVER_AUTH};
-use crate::clock::{Time, effective};
+use crate::clock::{DAY, Time, YEAR, effective};
 use crate::crypto::{SignError, Signer};
 use crate::id::Id;
 use crate::json;
@@ -15,6 +15,10 @@ use crate::refusal::{Refusal, Refused};
 
 /// No voucher and no voucher request is larger, bytes.
 pub const LIMIT: usize = 16 * 1024;
+
+/// No certificate of a provisioner lives longer, seconds: a year, and room for how it is made. Whoever had its issuing CA for a
+/// moment is not to have it for ten years by one signature.
+const LONGEST: u64 = (YEAR + 30 * DAY).cast_unsigned();
 
 /// The epoch of a machine that was admitted by voice and has no voucher yet: HQ's begin with 1.
 pub const VOICE_EPOCH: u32 = 0;
@@ -146,6 +150,7 @@ pub fn check_provisioner(
     if !(leaf.has_usage(SERVER_AUTH) && leaf.has_usage(CMC_RA)) {
         return Err(not_a_provisioner(leaf));
     }
+    check_life(leaf)?;
     let withdrawn = shown.iter().find(|cert| trust.withdrew_site(&cert.key_hash));
     match withdrawn {
         Some(cert) if trust.distrusts(&cert.key_hash) => {
@@ -163,6 +168,14 @@ fn not_a_provisioner(leaf: &Cert) -> Refused {
         _ => 'c',
     };
     Refused::new(Refusal::NotAProvisioner, case, "the certificate lacks the usage of a registrar")
+}
+
+fn check_life(leaf: &Cert) -> Result<(), Refused> {
+    if leaf.not_after.since(leaf.not_before) <= LONGEST {
+        return Ok(());
+    }
+    let lives = format!("its certificate is good until {}, longer than a year", leaf.not_after);
+    Err(Refused::new(Refusal::NotAProvisioner, 'd', lives))
 }
 
 fn read_chain(chain: &[Vec<u8>]) -> Result<Vec<Cert>, Refused> {
@@ -301,6 +314,24 @@ mod tests {
         let (trust, ids) = (owner.trust(), [machine.clone()]);
         let setting = Setting { trust: &trust, ids: &ids, chain, floor: T, rtc: None, stored: None };
         check(voucher.as_bytes(), &setting).map_err(|refused| refused.id())
+    }
+
+    #[test]
+    fn r2d_a_provisioner_whose_certificate_lives_longer_than_a_year_is_not_believed() {
+        let owner = Owner::new();
+        let (ca, mut chain) = site(&owner, T.plus(15 * YEAR), T);
+        chain.push(ca.der);
+        let issuing = Cert::parse(&chain[1]).unwrap();
+        let verdict = |life: i64| {
+            // As whoever has the issuing CA's key for a moment would make it.
+            let leaf = Cert { not_after: issuing.not_before.plus(life), ..Cert::parse(&chain[0]).unwrap() };
+            check_life(&leaf).map_err(|refused| (refused.id(), refused.to_string()))
+        };
+        assert_eq!(check_provisioner(&owner.trust(), &chain, T, None), Ok(()), "as provisioners make it");
+        assert_eq!(verdict(YEAR + DAY), Ok(()));
+        let (id, said) = verdict(2 * YEAR).unwrap_err();
+        assert_eq!(id, "R2d");
+        assert!(said.contains("longer than a year"), "{said}");
     }
 
     #[test]

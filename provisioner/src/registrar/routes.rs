@@ -296,8 +296,10 @@ impl Session {
             return Err(wrong('a', "the TPM did not give the secret out"));
         }
         let Some(disk) = pending.disk else { return self.prove("tpm-ek", pending.proves).await };
-        let disk = Some(self.site.disk(&self.peer, &pending.proves, &disk).await?);
-        Ok(said(&attest::Proven { ids: vec![pending.proves], machine: None, disk }))
+        let firmware = self.state().hw.as_ref().map(|hw| hw.secure_boot).unwrap_or_default();
+        let answer = self.site.disk(&self.peer, &pending.proves, &disk, firmware).await?;
+        let ids = vec![pending.proves];
+        Ok(answered(answer, |disk| said(&attest::Proven { ids, machine: None, disk: Some(disk.clone()) })))
     }
 
     async fn prove(&self, kind: &str, id: Id) -> Result<Reply, Refused> {

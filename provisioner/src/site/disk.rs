@@ -5,14 +5,15 @@ use protocol::attest::Disk;
 use protocol::bytes::{B64u, Secret};
 use protocol::clock::Time;
 use protocol::id::Id;
+use protocol::inventory::SecureBoot;
 use protocol::messages::{Act, DiskKey, Order, StatusAnswer, StatusRequest};
 use protocol::record::Record;
-use protocol::refusal::{Refusal, Refused};
+use protocol::refusal::{Refusal, Refused, Wait};
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use super::store::{Change, DISKS, IDS, KEYS, Look, MACHINES, RECORDS, StoreError};
-use super::{Bound, KeyEntry, Peer, Site, admit, broken};
+use super::{Answer, Bound, KeyEntry, Peer, Site, admit, broken};
 
 /// Bytes of a disk's name, and of its key.
 const NAME: usize = 16;
@@ -22,6 +23,9 @@ const MOST: usize = 8;
 /// Name of the order.
 const WIPE: &str = "wipe";
 
+/// Seconds after which a machine that waits for a person asks again.
+const RETRY: u32 = 30;
+
 /// The key of one disk. Only the store holds it, and backups of that.
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -30,11 +34,22 @@ struct Kept {
     key: Secret,
     /// Rises with each key that is given.
     number: u64,
+    /// Whether the firmware of the machine that has the disk open checked what it started: the latest that it said.
+    #[serde(default)]
+    secure_boot: SecureBoot,
 }
 
 impl Kept {
     fn is_of(&self, eks: &[Id]) -> bool {
         self.eks.iter().any(|ek| eks.contains(ek))
+    }
+
+    /// Whether a machine with this firmware starts more than the one did that had the disk open. Of a key that was given to an
+    /// earlier version, what the machine said last counts.
+    fn is_weaker(&self, firmware: SecureBoot, machine: &Machine) -> bool {
+        let known = self.secure_boot != SecureBoot::Unknown;
+        let before = if known { self.secure_boot } else { machine.hw.secure_boot };
+        before == SecureBoot::On && firmware != SecureBoot::On
     }
 }
 
@@ -53,37 +68,72 @@ impl Site {
         if eks.is_empty() {
             return Err(wrong("a machine without TPM has no key to give"));
         }
+        let secure_boot = bound.machine.hw.secure_boot;
         let known = self.store.look().and_then(|look| look.get::<Kept>(DISKS, &name)).map_err(broken)?;
         match known {
             Some(known) if !known.is_of(&eks) => {
                 return Err(wrong("this disk's key was given by another machine"));
             }
-            Some(known) if known.key == given.key && known.eks == eks => return Ok(()),
+            Some(known) if known.key == given.key && known.eks == eks && known.secure_boot == secure_boot => {
+                return Ok(());
+            }
             _ => {}
         }
-        let kept = Kept { eks, key: given.key, number: 0 };
+        let kept = Kept { eks, key: given.key, number: 0, secure_boot };
         self.store.write(move |tx| keep(tx, &name, kept)).await.map_err(broken)
     }
 
-    /// What there is to say of the disk of a machine that has proved `ek` on this connection, and cannot open it: R22, R23.
-    pub async fn disk(&self, peer: &Peer, ek: &Id, disk: &B64u) -> Result<Disk, Refused> {
+    /// What there is to say of the disk of a machine that has proved `ek` on this connection, cannot open it, and says this of
+    /// its firmware: R22, R23. A key is given to whoever has the machine, so nobody gets it unasked for a machine that starts
+    /// more than it did: with that every stick would read the disk from then on.
+    pub async fn disk(
+        &self,
+        peer: &Peer,
+        ek: &Id,
+        disk: &B64u,
+        firmware: SecureBoot,
+    ) -> Result<Answer<Disk>, Refused> {
         let look = self.store.look().map_err(broken)?;
         let unknown = || Refused::new(Refusal::Unknown, 'a', "no registration names this TPM");
         let id: String = look.get(IDS, &ek.to_string()).map_err(broken)?.ok_or_else(unknown)?;
         let record: Record = look.get(RECORDS, &id).map_err(broken)?.ok_or_else(unknown)?;
         let machine: Machine = look.get(MACHINES, &id).map_err(broken)?.unwrap_or_default();
         if machine.is_to_be_wiped(&record) {
-            return Ok(Disk { key: None, wipe: true });
+            return Ok(Answer::Now(Disk { key: None, wipe: true }));
         }
         admit::check_standing(&record, self.name(), self.now())?;
         machine.check_said()?;
         let kept = look.get::<Kept>(DISKS, &protocol::bytes::hex(&disk.0)).map_err(broken)?;
-        let key = kept.filter(|kept| kept.is_of(std::slice::from_ref(ek))).map(|kept| kept.key);
+        let kept = kept.filter(|kept| kept.is_of(std::slice::from_ref(ek)));
         self.alarm(Alarm::DiskShut, &id).await;
-        let outcome = if key.is_some() { "given" } else { "none is known" };
+        let free =
+            record.policy.auto && !kept.as_ref().is_some_and(|kept| kept.is_weaker(firmware, &machine));
+        let waits = kept.is_some() && !free && machine.opens.is_none_or(|until| self.now() > until);
+        let key = kept.filter(|_| !waits).map(|kept| kept.key);
+        let outcome = match (&key, waits) {
+            (Some(_), _) => "given",
+            (None, true) => "waits for a person",
+            (None, false) => "none is known",
+        };
+        self.note_disk(&id, waits).await.map_err(broken)?;
         let who = format!("key:{}", peer.s);
         self.audit(&who, &format!("ask for the key of a disk of {id}"), outcome).await.map_err(broken)?;
-        Ok(Disk { key, wipe: false })
+        Ok(if waits {
+            Answer::Wait(Wait::PendingHuman, RETRY)
+        } else {
+            Answer::Now(Disk { key, wipe: false })
+        })
+    }
+
+    /// Notes that a machine waits for a person's yes to its disk, or that it does not any more: a yes is good once.
+    async fn note_disk(&self, id: &str, waits: bool) -> Result<(), StoreError> {
+        let (id, shut) = (id.to_owned(), waits.then(|| self.now()));
+        let noted = self.store.write(move |tx| {
+            let Some(mut machine) = tx.get::<Machine>(MACHINES, &id)? else { return Ok(()) };
+            (machine.shut, machine.opens) = (shut, None);
+            tx.put(MACHINES, &id, &machine)
+        });
+        noted.await
     }
 
     /// The order to wipe, where a person or HQ gave it; for one that is told nothing else any more, too. None where there is none.

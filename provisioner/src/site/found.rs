@@ -64,6 +64,8 @@ impl Site {
                 Some(told) if Some(told.s) == machine.s => Founder::It,
                 Some(_) => Founder::Another,
             },
+            forgetful: self.rebuild().is_some(),
+            alone: word.slots.slots.iter().filter(|slot| slot.role == Role::ControlPlane).count() == 1,
         })
     }
 

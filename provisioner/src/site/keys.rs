@@ -122,8 +122,8 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>) -> Result<CaRequest> {
 }
 
 /// Becomes the provisioner that HQ certified in advance: everything but its TPM comes with the file. After a power cut it
-/// is done again from the beginning.
-pub fn take(dir: &Path, certified: &[u8], tpm: &str, owner: &[u8]) -> Result<()> {
+/// is done again from the beginning. One that `returns` has lost a store, and knows it.
+pub fn take(dir: &Path, certified: &[u8], tpm: &str, owner: &[u8], returns: bool) -> Result<()> {
     let damaged = "this certified provisioner is cut off or damaged: have HQ write the stick once more";
     let Certified { request, reply } = protocol::json::parse(certified).context(damaged)?;
     let (key, private) = request.key.as_ref().zip(request.private.clone()).context(
@@ -139,7 +139,8 @@ pub fn take(dir: &Path, certified: &[u8], tpm: &str, owner: &[u8]) -> Result<()>
     save(&dir.join("init.json"), &protocol::json::to_vec(&begun))?;
     save(&dir.join(REQUEST), &protocol::json::to_vec(&request))?;
     save(&dir.join(OWNER), owner)?;
-    finish(dir, &protocol::json::to_vec(&reply))
+    // Some bundle was in force: which one is lost with the store.
+    finish_after(dir, &protocol::json::to_vec(&reply), u64::from(returns))
 }
 
 fn make_folder(dir: &Path) -> Result<()> {
@@ -195,6 +196,10 @@ pub fn drop_request(dir: &Path) -> Result<()> {
 /// Takes HQ's reply. Anybody who saw the request could have sealed something to it: who it is from is known only by the
 /// owner's file of the first step.
 pub fn finish(dir: &Path, reply: &[u8]) -> Result<()> {
+    finish_after(dir, reply, 0)
+}
+
+fn finish_after(dir: &Path, reply: &[u8], bundle: u64) -> Result<()> {
     check_fresh(dir)?;
     let first = || "run `provisioner init --site SITE --owner FILE` first".to_owned();
     let begun: Begun = serde_json::from_slice(&fs::read(dir.join("init.json")).with_context(first)?)?;
@@ -210,7 +215,7 @@ pub fn finish(dir: &Path, reply: &[u8]) -> Result<()> {
     let trust = trust.accept_revoked(&grant.revoked, Time(0), None).unwrap_or(trust);
     let (generation, number) = check_chain(dir, &begun, &grant, &trust)?;
     let floor = trust.created_on();
-    let kept = KeptTrust { kept: trust.kept().clone(), floor, bundle: 0 };
+    let kept = KeptTrust { kept: trust.kept().clone(), floor, bundle };
     save(&dir.join("trust.json"), &protocol::json::to_vec(&kept))?;
     let identity = Identity { site: begun.site, generation, number, grant, tpm: begun.tpm };
     save(&dir.join("identity.json"), &protocol::json::to_vec(&identity))?;

@@ -13,6 +13,9 @@ use protocol::record::{Record, Status};
 use protocol::refusal::{Refusal, Refused, Wait};
 use serde::{Deserialize, Serialize};
 
+/// For so many seconds after it asked a machine counts as waiting for its disk.
+const DISK_WAITS: u64 = 300;
+
 /// How far the kubelet's certificate of the current key is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -66,6 +69,10 @@ pub struct Machine {
     pub wipe: bool,
     /// When it said that its disk is wiped.
     pub wiped: Option<Time>,
+    /// When it asked last for the key of its disk, and was told that a person has to say yes.
+    pub shut: Option<Time>,
+    /// Until when it gets that key once: a person has said yes.
+    pub opens: Option<Time>,
     /// Its banks, where its whole system is ours.
     pub banks: BTreeMap<Kind, BankReport>,
 }
@@ -130,6 +137,11 @@ impl Machine {
     pub fn is_to_be_wiped(&self, record: &Record) -> bool {
         let by_headquarters = record.status != Status::Active && record.policy.wipe;
         self.wipe || by_headquarters && self.wiped.is_none()
+    }
+
+    /// Whether it cannot open its disk, and waits for a person's yes. Once it has it open, it speaks for itself again.
+    pub fn waits_for_disk(&self, now: Time) -> bool {
+        self.shut.is_some_and(|at| at >= self.heard && now.since(at) < DISK_WAITS)
     }
 
     /// Why it has no slot: a person has not said yes, or there is none.

@@ -12,15 +12,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use layout::{STICK, part as number};
+use protocol::bytes::{B64u, Secret};
 use protocol::inventory::Disk;
 use protocol::messages::DiskKey;
 use protocol::tpm::Tpm;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::choose::{Rule, Seen, choose};
+use super::header::Header;
 use super::table::{Begun, Names};
 use super::vault::{self, Part, Vault, header_of};
-use super::{boot, is_removable, part, partitions, table};
+use super::{boot, is_removable, kit, part, partitions, table};
 use crate::console::{self, say};
 use crate::os::bank::Banks;
 use crate::os::{inventory, tool};
@@ -50,13 +52,19 @@ pub struct System<'a> {
     pub tpm: Option<&'a Mutex<Tpm>>,
 }
 
+/// Who keeps the second way in.
+pub trait Site {
+    /// The key of the disk of this name, where the site has one that this machine gave it.
+    fn key_of(&mut self, disk: &B64u) -> Result<Option<Secret>>;
+    /// Gives it one, before that opens anything; whether it keeps it.
+    fn keep(&mut self, key: &DiskKey) -> Result<bool>;
+}
+
 /// Puts the images that are in use on the disk that the rule names, and folders of the state with them, after `hold_still`.
-/// Nothing that is not ours is touched.
-/// `keep` gives the site the key of the second way in before that is made; whether the site keeps it. Where there is no such
-/// disk: what was found, for a person.
+/// Nothing that is not ours is touched. Where there is no such disk: what was found, for a person.
 pub fn install(
     system: &System<'_>,
-    keep: &mut dyn FnMut(&DiskKey) -> Result<bool>,
+    site: &mut dyn Site,
     hold_still: impl FnOnce(),
 ) -> Result<Option<String>> {
     let reading = || format!("reading {}", system.rule.display());
@@ -72,7 +80,7 @@ pub fn install(
     let names = Names { os: os.partition(), kubernetes: kubernetes.partition() };
     let begun = table::begin(&disk, &names)?;
     // First, while the site listens: copying takes longer than it does.
-    let [state, volumes] = opened(&disk, system.tpm, keep)?;
+    let [state, volumes] = opened(&disk, system.tpm, site)?;
     let stick = on_stick(STICK);
     // A disk that was flashed has its owner's file; a stick may be of another owner than the one before.
     let mut copies = Vec::new();
@@ -93,6 +101,10 @@ pub fn install(
     hold_still();
     fill(&state, system.folders)?;
     let firmware = table::finish(&disk, &names)?;
+    // Not before: a disk that was flashed has it nowhere else until then. Where it fails, the next start does it.
+    if let Err(error) = kit::forget_on(&part(&disk, number::FIRMWARE)?) {
+        say(&format!("{error:#}."));
+    }
     // Firmware that keeps no variables starts what it finds; the disk has the file where every firmware looks.
     if let Err(error) = boot::prefer(&firmware, layout::PROGRAM) {
         say(&format!("The firmware was not told to start this disk first: {error:#}. Pull the stick out."));
@@ -100,13 +112,9 @@ pub fn install(
     Ok(None)
 }
 
-/// The devices for state and volumes: encrypted where the machine has a TPM. A disk that was encrypted before keeps its secret,
-/// and with it what is in its volumes.
-fn opened(
-    disk: &Path,
-    tpm: Option<&Mutex<Tpm>>,
-    keep: &mut dyn FnMut(&DiskKey) -> Result<bool>,
-) -> Result<[PathBuf; 2]> {
+/// The devices for state and volumes: encrypted where the machine has a TPM. A disk that was encrypted before by this machine
+/// keeps its secret, and with it what is in its volumes.
+fn opened(disk: &Path, tpm: Option<&Mutex<Tpm>>, site: &mut dyn Site) -> Result<[PathBuf; 2]> {
     let parts = [part(disk, number::STATE)?, part(disk, number::VOLUMES)?];
     let both: [&Path; 2] = [&parts[0], &parts[1]];
     let header = header_of(&both)?;
@@ -122,17 +130,22 @@ fn opened(
         header.is_some() || !is_formatted(&parts[1])?,
         "the disk holds volumes that are not encrypted; they can be erased by `provisioner wipe`"
     );
+    let before = header.as_ref().map(|header| known(header, site)).transpose()?.flatten();
+    if header.is_some() && before.is_none() {
+        say(
+            "The site has no key that opens this disk: it may be somebody else's who knows its secret. Pods' volumes are emptied.",
+        );
+    }
     let mut tpm = tpm.lock().unwrap_or_else(PoisonError::into_inner);
-    let (mut vault, key) = match header {
-        Some(header) => {
-            let mut vault = Vault::by_tpm(&header, &mut tpm).context("opening the disk")?;
-            let key = vault.with_site()?;
+    let (mut vault, key) = match before {
+        Some((mut vault, key)) => {
+            vault.seal(&mut tpm).context("sealing the disk's secret")?;
             (vault, key)
         }
-        None => Vault::new(&mut tpm)?,
+        None => Vault::new(&mut tpm, header.map_or(0, |header| header.number))?,
     };
     drop(tpm);
-    if !keep(&key)? {
+    if !site.keep(&key)? {
         say("The site keeps no key of this disk: where the TPM does not open it, nobody can.");
         vault.without_site();
     }
@@ -143,6 +156,14 @@ fn opened(
         vault.open(part, partition)
     };
     Ok([open(Part::State, both[0])?, open(Part::Volumes, both[1])?])
+}
+
+/// A disk that the site knows, and its key. What the TPM gives out is no proof: whoever had it for a moment, with a system of his
+/// own, can have sealed a secret that he knows. What the site's key opens was this machine's while it was a member.
+fn known(header: &Header, site: &mut dyn Site) -> Result<Option<(Vault, DiskKey)>> {
+    let Some(key) = site.key_of(&header.disk)? else { return Ok(None) };
+    let vault = Vault::by_site(header, &key.0);
+    Ok(vault.map(|vault| (vault, DiskKey { disk: header.disk.clone(), key })))
 }
 
 /// Every disk of the machine.
@@ -246,7 +267,7 @@ fn fill(device: &Path, folders: &[&Path]) -> Result<()> {
     filled.and(taken_off)
 }
 
-pub(super) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     fs::set_permissions(to, fs::metadata(from)?.permissions())?;
     for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
@@ -265,7 +286,34 @@ pub(super) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::header::tests::header;
     use super::*;
+
+    /// A site that has one key, whatever the disk is called.
+    struct Has(Option<Secret>);
+
+    impl Site for Has {
+        fn key_of(&mut self, _: &B64u) -> Result<Option<Secret>> {
+            Ok(self.0.clone())
+        }
+
+        fn keep(&mut self, _: &DiskKey) -> Result<bool> {
+            Ok(true)
+        }
+    }
+
+    #[test]
+    fn a_disk_keeps_its_secret_only_where_the_sites_key_opens_it() {
+        let (header, key) = vault::tests::known_to_site(&header(3));
+        let found = |key| known(&header, &mut Has(key)).unwrap().map(|(_, key)| key);
+        assert_eq!(found(Some(key.key.clone())), Some(key));
+        assert_eq!(
+            found(Some(Secret(vec![9; 32].into()))),
+            None,
+            "sealed by somebody who had the TPM for a moment"
+        );
+        assert_eq!(found(None), None);
+    }
 
     #[test]
     fn a_copy_is_the_same_whatever_was_there_and_writes_no_zeros_over_zeros() {

@@ -19,8 +19,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use flash::flash;
-pub use install::{RULE, System, install};
-pub use kit::{KIT, read_kit, stick, stick_is_memory, with_stick};
+pub use install::{RULE, Site, System, install};
+pub use kit::{KIT, forget_provisioners, read_kit, stick, stick_is_memory, with_stick};
 pub use start::{Shut, kept, mount_own, name_of_locked, unlock};
 pub use wipe::begin as wipe;
 
@@ -114,6 +114,18 @@ pub fn start_first(file: &str) -> Result<()> {
 
 fn firmware() -> Result<table::Placed> {
     table::firmware(&own().context(NO_DISK)?)
+}
+
+/// Whether this machine was installed on a disk that it has, whatever became of that since.
+pub fn was_installed() -> bool {
+    let disks = partitions(layout::VOLUMES).into_iter().filter(|(_, disk)| !is_removable(disk));
+    disks.into_iter().any(|(_, disk)| table::was_finished(&Path::new("/dev").join(disk)))
+}
+
+/// Whether a disk of this machine holds a system of ours, or the beginning of one.
+pub fn holds_ours() -> Result<bool> {
+    let disks = install::disks()?;
+    Ok(disks.iter().any(|disk| !disk.is_guest && disk.holds == choose::Holds::Ours))
 }
 
 /// The device of a partition of a disk.

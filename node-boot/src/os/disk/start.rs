@@ -93,16 +93,17 @@ fn enter(state: &Path, volumes: &Path) -> Result<(), Shut> {
         return Ok(());
     };
     let mut vault = Vault::by_tpm(&header, &mut tpm).map_err(|error| Shut::locked(why(&error)))?;
+    // Before anything is read of what whoever had the disk may have written: no file system, and no program that came with the
+    // state, is to get the secret of this disk.
+    tpm.close().map_err(|error| {
+        Shut::locked(format!("the TPM would go on giving out the disk's secret, to every program: {error}"))
+    })?;
     let device = vault.open(Part::State, state).map_err(damaged)?;
     if let Err(error) = mount_state(&device) {
         let _ = vault::close(Part::State);
         return Err(damaged(error));
     }
     use_volumes(vault.open(Part::Volumes, volumes).and_then(|device| mount_mended(&device, VOLUMES_AT)));
-    // From here on programs run that came with the state: whoever wrote that must not have the secret of this disk.
-    if let Err(error) = tpm.close() {
-        say(&format!("The TPM still gives out the disk's secret: {error}."));
-    }
     for partition in [state, volumes] {
         if Header::read(partition).is_ok_and(|found| found.as_ref() != Some(&header))
             && let Err(error) = vault.save(&[state, volumes])

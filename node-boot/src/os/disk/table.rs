@@ -24,6 +24,10 @@ use super::tables::{self, Table};
 /// How much of a disk's beginning and end tells whether it is empty.
 const LOOK: u64 = MIB;
 
+/// An attribute of the state's partition: an installation was finished on this disk, whatever became of it since. What the
+/// bits above 47 mean, the type of the partition says (UEFI 2.10 section 5.3.3).
+const FINISHED: u64 = 1 << 48;
+
 /// A partition as the firmware's boot entry names it.
 pub(super) struct Placed {
     pub number: u32,
@@ -215,7 +219,13 @@ pub(super) fn layout(size: u64) -> Result<Vec<(String, Type, u64, u64)>> {
 /// Everything is in its place: from here on the disk is a system. Where the firmware's partition is.
 pub(super) fn finish(device: &Path, banks: &Names) -> Result<Placed> {
     let [os, kubernetes] = banks.placed();
-    rename(device, &[os, kubernetes, (part::STATE, STATE)])
+    change(device, &[os, kubernetes, (part::STATE, STATE)], FINISHED)
+}
+
+/// Whether an installation was ever finished on the disk. One of an earlier version has only its name to tell it.
+pub(super) fn was_finished(device: &Path) -> bool {
+    let table = read(device).map(|table| table.parts).unwrap_or_default();
+    table.get(&part::STATE).is_some_and(|state| state.name == STATE || state.flags & FINISHED != 0)
 }
 
 /// Where the firmware's partition of a disk of ours is.
@@ -232,12 +242,17 @@ fn placed(table: &BTreeMap<u32, Partition>) -> Result<Placed> {
 
 /// Gives partitions of ours other names, in one write; where the firmware's one is.
 pub(super) fn rename(device: &Path, names: &[(u32, &str)]) -> Result<Placed> {
+    change(device, names, 0)
+}
+
+fn change(device: &Path, names: &[(u32, &str)], state: u64) -> Result<Placed> {
     let file = open(device)?;
     let mut table = tables::read(&file)?;
     let firmware = placed(&table.parts)?;
     for (number, name) in names {
         (*name).clone_into(&mut table.parts.get_mut(number).context("a partition is missing")?.name);
     }
+    table.parts.entry(part::STATE).and_modify(|part| part.flags |= state);
     tables::write(&file, table)?;
     Ok(firmware)
 }
@@ -297,7 +312,7 @@ mod tests {
             parts
         };
         let before = parts();
-        assert_eq!(before[5].0, UNFINISHED);
+        assert_eq!((before[5].0.as_str(), was_finished(&file)), (UNFINISHED, false));
         let placed = finish(&file, &banks("os-0f")).unwrap();
         assert_eq!((placed.first, placed.id), (2048, before[0].1));
         let after = parts();
@@ -306,6 +321,7 @@ mod tests {
         assert_eq!((parts()[1].0.as_str(), parts()[5].0.as_str()), ("os-0f", UNFINISHED));
         assert_eq!(again(&file, &banks("os-1e")).unwrap(), Some(Begun::Empty));
         assert_eq!(parts(), before, "as it was begun, with the same partitions");
+        assert!(was_finished(&file), "and it is not forgotten that it was installed once");
         // Both tables are gone, and with them whose disk it is; the mark is not.
         let open = File::options().write(true).open(&file).unwrap();
         for at in [512, (8 << 30) - 512] {

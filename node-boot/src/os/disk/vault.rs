@@ -43,11 +43,11 @@ pub(super) struct Vault {
 }
 
 impl Vault {
-    /// A new disk's, and the key that the site is to keep.
-    pub fn new(tpm: &mut Tpm) -> Result<(Self, DiskKey)> {
+    /// A new disk's, and the key that the site is to keep. It takes the place of the header `number`.
+    pub fn new(tpm: &mut Tpm, number: u64) -> Result<(Self, DiskKey)> {
         let secret = Zeroizing::new(random::<SECRET>()?);
         let tpm = tpm.seal(&secret[..]).context("sealing the disk's secret")?;
-        let header = Header { disk: B64u(random::<16>()?.to_vec()), number: 0, tpm, site: None };
+        let header = Header { disk: B64u(random::<16>()?.to_vec()), number, tpm, site: None };
         let mut vault = Self { header, secret };
         let key = vault.with_site()?;
         Ok((vault, key))
@@ -139,9 +139,16 @@ pub(super) fn header_of(partitions: &[&Path]) -> Result<Option<Header>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::header::tests::header;
     use super::*;
+
+    /// The header of a disk whose key the site has, and that key.
+    pub(in super::super) fn known_to_site(header: &Header) -> (Header, DiskKey) {
+        let mut vault = Vault { header: header.clone(), secret: Zeroizing::new([5; SECRET]) };
+        let key = vault.with_site().unwrap();
+        (vault.header, key)
+    }
 
     fn vault() -> Vault {
         Vault { header: header(1), secret: Zeroizing::new([5; SECRET]) }

@@ -189,8 +189,13 @@ impl Keeper {
             links.extend([place.base.clone(), place.link.clone()]);
             links.dedup_by_key(|link| link.index);
         }
-        links.iter().for_each(heed_routers);
-        self.routers.tick(&links.iter().map(|link| link.index).collect::<Vec<_>>(), now);
+        // Once headquarters' address has led to the site, nobody on another cable leads it elsewhere.
+        let is_led = self.record.has_kept() && plan.address.is_some();
+        let heeded = |link: &&Port| !is_led || place.as_ref().is_some_and(|place| place.has(link.index));
+        for link in &links {
+            heed_routers(link, heeded(&link));
+        }
+        self.routers.tick(&links.iter().filter(heeded).map(|link| link.index).collect::<Vec<_>>(), now);
         let mut wrong = self.ask(&plan, place.as_ref(), &links, &back, now);
         wrong.extend(self.settle(&plan, place.as_ref(), &links, now)?);
         Ok(wrong)
@@ -249,7 +254,8 @@ impl Keeper {
             Some((*index, lease, left))
         });
         let given: Vec<Given<'_>> = given.collect();
-        let mut wanted = Wanted::of(plan, place.map(|place| place.link.index), &given);
+        let own = place.map(|place| place.link.index);
+        let mut wanted = Wanted::of(plan, own, &given, self.record.has_kept());
         let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
         wanted.unasked =
             self.cards.iter().filter(|(_, card)| card.is_new()).map(|(index, _)| *index).collect();
@@ -262,7 +268,7 @@ impl Keeper {
         let told = |index: u32| given.iter().find(|(link, ..)| *link == index)?.1.mtu.map(u32::from);
         let mut wrong = Vec::new();
         for link in links {
-            let place = place.filter(|place| [place.base.index, place.link.index].contains(&link.index));
+            let place = place.filter(|place| place.has(link.index));
             let mtu = match place {
                 Some(place) => plan.mtu.or(told(place.link.index)),
                 None => told(link.index),

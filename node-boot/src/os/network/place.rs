@@ -25,6 +25,13 @@ pub struct Place {
     pub ports: Vec<u32>,
 }
 
+impl Place {
+    /// Whether it is this interface, with its tag or without.
+    pub fn has(&self, link: u32) -> bool {
+        [self.base.index, self.link.index].contains(&link)
+    }
+}
+
 /// Makes what the plan calls for out of `port`, or of all ports with a cable, and takes away what it does not call for.
 pub fn lay(plan: &Plan, port: &Port, plugged: &[Port]) -> Result<Place> {
     let tagged = plan.vlan.map(|tag| format!("{TAGGED}{tag}"));

@@ -68,6 +68,11 @@ impl From<FirstContact> for Plan {
 }
 
 impl Plan {
+    /// Where the plan leads, but for what its gateway passes on.
+    pub fn ranges(&self) -> impl Iterator<Item = Range> {
+        self.address.into_iter().chain(self.routes.iter().map(|way| way.to))
+    }
+
     /// As the configuration below `root` has it.
     pub fn read(root: &Path) -> Result<Self> {
         let path = root.join(FILE);

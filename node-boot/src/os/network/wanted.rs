@@ -37,8 +37,9 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Out of the plan, for the interface that has its cable, and what was given.
-    pub fn of(plan: &Plan, place: Option<u32>, given: &[Given<'_>]) -> Self {
+    /// Out of the plan, for the interface that has its cable, and what was given. Where the plan is `kept`, since it has led to
+    /// the site, nothing that was given on another cable leads elsewhere what is the plan's.
+    pub fn of(plan: &Plan, place: Option<u32>, given: &[Given<'_>], kept: bool) -> Self {
         let dns = plan.dns.iter().map(ToString::to_string).collect();
         let mut wanted = Self { dns, search: plan.search.clone(), ..Self::default() };
         let leases = || given.iter().map(|(_, lease, _)| lease);
@@ -49,16 +50,21 @@ impl Wanted {
         }
         for &(link, lease, lasts) in given {
             let metric = TOLD + link;
+            let is_other = kept && place != Some(link);
+            if is_other && plan.ranges().any(|range| is_within(lease.own, range)) {
+                continue;
+            }
             wanted.addresses.push(Address { link, own: lease.own, lasts, metric, is_ours: true });
             for &(to, via) in &lease.routes {
+                let all = plan.gateway.map(everywhere);
+                if is_other && plan.ranges().chain(all).any(|range| is_within(to, range)) {
+                    continue;
+                }
                 wanted.routes.push(Route { to, via, link: Some(link), metric });
             }
         }
         if let Some(via) = plan.gateway {
-            let ip =
-                if via.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-            let all = Range { ip, prefix: 0 };
-            wanted.routes.push(Route { to: all, via: Some(via), link: place, metric: PLANNED });
+            wanted.routes.push(Route { to: everywhere(via), via: Some(via), link: place, metric: PLANNED });
         }
         for way in &plan.routes {
             let link = wanted.cable_of(way.via);
@@ -133,6 +139,17 @@ impl Wanted {
     }
 }
 
+/// Every address of this one's kind.
+fn everywhere(ip: IpAddr) -> Range {
+    let ip = if ip.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    Range { ip, prefix: 0 }
+}
+
+/// Whether a range is a part of another one: of two ways the kernel takes the narrower one, whatever they weigh.
+fn is_within(part: Range, range: Range) -> bool {
+    part.prefix > range.prefix && range.contains(part.ip)
+}
+
 fn is_one(old: &Address, new: &Address) -> bool {
     old.link == new.link && old.own == new.own
 }
@@ -166,12 +183,12 @@ mod tests {
     #[test]
     fn a_machine_without_a_plan_has_what_was_given() {
         let lease = lease("10.7.0.13/24", "10.7.0.1");
-        let wanted = Wanted::of(&Plan::default(), Some(2), &[(2, &lease, lease.lasts)]);
+        let wanted = Wanted::of(&Plan::default(), Some(2), &[(2, &lease, lease.lasts)], true);
         let [address] = wanted.addresses.as_slice() else { panic!("{wanted:?}") };
         assert_eq!((address.link, address.own, address.lasts), (2, lease.own, lease.lasts));
         assert_eq!((wanted.routes[0].link, wanted.routes[0].metric), (Some(2), TOLD + 2));
         assert_eq!(wanted.resolver(), "nameserver 10.7.0.53\nsearch lan.test\n");
-        let mut nothing = Wanted::of(&Plan::default(), None, &[]);
+        let mut nothing = Wanted::of(&Plan::default(), None, &[], false);
         assert_eq!(nothing.resolver(), "\n");
         nothing.hear(vec!["fd00::1".to_owned()], vec![]);
         assert_eq!(nothing.resolver(), "nameserver fd00::1\n");
@@ -187,10 +204,51 @@ mod tests {
         let gateway = Some("10.7.0.1".parse().unwrap());
         let plan = Plan { address, gateway, routes, dns, search, ..Plan::default() };
         let lease = lease("10.8.0.13/24", "10.8.0.1");
-        let wanted = Wanted::of(&plan, Some(2), &[(3, &lease, lease.lasts)]);
+        let wanted = Wanted::of(&plan, Some(2), &[(3, &lease, lease.lasts)], true);
         assert_eq!(wanted.resolver(), "nameserver 10.7.0.1\nnameserver fd00::1\nsearch a.test b.test\n");
         let links: Vec<_> = wanted.routes.iter().map(|route| (route.link, route.metric)).collect();
         assert_eq!(links, [(Some(3), TOLD + 3), (Some(2), PLANNED), (Some(2), PLANNED), (None, PLANNED)]);
         assert_eq!(wanted.addresses[0].lasts, None);
+    }
+
+    #[test]
+    fn a_server_on_another_cable_leads_nothing_away_from_a_plan_that_was_kept() {
+        let range = |text: &str| text.parse::<Range>().unwrap();
+        let routes = vec![Way { to: range("10.244.2.0/24"), via: "10.7.0.12".parse().unwrap() }];
+        let address = Some(range("10.7.0.11/24"));
+        let with_gateway =
+            Plan { address, routes, gateway: Some("10.7.0.1".parse().unwrap()), ..Plan::default() };
+        let without = Plan { gateway: None, ..with_gateway.clone() };
+        let ways = ["0.0.0.0/0", "0.0.0.0/1", "10.7.0.0/25", "10.244.2.7/32", "10.0.0.0/8", "10.9.0.0/16"];
+        let given = |plan: &Plan, own: &str, kept: bool, link: u32| {
+            let mut lease = lease(own, "10.8.0.1");
+            lease.routes = ways.iter().map(|to| (range(to), Some("10.8.0.1".parse().unwrap()))).collect();
+            let wanted = Wanted::of(plan, Some(2), &[(link, &lease, None)], kept);
+            let told = wanted.routes.iter().filter(|route| route.metric >= TOLD);
+            (wanted.addresses.len(), told.map(|route| route.to.to_string()).collect::<Vec<_>>())
+        };
+        let own = "10.8.0.13/24";
+        assert_eq!(
+            given(&with_gateway, own, true, 3),
+            (2, vec!["0.0.0.0/0".to_owned()]),
+            "a way out where HQ's fails"
+        );
+        let (addresses, told) = given(&without, own, true, 3);
+        assert_eq!(
+            (addresses, told),
+            (2, ["0.0.0.0/0", "0.0.0.0/1", "10.0.0.0/8", "10.9.0.0/16"].map(str::to_owned).to_vec())
+        );
+        assert_eq!(
+            given(&with_gateway, "10.7.0.13/25", true, 3),
+            (1, vec![]),
+            "half of the site's own network"
+        );
+        for (kept, link) in [(false, 3), (true, 2)] {
+            assert_eq!(
+                given(&with_gateway, own, kept, link).1.len(),
+                ways.len(),
+                "the first contact, and the plan's own cable"
+            );
+        }
     }
 }

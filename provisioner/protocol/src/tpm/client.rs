@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::command::{Answer, Command, ENDORSEMENT, NULL, OWNER, PASSWORD, Verb, no_sensitive};
+use super::command::{Answer, Command, ENDORSEMENT, LOCKOUT, NULL, OWNER, PASSWORD, Verb, no_sensitive};
 use super::error::Error;
 use super::key::KeyBlob;
 use super::link::Link;
@@ -54,6 +54,14 @@ impl Tpm {
                 }
             }
             if eks.is_empty() { Err(Error::NoEk) } else { Ok(eks) }
+        })
+    }
+
+    /// Ends every key that was made in this TPM, and all that was sealed to it. Its endorsement keys stay.
+    pub fn clear(&mut self) -> Result<(), Error> {
+        self.operation(|tpm| {
+            tpm.forget();
+            tpm.call(Verb::Clear, &[LOCKOUT], &[PASSWORD], &[]).map(drop)
         })
     }
 

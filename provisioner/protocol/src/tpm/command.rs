@@ -12,6 +12,8 @@ pub(super) const NULL: u32 = 0x4000_0007;
 pub(super) const OWNER: u32 = 0x4000_0001;
 /// `TPM_RH_ENDORSEMENT`.
 pub(super) const ENDORSEMENT: u32 = 0x4000_000b;
+/// `TPM_RH_LOCKOUT`.
+pub(super) const LOCKOUT: u32 = 0x4000_000a;
 /// Longest command or answer of a PC Client TPM.
 pub(super) const LONGEST: usize = 4096;
 
@@ -33,6 +35,7 @@ macro_rules! verbs {
 }
 
 verbs! {
+    Clear = 0x126, "TPM2_Clear";
     CreatePrimary = 0x131, "TPM2_CreatePrimary";
     Startup = 0x144, "TPM2_Startup";
     ActivateCredential = 0x147, "TPM2_ActivateCredential";

@@ -16,6 +16,8 @@ use crate::bytes::{B64u, Digest};
 const PCRS: [u8; 2] = [7, CLOSED];
 /// The register that [`Tpm::close`] extends.
 const CLOSED: u8 = 15;
+/// Bytes of what a register holds.
+const VALUE: usize = 32;
 /// `TPM_ALG_SHA256`.
 const SHA256: [u8; 2] = [0x00, 0x0b];
 /// Up to the policy in the public area of sealed bytes: `TPM_ALG_KEYEDHASH`, SHA-256, fixedTPM, fixedParent and noDA. No
@@ -33,14 +35,16 @@ pub struct Sealed {
 }
 
 impl Tpm {
-    /// Seals 32 to 64 bytes to this TPM and to what its registers hold now.
+    /// Seals 32 to 64 bytes to this TPM and to what its registers hold now, at a start that nobody has closed yet.
     pub fn seal(&mut self, secret: &[u8]) -> Result<Sealed, Error> {
         if !LENGTHS.contains(&secret.len()) {
             return Err(Error::Length(secret.len()));
         }
         self.operation(|tpm| {
             tpm.forget();
-            let public = [&SEALED[..], &sized(&policy(&tpm.registers()?)), &[0x00, 0x10, 0, 0]].concat();
+            let mut registers = tpm.registers()?;
+            registers[VALUE..].fill(0);
+            let public = [&SEALED[..], &sized(&policy(&registers)), &[0x00, 0x10, 0, 0]].concat();
             let sensitive = Zeroizing::new([&[0, 0][..], &sized(secret)].concat());
             let sensitive = Zeroizing::new(sized(&sensitive));
             let storage = tpm.storage()?;
@@ -119,7 +123,7 @@ fn read_registers(reader: &mut Reader<'_>) -> Option<Vec<u8>> {
         return None;
     }
     let registers: Option<Vec<_>> =
-        (0..count).map(|_| reader.sized().filter(|one| one.len() == 32)).collect();
+        (0..count).map(|_| reader.sized().filter(|one| one.len() == VALUE)).collect();
     Some(registers?.concat())
 }
 

@@ -111,11 +111,17 @@ fn clearing_the_tpm_ends_its_keys_and_leaves_its_identity() {
     let _power = machine.power_on();
     let mut tpm = Tpm::open(&machine.spec()).unwrap();
     let (eks, blob) = (tpm.eks().unwrap(), tpm.create_key().unwrap());
-    // TPM2_Clear under TPM_RH_LOCKOUT.
-    Wire::to(&machine).command(0x126, &[0x4000_000a], &[]);
+    let sealed = tpm.seal(&[7; 32]).unwrap();
+    tpm.load(&blob).unwrap();
+    tpm.clear().unwrap();
     assert!(tpm.load(&blob).unwrap_err().foreign());
+    assert!(tpm.unseal(&sealed).unwrap_err().foreign());
     assert_eq!(tpm.eks().unwrap(), eks);
     assert!(tpm.create_key().is_ok());
+    // TPM2_ClearControl: only the firmware's setup clears it from here on.
+    Wire::to(&machine).command(0x127, &[0x4000_000a], &[1]);
+    assert!(tpm.clear().is_err());
+    assert_eq!(tpm.eks().unwrap(), eks);
 }
 
 #[test]

@@ -24,11 +24,14 @@ fn a_secret_is_given_out_after_a_power_cut_and_not_once_it_was_closed_or_pcr_7_i
     assert_eq!(*tpm.unseal(&blob).unwrap(), [7; 64], "again");
     tpm.close().unwrap();
     assert!(tpm.unseal(&blob).unwrap_err().changed());
+    let later = tpm.seal(&[9; 32]).unwrap();
+    assert!(tpm.unseal(&later).unwrap_err().changed(), "closed for what is sealed now, too");
     drop((tpm, power));
     // TPM2_PCR_Extend of PCR 7, as other firmware does.
     let _power = machine.power_on();
     let mut tpm = Tpm::open(&machine.spec()).unwrap();
     assert_eq!(*tpm.unseal(&blob).unwrap(), [7; 64], "a new start opens it again");
+    assert_eq!(*tpm.unseal(&later).unwrap(), [9; 32], "and what was sealed once it was closed");
     extend(&machine, 7);
     let refused = tpm.unseal(&blob).unwrap_err();
     assert!(refused.changed() && !refused.foreign(), "{refused}");

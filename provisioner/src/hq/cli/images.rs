@@ -104,7 +104,13 @@ pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path, depot_of:
                 "No machine is made a provisioner by it: the site has one already, or gets one by hand."
             );
         }
-        many => println!("It makes {} of the site's own.", plain::count(many, "provisioner")),
+        many => {
+            println!("It makes {} of the site's own.", plain::count(many, "provisioner"));
+            println!(
+                "Whoever has it, and one of those machines for ten minutes, has the site's keys: keep it as you keep them, \
+                 and serve it over no network."
+            );
+        }
     }
     println!("Copy it onto a stick as a whole, as with `dd if={file} of=/dev/sdX bs=4M`.");
     Ok(())

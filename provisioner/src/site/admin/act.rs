@@ -14,6 +14,8 @@ use crate::site::{Site, explain, slots};
 /// How often a verdict of the inbox is looked for, and how often at most.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 600;
+/// For so long, seconds, a yes lets a machine have the key of its disk.
+const DISK: i64 = 3600;
 
 /// Does what is asked.
 pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
@@ -40,13 +42,19 @@ pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
 /// Notes what a person said of a machine, and whether its disk is to be wiped.
 async fn say(site: &Site, wanted: &str, word: Option<Said>, wipe: bool) -> Result<Heeded> {
     let machine = explain::find_machine(site, wanted)?;
-    check_word(&machine, word)?;
+    let opens =
+        (word == Some(Said::Yes) && machine.waits_for_disk(site.now())).then(|| site.now().plus(DISK));
+    if opens.is_none() {
+        check_word(&machine, word)?;
+    }
     let running = running(site, &machine)?;
     let (id, s) = (machine.id, machine.s);
     let named = id.clone();
     let change = site.store.write(move |tx| {
         if let Some(mut machine) = tx.get::<Machine>(MACHINES, &named)? {
-            machine.said = word;
+            machine.opens = opens;
+            // A yes to its disk is none to all that may come.
+            machine.said = if opens.is_some() { machine.said } else { word };
             // A word of another kind takes it back.
             machine.wipe = wipe || machine.wipe && word == Some(Said::Retire);
             tx.put(MACHINES, &named, &machine)?;

@@ -39,6 +39,9 @@ pub enum Command {
         /// Be the provisioner that HQ certified in advance, with the file that a site's stick has for this machine.
         #[arg(long, requires_all = ["tpm", "owner"], conflicts_with_all = ["site", "again", "reply"])]
         certified: Option<PathBuf>,
+        /// This machine was that provisioner before, and its disk is lost: what it knew is gathered again.
+        #[arg(long, requires = "certified")]
+        returns: bool,
     },
     /// Attach to a Kubernetes cluster: shows what it will change, applies it, keeps no administrator's access.
     Attach {
@@ -156,7 +159,8 @@ pub enum Command {
         /// The code that HQ said.
         #[arg(long, requires = "slot")]
         code: Option<String>,
-        /// A registered machine whose policy asks for a person's yes.
+        /// A registered machine whose policy asks for a person's yes, or that cannot open its disk since its Secure Boot is off
+        /// (for an hour, and once).
         #[arg(long)]
         machine: Option<String>,
     },
@@ -289,6 +293,7 @@ mod tests {
             "init --dir D --site ship-7 --tpm /dev/tpmrm0 --owner owner.json",
             "init --dir D --site ship-8 --owner owner.json --again",
             "init --dir D --reply reply.json",
+            "init --dir D --certified file --tpm /dev/tpmrm0 --owner owner.json --returns",
             "attach --dir D admin.conf --yes",
             "serve --dir D --listen [::]:7443 --est [::]:8443 --metrics 127.0.0.1:9443 --patience 15 --log json",
             "machines --json --all",

@@ -26,9 +26,9 @@ pub fn run(command: Command) -> Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match command {
         Command::Init { at, reply: Some(reply), .. } => setup::finish(&at.dir, &reply),
-        Command::Init { at, certified: Some(file), tpm, owner, .. } => {
+        Command::Init { at, certified: Some(file), tpm, owner, returns, .. } => {
             let (tpm, owner) = (tpm.context("--tpm is missing")?, owner.context("--owner is missing")?);
-            setup::take(&at.dir, &file, &tpm, &owner)
+            setup::take(&at.dir, &file, &tpm, &owner, returns)
         }
         Command::Init { at, site, tpm, owner, again, .. } => {
             let (site, owner) = (site.context("--site is missing")?, owner.context("--owner is missing")?);

@@ -44,10 +44,10 @@ pub fn finish(dir: &Path, reply: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Becomes the provisioner that HQ certified in advance.
-pub fn take(dir: &Path, certified: &Path, tpm: &str, owner: &Path) -> Result<()> {
+/// Becomes the provisioner that HQ certified in advance, for the first time or again.
+pub fn take(dir: &Path, certified: &Path, tpm: &str, owner: &Path, returns: bool) -> Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
-    keys::take(dir, &read(certified)?, tpm, &read(owner)?)?;
+    keys::take(dir, &read(certified)?, tpm, &read(owner)?, returns)?;
     println!("This machine is a provisioner of {}.", identity(dir)?.site);
     Ok(())
 }

@@ -216,11 +216,25 @@ fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
         ("to be removed", listed(machine.former.clone())),
         ("own state", Some(machine.hw.state.clone()).filter(|state| !state.is_empty())),
         ("its disk", machine.wipe.then(|| "is erased as soon as it speaks".to_owned())),
+        ("its disk", machine.waits_for_disk(now).then(|| shut(machine))),
         ("wiped", machine.wiped.map(|at| format!("{} ago", span(now.since(at))))),
     ]
     .into_iter()
     .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))
     .collect()
+}
+
+/// Of a machine that gets the key of its disk by a person's word alone.
+fn shut(machine: &Machine) -> String {
+    let name = machine.node().unwrap_or_else(|| machine.id.clone());
+    let why = "is shut, and its key is not given out unasked: Secure Boot was on and is not any more, or a person has to say \
+               yes to this machine (`auto: false`)";
+    if machine.opens.is_some() {
+        return format!("{why}. A person has said yes: it gets it when it asks next");
+    }
+    format!(
+        "{why}. Who stands at the machine may be a thief. See to it; then, for once: `provisioner approve --machine {name}`"
+    )
 }
 
 /// What the machine says of its firmware; nothing of one that does not know Secure Boot.

@@ -36,7 +36,7 @@ const TO_BOOT: [&str; 17] = [
 /// section 5.2.25).
 const TO_BOOT_FROM_MEMORY: [&str; 2] = ["nfit", "nd_pmem"];
 /// Modules that a machine in a cluster has, whatever it is made of: the site's network and Pods', file systems, the power button.
-const OF_A_NODE: [&str; 38] = [
+const OF_A_NODE: [&str; 44] = [
     "af_packet",
     "8021q",
     "bonding",
@@ -44,14 +44,21 @@ const OF_A_NODE: [&str; 38] = [
     "veth",
     "br_netfilter",
     "nf_conntrack",
+    "nf_conntrack_netlink",
     "nf_nat",
     "nf_tables",
     "nft_compat",
     "nft_chain_nat",
     "nft_ct",
+    "nft_hash",
+    "nft_limit",
+    "nft_log",
     "nft_masq",
     "nft_nat",
     "nft_numgen",
+    // Named counters: without them the kernel takes none of kube-proxy's rules, and no Service answers.
+    "nft_objref",
+    "nft_redir",
     "nft_reject",
     "nft_reject_inet",
     "nft_fib_inet",

@@ -10,7 +10,7 @@ use tests::stage::{SITE, Site, images_with};
 use crate::{DEADLINE, JOINED, pictured, site_and_machine};
 
 /// Headquarters has the site's machines run these images.
-fn order(site: &Site, images: &Path, system: &str) {
+pub fn order(site: &Site, images: &Path, system: &str) {
     let folder = images.display().to_string();
     site.hq.run(&["image", "add", &folder]).unwrap();
     let plan = format!("name: {SITE}\nsystem: {{ {system}, activate: now }}\n");

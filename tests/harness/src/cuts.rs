@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Error;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::str::FromStr;
@@ -38,24 +39,33 @@ pub struct Log {
     file: File,
     entries: Vec<Entry>,
     /// Where the entries begin that a flush ended, and those after the last one.
-    spans: Vec<std::ops::Range<usize>>,
+    spans: Vec<Range<usize>>,
+    /// How many entries the log had, marks among them, when each flush was in it.
+    lengths: Vec<u64>,
 }
 
 impl Log {
     /// Reads a log; one that is being written is read up to its last flush.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(io("open", path.display()))?;
-        let entries = entries(&file).map_err(io("read", path.display()))?;
-        let mut spans = vec![];
+        let found = entries(&file).map_err(io("read", path.display()))?;
+        let (mut spans, mut lengths) = (vec![], vec![]);
         let mut begin = 0;
-        for (place, entry) in entries.iter().enumerate() {
+        for (place, (entry, length)) in found.iter().enumerate() {
             if *entry == Entry::Flush {
                 spans.push(begin..place);
+                lengths.push(*length);
                 begin = place + 1;
             }
         }
-        spans.push(begin..entries.len());
-        Ok(Self { file, entries, spans })
+        spans.push(begin..found.len());
+        let entries = found.into_iter().map(|(entry, _)| entry).collect();
+        Ok(Self { file, entries, spans, lengths })
+    }
+
+    /// How many entries the log had when so many flushes were done.
+    pub(crate) fn entries_at(&self, flush: usize) -> u64 {
+        flush.checked_sub(1).and_then(|last| self.lengths.get(last)).copied().unwrap_or(0)
     }
 
     /// How often the disk was flushed.
@@ -102,18 +112,30 @@ impl Log {
     }
 }
 
-fn entries(file: &File) -> std::io::Result<Vec<Entry>> {
+/// How many entries a log has by now.
+pub(crate) fn entries_of(path: &Path) -> std::io::Result<u64> {
+    count(&File::open(path)?)
+}
+
+fn word(bytes: &[u8], place: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|byte| bytes[place * 8 + byte]))
+}
+
+fn count(file: &File) -> std::io::Result<u64> {
     let mut head = [0; 28];
     file.read_exact_at(&mut head, 0)?;
-    let word =
-        |bytes: &[u8], place: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[place * 8 + byte]));
     let sector = u64::from(u32::from_le_bytes(std::array::from_fn(|byte| head[24 + byte])));
     if (word(&head, 0), word(&head, 1), sector) != (MAGIC, 1, SECTOR) {
         return Err(Error::other("it is no log of writes in sectors of 512 bytes"));
     }
+    Ok(word(&head, 2))
+}
+
+/// What happened, each with how many entries the log had then.
+fn entries(file: &File) -> std::io::Result<Vec<(Entry, u64)>> {
     let mut at = SECTOR;
     let mut found = vec![];
-    for _ in 0..word(&head, 2) {
+    for number in 1..=count(file)? {
         let mut entry = [0; 32];
         file.read_exact_at(&mut entry, at)?;
         let (place, sectors, flags, extra) =
@@ -121,13 +143,14 @@ fn entries(file: &File) -> std::io::Result<Vec<Entry>> {
         at += SECTOR;
         match flags {
             flags if flags & MARK != 0 => at += extra.next_multiple_of(SECTOR),
-            flags if flags & DISCARD != 0 => found.push(Entry::Discard { at: place, sectors }),
+            flags if flags & DISCARD != 0 => found.push((Entry::Discard { at: place, sectors }, number)),
             flags => {
                 if flags & FLUSH != 0 {
-                    found.push(Entry::Flush);
+                    found.push((Entry::Flush, number));
                 }
                 if sectors > 0 {
-                    found.push(Entry::Write { at: place, sectors, data: at, forced: flags & FORCED != 0 });
+                    let forced = flags & FORCED != 0;
+                    found.push((Entry::Write { at: place, sectors, data: at, forced }, number));
                     at += sectors * SECTOR;
                 }
             }
@@ -172,6 +195,8 @@ pub struct Replay<'a> {
     done: usize,
     /// What stood where the last cut has torn something.
     before: Vec<(u64, [u8; BYTES])>,
+    /// Where something else stands than when that was asked for last, bytes.
+    changed: Vec<Range<u64>>,
 }
 
 impl<'a> Replay<'a> {
@@ -179,7 +204,13 @@ impl<'a> Replay<'a> {
     pub fn new(log: &'a Log, disk: &Path, size: u64) -> Result<Self> {
         let file = File::options().create(true).truncate(true).read(true).write(true).open(disk);
         let file = file.and_then(|file| file.set_len(size).map(|()| file));
-        Ok(Self { log, disk: file.map_err(io("create", disk.display()))?, done: 0, before: vec![] })
+        Ok(Self {
+            log,
+            disk: file.map_err(io("create", disk.display()))?,
+            done: 0,
+            before: vec![],
+            changed: vec![],
+        })
     }
 
     /// Makes the disk what this cut left; cuts come in the order of their flushes.
@@ -187,10 +218,14 @@ impl<'a> Replay<'a> {
         let replaying = |error| io("replay the power cut", cut)(error);
         for (at, bytes) in std::mem::take(&mut self.before) {
             self.disk.write_all_at(&bytes, at).map_err(replaying)?;
+            self.changed.push(at..at + SECTOR);
         }
         while self.done < cut.flush.min(self.log.flushes()) {
             for entry in &self.log.entries[self.log.spans[self.done].clone()] {
                 self.apply(*entry).map_err(replaying)?;
+                if let Entry::Write { at, sectors, .. } | Entry::Discard { at, sectors } = *entry {
+                    self.changed.push(at * SECTOR..(at + sectors) * SECTOR);
+                }
             }
             self.done += 1;
         }
@@ -201,9 +236,15 @@ impl<'a> Replay<'a> {
             if old != new {
                 self.disk.write_all_at(&new, sector * SECTOR).map_err(replaying)?;
                 self.before.push((sector * SECTOR, old));
+                self.changed.push(sector * SECTOR..(sector + 1) * SECTOR);
             }
         }
         Ok(())
+    }
+
+    /// Where the disk was changed since this was asked last, bytes: what stands elsewhere need not be looked at again.
+    pub fn changed(&mut self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.changed)
     }
 
     fn apply(&self, entry: Entry) -> std::io::Result<()> {
@@ -230,10 +271,17 @@ impl<'a> Replay<'a> {
 }
 
 /// Numbers that look random and are the same for the same seed (`SplitMix64`).
-struct Dice(u64);
+#[derive(Debug)]
+pub struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, count: u64) -> u64 {
+    /// With this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next one.
+    pub fn below(&mut self, count: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -13,6 +13,7 @@ mod lan;
 mod machine;
 mod process;
 mod recorder;
+mod recording;
 mod room;
 mod tpm;
 mod vm;
@@ -20,12 +21,13 @@ pub mod wait;
 
 pub use assets::Assets;
 pub use control::{ControlPlane, Options};
-pub use cuts::{Cut, Log, Replay};
+pub use cuts::{Cut, Dice, Log, Replay};
 pub use error::{Error, Result};
 pub use lan::{Lan, Port};
 pub use machine::{Hardware, Machine};
 pub use process::Process;
 pub use recorder::{Part, Recorder};
+pub use recording::Recording;
 pub use tpm::Tpm;
 pub use vm::{Board, Bus, Vm};
 

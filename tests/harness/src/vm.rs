@@ -1,9 +1,10 @@
 //! A machine with a kernel of its own: QEMU, its cable in the LAN's switch, its TPM a software one.
 
-use crate::error::{Result, io};
+use crate::error::{Result, io, run};
 use crate::folder::Folder;
 use crate::lan::{Lan, Port};
 use crate::process::Process;
+use crate::recording::{self, Recording, Watcher};
 use crate::room::{Plan, Room};
 use crate::tpm::Tpm;
 use crate::wait::until;
@@ -12,6 +13,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// Joins the cable, on the room's side, to the one that the emulator has.
@@ -85,6 +87,9 @@ pub struct Vm {
     tpm: Option<Tpm>,
     stick: Option<(PathBuf, Access)>,
     process: Option<Process>,
+    /// Where what is written to its disk is kept.
+    recorded: Option<PathBuf>,
+    watcher: Option<Watcher>,
     folder: Folder,
 }
 
@@ -116,6 +121,8 @@ impl Vm {
             tpm,
             stick: None,
             process: None,
+            recorded: None,
+            watcher: None,
             folder,
         })
     }
@@ -162,26 +169,50 @@ impl Vm {
         self.folder.path().join("disk")
     }
 
+    /// While it is off: records in this folder what is written to its disk, which is a blank one, from when it is switched on.
+    pub fn record(&mut self, folder: &Path) {
+        self.recorded = Some(folder.to_owned());
+    }
+
+    /// Takes its power away; what was recorded. From here on nothing is.
+    pub fn recorded(&mut self) -> Result<Option<Recording>> {
+        self.power_off();
+        self.recorded.take().map(|folder| Recording::open(&folder)).transpose()
+    }
+
+    /// While it is off: gives it a copy of another disk, and of what its firmware remembers.
+    pub fn becomes(&self, disk: &Path, memory: &Path) -> Result<()> {
+        run(Command::new("cp").arg("--sparse=always").args([disk, &self.disk()]))?;
+        fs::copy(memory, self.memory()).map(drop).map_err(io("copy", memory.display()))
+    }
+
+    /// What its firmware remembers.
+    fn memory(&self) -> PathBuf {
+        self.folder.path().join("firmware")
+    }
+
     /// Switches it on.
     pub fn power_on(&mut self) -> Result<()> {
         self.power_off();
-        let memory = self.folder.path().join("firmware");
+        let memory = self.memory();
         if !memory.exists() {
             fs::copy(MEMORY, &memory).map_err(io("copy", MEMORY))?;
         }
         if let Some(tpm) = &mut self.tpm {
             tpm.power_on_for_emulator(&self.room)?;
         }
-        let words = self.arguments(&memory);
+        let log = self.recorded.as_deref().map(recording::begin).transpose()?;
+        let words = self.arguments(&memory, log.as_deref());
         let mut qemu = self.room.command("qemu-system-x86_64");
         qemu.args(words);
         self.process = Some(Process::start("qemu", qemu, &self.log())?);
+        self.watcher = self.recorded.as_deref().map(|folder| Watcher::start(&memory, folder));
         Ok(())
     }
 
     /// Another state of its firmware, while it is off: what it measures into PCR 7 is another one, and its boot entries are gone.
     pub fn change_firmware(&self) -> Result<()> {
-        let memory = self.folder.path().join("firmware");
+        let memory = self.memory();
         let mut bytes = fs::read(OTHER_MEMORY).map_err(io("read", OTHER_MEMORY))?;
         // Keys are measured also where nothing is checked by them.
         let name: Vec<u8> = IS_ON.encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -193,7 +224,23 @@ impl Vm {
         fs::write(&memory, bytes).map_err(io("write", memory.display()))
     }
 
-    fn arguments(&self, memory: &Path) -> Vec<String> {
+    /// How the emulator gets at the disk's file.
+    fn disk_arguments(&self, log: Option<&Path>) -> Vec<String> {
+        let disk = self.disk();
+        let Some(log) = log else {
+            return vec![format!("-drive if=none,id=disk,format=raw,cache=unsafe,file={}", disk.display())];
+        };
+        // The machine's flushes are what counts, and not that this computer keeps anything.
+        let file = |name: &str, file: &Path| {
+            format!("-blockdev driver=file,node-name={name},cache.no-flush=on,filename={}", file.display())
+        };
+        // How much the log holds is known after each entry.
+        let options = "file=content,log=log,log-super-update-interval=1";
+        let recorder = format!("-blockdev driver=blklogwrites,node-name=disk,{options}");
+        vec![file("content", &disk), file("log", log), recorder]
+    }
+
+    fn arguments(&self, memory: &Path, log: Option<&Path>) -> Vec<String> {
         let id = digest(&SHA256, self.name.as_bytes());
         let [a, b, c] = [0, 1, 2].map(|place| id.as_ref()[place]);
         let mut parts = vec![
@@ -230,7 +277,7 @@ impl Vm {
                 "-device {card},romfile=,netdev=cable{place},mac=02:00:00:{a:02x}:{b:02x}:{c:02x}"
             ));
         }
-        parts.push(format!("-drive if=none,id=disk,format=raw,cache=unsafe,file={}", self.disk().display()));
+        parts.extend(self.disk_arguments(log));
         let disk = match self.board.disk.0 {
             Bus::Virtio => "-device virtio-blk-pci,drive=disk",
             Bus::Nvme => "-device nvme,drive=disk,serial=disk",
@@ -323,6 +370,14 @@ impl Vm {
 
     /// Takes its power away.
     pub fn power_off(&mut self) {
+        if self.watcher.take().is_some() {
+            // An emulator that is killed may leave half an entry in its log. For the machine it is the same.
+            let ended =
+                self.tell("{\"execute\":\"quit\"}").and_then(|()| self.is_off(Duration::from_secs(10)));
+            if let Err(error) = ended {
+                eprintln!("the emulator does not end by itself: {error}");
+            }
+        }
         self.process = None;
         if let Some(tpm) = &mut self.tpm {
             tpm.power_off();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use disk::{stage, start_always, start_once};
 pub use keeper::{Keeper, is_tried};
 pub use mounted::{KUBERNETES, mount_kubernetes, mounted, unmount_kubernetes};
-pub use write::{Source, check_program};
+pub use write::{Source, check_program, is_whole};
 #[cfg(test)]
 pub(crate) use write::{tests::built, write};
 

@@ -60,6 +60,22 @@ fn whole(source: &mut dyn Source, object: &Digest, from: u64, length: u64) -> Re
     Ok(bytes)
 }
 
+/// Whether an image is there whole, on a disk, from a byte on.
+pub fn is_whole(image: &Image, disk: &File, begin: u64) -> Result<bool> {
+    let mut tree = vec![0; usize::try_from(tree_size(image.blocks))?];
+    disk.read_exact_at(&mut tree, begin + image.blocks * BLOCK)?;
+    let Some(leaves) = leaves(&tree, image) else { return Ok(false) };
+    let mut piece = vec![0; SIZE * usize::try_from(AT_ONCE)?];
+    for first in (0..image.blocks).step_by(usize::try_from(AT_ONCE)?) {
+        let piece = &mut piece[..SIZE * usize::try_from(AT_ONCE.min(image.blocks - first))?];
+        disk.read_exact_at(piece, begin + first * BLOCK)?;
+        if !is(piece, &leaves[usize::try_from(first)? * HASH..]) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Whether each block has its hash.
 fn is(blocks: &[u8], hashes: &[u8]) -> bool {
     blocks.chunks(SIZE).zip(hashes.chunks(HASH)).all(|(block, hash)| Digest::of(block).0 == *hash)
@@ -236,10 +252,11 @@ pub(crate) mod tests {
         let mut sender = Sender { bytes: bytes.clone(), sent: 0, cable: usize::MAX, piece: usize::MAX };
         write(&image, &file, &mut sender, &mut |_| {}).unwrap();
         file.write_all_at(b"rot", 5 * BLOCK).unwrap();
+        assert!(!is_whole(&image, &file, 0).unwrap());
         sender.sent = 0;
         write(&image, &file, &mut sender, &mut |_| {}).unwrap();
         assert_eq!(sender.sent, SIZE * 256);
-        assert!(content(&file, bytes.len()) == bytes);
+        assert!(content(&file, bytes.len()) == bytes && is_whole(&image, &file, 0).unwrap());
     }
 
     #[test]

@@ -7,14 +7,14 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use harness::{Cut, Part, Recorder, Replay};
-use layout::{EMPTY_KUBERNETES, EMPTY_OS, MIB, STATE, UNFINISHED, WIPING, part};
+use layout::{EMPTY_KUBERNETES, EMPTY_OS, UNFINISHED, WIPING, part};
 use protocol::bytes::Digest;
 use protocol::image::Image;
 
-use super::choose::Holds;
-use super::header::{self, Header};
+use super::found::{BANKS, begins_again, found};
+use super::header;
 use super::install::copy_all;
 use super::table::{self, Begun, Names};
 use crate::os::bank::{Source, built, write};
@@ -54,7 +54,8 @@ struct Marks {
 struct Story {
     recorder: Recorder,
     /// What partitions of these names hold.
-    images: BTreeMap<String, (Image, Vec<u8>)>,
+    images: BTreeMap<String, Vec<u8>>,
+    named: BTreeMap<String, Image>,
     /// What a partition for the firmware holds.
     firmware: Vec<Vec<u8>>,
     parts: Vec<Range<u64>>,
@@ -66,11 +67,13 @@ impl Story {
             table::layout(SIZE).unwrap().into_iter().map(|(_, _, at, length)| at..at + length).collect();
         let image = |name: &str, blocks| (name.to_owned(), built(blocks));
         let names = ["os-1", "os-2", "kubernetes-1", "kubernetes-2", "kubernetes-3"];
-        let images = names.into_iter().zip([60, 70, 80, 90, 100]).map(|(name, blocks)| image(name, blocks));
+        let built = names.into_iter().zip([60, 70, 80, 90, 100]).map(|(name, blocks)| image(name, blocks));
+        let (named, images) =
+            built.map(|(name, (image, bytes))| ((name.clone(), image), (name, bytes))).unzip();
         let firmware =
             [1u8, 2].map(|filled| (0..400_000u32).map(|at| filled ^ at.to_le_bytes()[1] | 1).collect());
         let recorder = Recorder::new(SIZE).unwrap();
-        Self { recorder, images: images.collect(), firmware: firmware.to_vec(), parts }
+        Self { recorder, images, named, firmware: firmware.to_vec(), parts }
     }
 
     fn now(&self) -> usize {
@@ -104,7 +107,7 @@ impl Story {
         let Names { os, kubernetes } = Self::names(version);
         for (name, place) in [(os, part::OS), (kubernetes, part::KUBERNETES)] {
             if begun == Begun::Empty {
-                copies.push((self.file(&name, &self.images[&name].1), self.part(place)));
+                copies.push((self.file(&name, &self.images[&name]), self.part(place)));
             }
         }
         let paths: Vec<_> = copies.iter().map(|(from, to)| (from.clone(), to.path().to_owned())).collect();
@@ -114,7 +117,7 @@ impl Story {
     /// Puts an image into a bank, as an update does.
     fn stage(&self, name: &str, (place, empty): (u32, &str)) {
         let disk = self.recorder.disk();
-        let (image, bytes) = &self.images[name];
+        let (image, bytes) = (&self.named[name], &self.images[name]);
         table::rename(&disk, &[(place, empty)]).unwrap();
         let part = self.part(place);
         let bank = File::options().read(true).write(true).open(part.path()).unwrap();
@@ -162,53 +165,29 @@ impl Story {
 
     /// What the machine finds on the disk that a cut left.
     fn judge(&self, path: &Path, marks: &Marks, cut: Cut) -> Result<()> {
-        let holds = table::holds(path)?;
-        ensure!(matches!(holds, Holds::Nothing | Holds::Ours), "it looks like somebody's: {holds:?}");
-        let Ok(names) = table::names(path) else {
+        let Some(found) = found(path)? else {
             let has_none = cut.flush < marks.table || cut.flush >= marks.forgetting;
             ensure!(has_none, "its table is lost");
             return Ok(());
         };
         let disk = File::open(path)?;
-        self.judge_banks(&disk, &names)?;
+        for number in BANKS {
+            found.check_bank(&disk, number, &self.named)?;
+        }
         let starts = self.starts(&disk)?;
-        let secret = [part::STATE, part::VOLUMES]
-            .iter()
-            .any(|number| Header::read_at(&disk, self.parts[*number as usize - 1].start).is_some());
         let kept = cut.flush >= marks.secret && cut.flush < marks.wiping;
-        ensure!(secret || !kept, "the secret of the disk is lost");
+        ensure!(found.secret || !kept, "the secret of the disk is lost");
         // What is torn after the last flush may belong to what happens next.
         let lasts =
             |[from, to]: &[usize; 2]| cut.flush >= *from && cut.flush + usize::from(cut.seed > 0) <= *to;
-        let is_installed = marks.installed.iter().any(lasts);
-        match names[&part::STATE].as_str() {
-            STATE if cut.flush >= marks.wiping => bail!("what was wiped is back"),
-            STATE => {
-                let banks = names[&part::OS] != EMPTY_OS && names[&part::KUBERNETES] != EMPTY_KUBERNETES;
-                ensure!(starts && secret && banks, "it is called installed and is not");
-            }
-            UNFINISHED => ensure!(!is_installed, "what was installed is gone"),
-            WIPING => {}
-            other => bail!("its state is called {other}"),
+        if found.is_installed()? {
+            ensure!(cut.flush < marks.wiping, "what was wiped is back");
+            ensure!(starts, "it is called installed and does not start");
+        } else if found.name(part::STATE) == UNFINISHED {
+            ensure!(!marks.installed.iter().any(lasts), "what was installed is gone");
         }
         // That takes a while: with what the flush left, and some of the torn ones.
-        if cut.seed.is_multiple_of(16) { goes_on(path) } else { Ok(()) }
-    }
-
-    /// A bank with a name holds what it is called, whole.
-    fn judge_banks(&self, disk: &File, names: &BTreeMap<u32, String>) -> Result<()> {
-        for number in [part::OS, part::KUBERNETES, part::OS_B, part::KUBERNETES_B] {
-            let name = names[&number].as_str();
-            if let Some((_, bytes)) = self.images.get(name) {
-                ensure!(
-                    self.has(disk, number, bytes)?,
-                    "partition {number} is called {name} and is not whole"
-                );
-            } else {
-                ensure!([EMPTY_OS, EMPTY_KUBERNETES].contains(&name), "partition {number} is called {name}");
-            }
-        }
-        Ok(())
+        if cut.seed.is_multiple_of(16) { begins_again(path, "os-1", "kubernetes-1") } else { Ok(()) }
     }
 
     /// Whether the firmware can start the disk: it has to be able to read the whole partition, or nothing of it.
@@ -219,21 +198,6 @@ impl Story {
         ensure!(starts || is_none, "the firmware reads a partition that is not whole");
         Ok(starts)
     }
-}
-
-/// Whether an installation begins again on the disk, which stays as it is.
-fn goes_on(path: &Path) -> Result<()> {
-    let disk = File::options().read(true).write(true).open(path)?;
-    let mut ends = [0, SIZE - MIB].map(|at| (at, vec![0; 1024 * 1024]));
-    for (at, bytes) in &mut ends {
-        disk.read_exact_at(bytes, *at)?;
-    }
-    ensure!(table::again(path, &Story::names(1))?.is_some(), "the installation does not begin again");
-    ensure!(table::names(path)?[&part::STATE] == UNFINISHED, "the installation began again unnoticed");
-    for (at, bytes) in &ends {
-        disk.write_all_at(bytes, *at)?;
-    }
-    Ok(())
 }
 
 #[test]

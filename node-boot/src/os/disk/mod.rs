@@ -6,6 +6,7 @@ mod choose; // which disk
 mod cuts; // every power cut, in tests
 mod device; // what the kernel knows of a disk
 mod flash; // a stick's bits, at the depot
+mod found; // what stands on one that a power cut has left
 mod header; // what stands before what is encrypted
 mod install; // the system onto it
 mod kit; // what a stick brings beside the system
@@ -19,6 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use flash::flash;
+pub use found::{BANKS, Found, begins_again, found};
 pub use install::{RULE, Site, System, install};
 pub use kit::{KIT, forget_provisioners, read_kit, stick, stick_is_memory, with_stick};
 pub use start::{Shut, kept, mount_own, name_of_locked, unlock};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -127,6 +128,14 @@ pub(super) fn again(device: &Path, banks: &Names) -> Result<Option<Begun>> {
 /// Names of its partitions, by number.
 pub(super) fn names(device: &Path) -> Result<BTreeMap<u32, String>> {
     Ok(read(device)?.parts.into_iter().map(|(number, part)| (number, part.name)).collect())
+}
+
+/// Where they are, bytes.
+pub(super) fn places(device: &Path) -> Result<BTreeMap<u32, Range<u64>>> {
+    let file = open(device)?;
+    let sector = block_of(&file)?.as_u64();
+    let place = |part: &Partition| part.first_lba * sector..(part.last_lba + 1) * sector;
+    Ok(tables::read(&file)?.parts.iter().map(|(number, part)| (*number, place(part))).collect())
 }
 
 /// Adds to a stick's table on the machine's disk what an installed one has more. Whether it was a stick's.

@@ -290,12 +290,12 @@ impl Dice {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::folder::Folder;
 
     /// A log of these entries: place, sectors, flags, what each byte of them is.
-    fn log(folder: &Folder, entries: &[(u64, u64, u64, u8)]) -> Log {
+    pub(crate) fn log(folder: &Folder, entries: &[(u64, u64, u64, u8)]) -> Log {
         let count = entries.len() as u64;
         let mut bytes = [MAGIC, 1, count].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
         bytes.extend(512u32.to_le_bytes());
@@ -359,6 +359,15 @@ mod tests {
         let mut again = Replay::new(&log, &folder.path().join("again"), 4096).unwrap();
         for (cut, (_, disk)) in cuts.iter().zip(&all).step_by(17) {
             assert_eq!(left(&mut again, *cut), *disk, "{cut}");
+        }
+        again.changed();
+        for (cut, places) in
+            [(Cut { flush: 2, seed: 0 }, &[0, 2, 3, 4][..]), (Cut { flush: 2, seed: 1 }, &[])]
+        {
+            again.make(cut).unwrap();
+            let changed = again.changed();
+            let was = |place: u64| changed.iter().any(|range| range.contains(&(place * SECTOR)));
+            assert!((0..8).all(|place| was(place) == places.contains(&place)), "{cut}: {changed:?}");
         }
     }
 

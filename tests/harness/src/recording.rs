@@ -95,3 +95,29 @@ impl Drop for Watcher {
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuts::tests::log;
+    use crate::folder::Folder;
+
+    #[test]
+    fn a_cut_finds_what_the_firmware_remembered_when_it_came_and_a_new_recording_nothing() {
+        /// As in a log: this flag alone.
+        const FLUSH: u64 = 1;
+        let folder = Folder::new("recording").unwrap();
+        let path = folder.path();
+        log(&folder, &[(0, 1, 0, 1), (0, 0, FLUSH, 0), (0, 1, 0, 2), (0, 1, 0, 3), (0, 0, FLUSH, 0)]);
+        for seen in [0, 3, 5] {
+            fs::write(path.join(format!("{FIRMWARE}{seen}")), "x").unwrap();
+        }
+        let recording = Recording::open(path).unwrap();
+        let state = |flush| recording.firmware(Cut { flush, seed: 7 }).unwrap().to_owned();
+        assert_eq!(state(0), path.join("firmware-0"));
+        assert_eq!(state(1), path.join("firmware-0"), "the one of the third write is too new");
+        assert_eq!(state(2), path.join("firmware-5"));
+        assert_eq!(begin(path).unwrap(), path.join("log"));
+        assert_eq!(fs::read_dir(path).unwrap().count(), 1);
+    }
+}

@@ -15,7 +15,7 @@ use self::story::{Member, Story, kept};
 use crate::{DEADLINE, JOINED};
 
 /// So many power cuts there are at least, and so many of them are booted from.
-const CUTS: u64 = 2000;
+const CUTS: u64 = 6000;
 const BOOTS: usize = 12;
 /// Replays one cut of a recording that was kept, as it was printed; and where that is, if not where it was left.
 const ONE: &str = "NODEBOOT_CUT";
@@ -38,7 +38,7 @@ fn wherever_the_power_is_cut_the_machine_comes_back_as_itself_with_the_old_versi
     println!("Recorded in {} s; it is kept in {}.", begun.elapsed().as_secs(), folder.display());
     let story = Story::open(&folder);
     let phases = replay(&story, &folder, None);
-    boot_all(&story, &chosen(&phases), &site, &mut vm, &member);
+    boot_all(&story, &phases, Booted { site: &site, vm: &mut vm, member: &member });
 }
 
 /// A stretch of the story, in flushes, in which the disk looks the same.
@@ -99,58 +99,76 @@ fn chosen(phases: &[Phase]) -> Vec<Cut> {
     cuts
 }
 
+/// The machine, its site, and what it was before any cut.
+struct Booted<'a> {
+    site: &'a Site,
+    vm: &'a mut Vm,
+    member: &'a Member,
+}
+
 /// Boots the machine from each of these disks, one after the other. Its TPM and its site remember all of it, as real ones do: no
-/// cut takes back what they were told.
-fn boot_all(story: &Story, cuts: &[Cut], site: &Site, vm: &mut Vm, member: &Member) {
+/// cut takes back what they were told. So disks of a machine that is installed come first: one that installs itself is another
+/// Node from then on, and what was that before would be told so.
+fn boot_all(story: &Story, phases: &[Phase], mut booted: Booted<'_>) {
     let disk = tempfile::tempdir().unwrap();
     let path = disk.path().join("disk");
-    let mut judge = Judge::new(story, &path).unwrap();
+    let is_new = |phase: &Phase| phase.view.programs.is_some_and(|[.., new]| new.is_some());
+    // Torn in the first write of what starts the new system: nothing of that may stand in its way later.
+    let on = phases.iter().find(|phase| is_new(phase)).map_or(0, |phase| phase.from - 1);
+    let installed = phases.iter().find(|phase| phase.view.is_installed()).map_or(0, |phase| phase.from);
+    let (before, after): (Vec<_>, Vec<_>) = chosen(phases).into_iter().partition(|cut| cut.flush < installed);
     let mut failed = Vec::new();
-    for cut in cuts {
-        let begun = Instant::now();
-        let said = boot(story, &mut judge, *cut, site, vm, member);
-        println!("Booted from {cut} in {} s: {said:?}.", begun.elapsed().as_secs());
-        failed.extend(said.err().map(|wrong| format!("{ONE}={cut}: {wrong}")));
+    for cuts in [after, before] {
+        let mut judge = Judge::new(story, &path).unwrap();
+        for cut in cuts {
+            let begun = Instant::now();
+            let memory = story.recording.firmware(cut).unwrap();
+            let view = judge.look(cut).unwrap();
+            booted.vm.power_off();
+            booted.vm.becomes(&path, memory).unwrap();
+            let said = booted.boot(&view, cut.flush == on);
+            println!("Booted from {cut} in {} s: {said:?}.", begun.elapsed().as_secs());
+            failed.extend(said.err().map(|wrong| format!("{ONE}={cut}: {wrong}")));
+        }
     }
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// Boots from one; which system the machine is with then.
-fn boot(
-    story: &Story,
-    judge: &mut Judge<'_>,
-    cut: Cut,
-    site: &Site,
-    vm: &mut Vm,
-    member: &Member,
-) -> Result<String, String> {
-    let view = judge.look(cut).map_err(|wrong| format!("{wrong:#}"))?;
-    let memory = story.recording.firmware(cut).ok_or("there is no state of the firmware's memory")?;
-    vm.power_off();
-    vm.becomes(judge.disk(), memory).map_err(|error| error.to_string())?;
-    let is_installed = view.names.is_some_and(|names| names.iter().any(|name| name == layout::STATE));
-    // Whoever installs leaves the stick in until the machine says that it starts from its disk.
-    if is_installed {
-        vm.pull_stick();
-    } else {
-        vm.plug_stick(&site.hq.path("stick"));
+impl Booted<'_> {
+    /// Boots from the disk that it has; with which system it is a member then.
+    fn boot(&mut self, view: &View, goes_on: bool) -> Result<String, String> {
+        let is_installed = view.is_installed();
+        // Whoever installs leaves the stick in until the machine says that it starts from its disk.
+        if is_installed {
+            self.vm.pull_stick();
+        } else {
+            self.vm.plug_stick(&self.site.hq.path("stick"));
+        }
+        let before = self.vm.console().len();
+        self.vm.power_on().map_err(|error| error.to_string())?;
+        self.says(before, JOINED)?;
+        let (was, now) = (self.member, Member::of(self.site));
+        if is_installed && self.vm.console()[before..].contains("Installing on") {
+            return Err("what was installed is installed again".to_owned());
+        }
+        if is_installed && (&now.node, &now.uid) != (&was.node, &was.uid) {
+            return Err(format!("it was {was:?} and is {now:?}"));
+        }
+        if !["node-boot 0.1.0", "node-boot 0.2.0"].contains(&&*now.system) {
+            return Err(format!("it runs {}", now.system));
+        }
+        if goes_on {
+            self.says(before, "All is well with os 0.2.0: it is kept.")?;
+        }
+        Ok(now.system)
     }
-    let before = vm.console().len();
-    vm.power_on().map_err(|error| error.to_string())?;
-    let look = || {
-        let console = vm.console().split_off(before);
-        if console.contains(JOINED) { Ok(console) } else { Err(console) }
-    };
-    let console = wait::until("it to be back", DEADLINE, look).map_err(|error| error.to_string())?;
-    if is_installed && console.contains("Installing on") {
-        return Err(format!("what was installed is installed again: {console}"));
+
+    /// Waits until the console shows this behind what it showed before.
+    fn says(&self, before: usize, words: &str) -> Result<(), String> {
+        let look = || {
+            let console = self.vm.console().split_off(before);
+            if console.contains(words) { Ok(()) } else { Err(console) }
+        };
+        wait::until(words, DEADLINE, look).map_err(|error| error.to_string())
     }
-    let now = Member::of(site);
-    if (&now.node, &now.uid) != (&member.node, &member.uid) {
-        return Err(format!("it was {member:?} and is {now:?}"));
-    }
-    if !["node-boot 0.1.0", "node-boot 0.2.0"].contains(&&*now.system) {
-        return Err(format!("it runs {}", now.system));
-    }
-    Ok(now.system)
 }

@@ -370,7 +370,8 @@ impl Vm {
 
     /// Takes its power away.
     pub fn power_off(&mut self) {
-        if self.watcher.take().is_some() {
+        let runs = self.process.as_mut().is_some_and(Process::running);
+        if self.watcher.take().is_some() && runs {
             // An emulator that is killed may leave half an entry in its log. For the machine it is the same.
             let ended =
                 self.tell("{\"execute\":\"quit\"}").and_then(|()| self.is_off(Duration::from_secs(10)));

@@ -29,6 +29,13 @@ pub struct View {
     pub programs: Option<Programs>,
 }
 
+impl View {
+    /// Whether it is an installed machine's.
+    pub fn is_installed(&self) -> bool {
+        self.names.iter().flatten().any(|name| name == layout::STATE)
+    }
+}
+
 /// Judges one cut after the other.
 pub struct Judge<'a> {
     story: &'a Story,
@@ -133,11 +140,6 @@ impl<'a> Judge<'a> {
             bail!("the new system was there and is gone");
         }
         Ok(())
-    }
-
-    /// The disk of the last cut, as a file.
-    pub fn disk(&self) -> &Path {
-        self.path
     }
 }
 

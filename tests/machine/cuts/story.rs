@@ -110,5 +110,5 @@ impl Member {
 
 /// Where a recording is kept until the next one.
 pub fn kept() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cuts")
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("cuts")
 }

@@ -63,7 +63,8 @@ fn replay(story: &Story, folder: &Path, one: Option<Cut>) -> Vec<Phase> {
     for cut in cuts.into_iter().filter(is_wanted).chain(one.filter(|one| one.seed != 0)) {
         count += 1;
         let view = judge.look(cut).unwrap_or_else(|wrong| {
-            panic!("{wrong:#}; to see it again: {ONE}={cut} {KEPT}={} cargo test -p tests --test machine -- --ignored wherever_the_power", folder.display())
+            let again = "cargo test -p tests --test machine -- --ignored wherever_the_power";
+            panic!("{wrong:#}; to see it again: {KEPT}={} {ONE}={cut} {again}", folder.display())
         });
         if cut.seed == 0 {
             match phases.last_mut() {
@@ -106,30 +107,24 @@ struct Booted<'a> {
     member: &'a Member,
 }
 
-/// Boots the machine from each of these disks, one after the other. Its TPM and its site remember all of it, as real ones do: no
-/// cut takes back what they were told. So disks of a machine that is installed come first: one that installs itself is another
-/// Node from then on, and what was that before would be told so.
+/// Boots the machine from some of these disks, one after the other. Its TPM and its site remember all of it, as real ones do: no
+/// cut takes back what they were told. So the last disk comes first: a machine that installs itself is another Node from then
+/// on, and what was that before would be told so.
 fn boot_all(story: &Story, phases: &[Phase], mut booted: Booted<'_>) {
     let disk = tempfile::tempdir().unwrap();
     let path = disk.path().join("disk");
     let is_new = |phase: &Phase| phase.view.programs.is_some_and(|[.., new]| new.is_some());
     // Torn in the first write of what starts the new system: nothing of that may stand in its way later.
     let on = phases.iter().find(|phase| is_new(phase)).map_or(0, |phase| phase.from - 1);
-    let installed = phases.iter().find(|phase| phase.view.is_installed()).map_or(0, |phase| phase.from);
-    let (before, after): (Vec<_>, Vec<_>) = chosen(phases).into_iter().partition(|cut| cut.flush < installed);
     let mut failed = Vec::new();
-    for cuts in [after, before] {
-        let mut judge = Judge::new(story, &path).unwrap();
-        for cut in cuts {
-            let begun = Instant::now();
-            let memory = story.recording.firmware(cut).unwrap();
-            let view = judge.look(cut).unwrap();
-            booted.vm.power_off();
-            booted.vm.becomes(&path, memory).unwrap();
-            let said = booted.boot(&view, cut.flush == on);
-            println!("Booted from {cut} in {} s: {said:?}.", begun.elapsed().as_secs());
-            failed.extend(said.err().map(|wrong| format!("{ONE}={cut}: {wrong}")));
-        }
+    for cut in chosen(phases).into_iter().rev() {
+        let begun = Instant::now();
+        let view = Judge::new(story, &path).unwrap().look(cut).unwrap();
+        booted.vm.power_off();
+        booted.vm.becomes(&path, story.recording.firmware(cut).unwrap()).unwrap();
+        let said = booted.boot(&view, cut.flush == on);
+        println!("Booted from {cut} in {} s: {said:?}.", begun.elapsed().as_secs());
+        failed.extend(said.err().map(|wrong| format!("{ONE}={cut}: {wrong}")));
     }
     assert!(failed.is_empty(), "{failed:#?}");
 }

@@ -55,7 +55,7 @@ impl Story {
     }
 
     /// Has a machine install itself from a stick, and then go to the next version, and keeps in `folder` what came onto its disk.
-    /// The machine is off in the end; the name of its Node.
+    /// The machine is off in the end; what it was as long as it had the old one.
     pub fn record(folder: &Path) -> (Site, Vm, Member) {
         let images = tempfile::tempdir().unwrap();
         let new = images.path().join("new");

@@ -164,6 +164,7 @@ impl Booted<'_> {
             let console = self.vm.console().split_off(before);
             if console.contains(words) { Ok(()) } else { Err(console) }
         };
-        wait::until(words, DEADLINE, look).map_err(|error| error.to_string())
+        // An installation and a start are in it, and others may be at work on this computer.
+        wait::until(words, 2 * DEADLINE, look).map_err(|error| error.to_string())
     }
 }

@@ -14,7 +14,7 @@ use super::plan::Plan;
 use super::ports::{Cables, Port, ports};
 use super::routers::Routers;
 use super::trial::Record;
-use super::wanted::{Given, Wanted};
+use super::wanted::{Given, Wanted, leads_away};
 use super::{heed_routers, netlink, up};
 use crate::console::say;
 use crate::state::State;
@@ -261,11 +261,12 @@ impl Keeper {
         });
         let given: Vec<Given<'_>> = given.collect();
         let own = place.map(|place| place.link.index);
-        let mut wanted = Wanted::of(plan, own, &given, self.record.has_kept());
+        let kept = self.record.has_kept();
+        let mut wanted = Wanted::of(plan, own, &given, kept);
         let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
         wanted.unasked =
             self.cards.iter().filter(|(_, card)| card.is_new()).map(|(index, _)| *index).collect();
-        self.six.give(&mut wanted, now);
+        self.six.give(&mut wanted, |link, ip| kept && leads_away(plan, own, link, ip), now);
         let (dns, search) = (self.six.servers(name), self.six.domains());
         wanted.hear(joined(dns, self.routers.servers(name)), joined(search, self.routers.domains()));
         let resolver = self.root.join(RESOLVER);

@@ -129,11 +129,12 @@ impl Routers {
         self.heard.values().flatten().filter_map(domain).collect()
     }
 
-    /// What those on one interface's cable call for.
-    pub fn call(&self, link: u32) -> Calls {
+    /// What those on one interface's cable call for; none where they are not listened to.
+    pub fn call(&self, link: u32) -> Option<Calls> {
+        self.asked.get(&link)?;
         let words = || self.heard.iter().filter(|((on, _), _)| *on == link).flat_map(|(_, words)| words);
         let says = |flag: u8| words().any(|(word, _)| *word == Word::Flag(flag));
-        Calls { addresses: says(ADDRESSES), names: says(OTHERS) }
+        Some(Calls { addresses: says(ADDRESSES), names: says(OTHERS) })
     }
 }
 
@@ -228,15 +229,15 @@ mod tests {
             let then = now + Duration::from_secs(seconds);
             routers.hear(&said, &from, then);
             routers.tick(&[3], then);
-            assert_eq!(routers.call(4), Calls::default());
-            routers.call(3)
+            assert_eq!(routers.call(4), None, "it is not listened to");
+            routers.call(3).unwrap()
         };
         assert_eq!(say(ADDRESSES | OTHERS, 0), Calls { addresses: true, names: true });
         assert_eq!(say(OTHERS, 1), Calls { addresses: false, names: true });
         assert_eq!(say(0, 2), Calls::default());
         assert_eq!(say(ADDRESSES, 3), Calls { addresses: true, names: false });
         routers.tick(&[3], now + Duration::from_secs(3) + FLAGS_HOLD);
-        assert_eq!(routers.call(3), Calls::default());
+        assert_eq!(routers.call(3), Some(Calls::default()));
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Wanted {
         for &(link, lease, lasts) in given {
             let metric = TOLD + link;
             let is_other = kept && place != Some(link);
-            if is_other && plan.ranges().any(|range| is_within(lease.own, range)) {
+            if kept && leads_away(plan, place, link, lease.own) {
                 continue;
             }
             wanted.give(link, lease.own, [lasts; 2]);
@@ -159,6 +159,11 @@ impl Wanted {
 fn everywhere(ip: IpAddr) -> Range {
     let ip = if ip.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     Range { ip, prefix: 0 }
+}
+
+/// Whether an address on another cable leads something there that is the plan's.
+pub fn leads_away(plan: &Plan, place: Option<u32>, link: u32, own: Range) -> bool {
+    place != Some(link) && plan.ranges().any(|range| is_within(own, range))
 }
 
 /// Whether a range is a part of another one: of two ways the kernel takes the narrower one, whatever they weigh.

@@ -36,17 +36,19 @@ struct Card {
 }
 
 impl Cards {
-    /// Hears and asks on these interfaces, of which the cables of some were out; what is wrong.
+    /// Hears and asks on these interfaces, of which the cables of some were out; what is wrong. Where routers are not listened
+    /// to, no server is.
     pub fn tick(&mut self, links: &[&Port], back: &[u32], routers: &Routers, now: Instant) -> Vec<String> {
-        self.0.retain(|index, _| links.iter().any(|link| link.index == *index));
-        for link in links {
+        let heard = || links.iter().filter(|link| routers.call(link.index).is_some());
+        self.0.retain(|index, _| heard().any(|link| link.index == *index));
+        for link in heard() {
             self.0.entry(link.index).or_insert_with(|| Card::new(link, now));
         }
         let one = |(index, card): (&u32, &mut Card)| {
             if back.contains(index) {
                 card.client.replugged(now);
             }
-            card.tick(*index, routers.call(*index), now)
+            card.tick(*index, routers.call(*index)?, now)
         };
         self.0.iter_mut().filter_map(one).collect()
     }
@@ -62,11 +64,15 @@ impl Cards {
         self.0.values().any(|card| card.client.lease(now).is_some())
     }
 
-    /// Adds what was given to what is to be. Who is a neighbour, and who leads elsewhere, the routers say.
-    pub fn give(&self, wanted: &mut Wanted, now: Instant) {
+    /// Adds what was given to what is to be, but for addresses of which this is so. Who is a neighbour, and who leads
+    /// elsewhere, the routers say.
+    pub fn give(&self, wanted: &mut Wanted, but: impl Fn(u32, Range) -> bool, now: Instant) {
         for (index, card) in &self.0 {
             if let Some((gift, times)) = card.client.lease(now) {
-                wanted.give(*index, Range { ip: gift.lease.own.into(), prefix: 128 }, times);
+                let own = Range { ip: gift.lease.own.into(), prefix: 128 };
+                if !but(*index, own) {
+                    wanted.give(*index, own, times);
+                }
             } else if card.is_new {
                 wanted.unasked6.push(*index);
             }

@@ -209,6 +209,113 @@ fn a_machine_on_a_network_of_ipv6_alone_finds_its_site_by_the_routers_dns() {
 }
 
 #[test]
+fn a_machine_gets_its_address_by_dhcpv6_where_the_router_says_so_and_finds_its_site_by_it() {
+    if cannot() {
+        return;
+    }
+    let programs = Programs::build().unwrap();
+    let lan = Lan::new("managed").unwrap();
+    let hq = Hq::found(&programs, "Wire").unwrap();
+    let mut provisioner = Provisioner::new(&lan, &programs, lan.address(2), false).unwrap();
+    provisioner.machine.run("ip", &["address", "add", "fd77::2/64", "dev", "eth0", "nodad"]).unwrap();
+    provisioner.certify(&hq).unwrap();
+    provisioner.start().unwrap();
+    let options = [
+        "--enable-ra",
+        "--dhcp-range=fd77::50,fd77::50,64,1h",
+        "--dhcp-option=option6:dns-server,[fd77::3]",
+        "--dhcp-option=option6:domain-search,site.test",
+        "--srv-host=_brski-registrar._tcp.site.test,registrar.site.test,7443",
+        "--host-record=registrar.site.test,fd77::2",
+    ];
+    let _router = serves(&lan, 3, &options);
+    let hardware = Hardware { tpm: false, ..Hardware::nuc("A1") };
+    let mut spare = Spare::new(&lan, &programs, "spare", hardware, &hq).unwrap();
+    // Nobody is met by multicast, nor without an address that is known beyond the cable.
+    let drops = [&["-p", "udp", "--dport", "5353"][..], &["-p", "tcp", "-d", "fe80::/10"]];
+    for drop in drops {
+        let drop = [&["-A", "OUTPUT", "-o", "eth0"][..], drop, &["-j", "DROP"]].concat();
+        spare.machine.run("ip6tables", &drop).unwrap();
+    }
+    spare.run_with(&["--system", "installed"]);
+    spare.start().unwrap();
+    spare.says("Got the address fd77::50 by DHCPv6 from fe80:").unwrap();
+    spare.says("Found the provisioner at [fd77::2]:7443").unwrap();
+    let addresses = spare.machine.run("ip", &["-6", "-o", "address", "show", "eth0"]).unwrap();
+    assert!(addresses.contains("inet6 fd77::50/128 "), "{addresses}");
+    assert_eq!(addresses.matches("fd77:").count(), 1, "it makes none for itself there: {addresses}");
+}
+
+#[test]
+fn an_address_by_dhcpv6_has_its_time_outlives_a_start_anew_and_goes_with_the_cable() {
+    if cannot() {
+        return;
+    }
+    let lan = Lan::new("six-time").unwrap();
+    let mut bare = Bare::new(&lan);
+    bare.keep(NOTHING, FOREVER);
+    let range = ["--port=0", "--enable-ra", "--dhcp-range=fd77::50,fd77::60,64,1h"];
+    // The router names none itself.
+    let names = [
+        "--dhcp-option=tag:dhcpv6,option6:dns-server,[fd77::53]",
+        "--dhcp-option=tag:dhcpv6,option6:domain-search,a.test",
+    ];
+    let server = serves(&lan, 3, &[&range[..], &names].concat());
+    let address = bare.shows("ip -6 -o address show eth0", &["inet6 fd77::", "/128 ", "valid_lft 3"]);
+    assert!(address.contains("sec"), "{address}");
+    bare.says("by DHCPv6 from fe80:");
+    bare.shows("ip -6 route", &["fd77::/64 dev eth0 proto kernel", "default via fe80:"]);
+    bare.shows("cat /etc/resolv.conf", &["nameserver fd77::53\nsearch a.test\n"]);
+    bare.shows("ip -6 route get fd77::3", &[" src fd77::"]);
+    // An agent that was killed and starts anew takes away nothing that it has not asked about.
+    drop(server);
+    bare.keep(NOTHING, FOREVER);
+    bare.until("cat /etc/resolv.conf", |said| !said.contains("fd77"));
+    bare.shows("ip -6 -o address show eth0", &["inet6 fd77::", "/128 "]);
+    // Nor does it have another one from the same server.
+    let server = serves(&lan, 4, &[&range[..], &names].concat());
+    bare.says("by DHCPv6 from fe80:");
+    let again = bare.shows("ip -6 -o address show eth0", &["inet6 fd77::", "/128 "]);
+    assert_eq!(again.matches("/128 ").count(), 1, "{again}");
+    let own = |text: &str| text.split_whitespace().find(|word| word.ends_with("/128")).map(str::to_owned);
+    assert_eq!(own(&again), own(&address), "the machine's name is the same at every start");
+    // Without its cable there is no address, and with a plan of its own none is asked for.
+    bare.machine.unplug().unwrap();
+    bare.until("ip -6 -o address show eth0", |said| !said.contains("/128"));
+    let plan = r#"{"address":"fd77::11/64","dns":[],"search":[],"routes":[]}"#;
+    bare.keep(plan, FOREVER);
+    bare.machine.plug().unwrap();
+    bare.shows("ip -6 -o address show eth0", &["inet6 fd77::11/64 "]);
+    bare.shows("ip -6 route", &["default via fe80:"]);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    bare.until("ip -6 -o address show eth0", |said| !said.contains("/128"));
+    drop(server);
+}
+
+#[test]
+fn a_machine_that_makes_its_own_address_gets_name_servers_by_dhcpv6_where_the_router_says_so() {
+    if cannot() {
+        return;
+    }
+    let lan = Lan::new("stateless").unwrap();
+    let mut bare = Bare::new(&lan);
+    bare.keep(NOTHING, FOREVER);
+    // The router names none itself.
+    let options = [
+        "--port=0",
+        "--enable-ra",
+        "--dhcp-range=fd77::,ra-stateless,64",
+        "--dhcp-option=tag:dhcpv6,option6:dns-server,[fd77::53],[fe80::53]",
+        "--dhcp-option=tag:dhcpv6,option6:domain-search,a.test,b.test",
+    ];
+    let _router = serves(&lan, 3, &options);
+    bare.shows("ip -6 -o address show eth0", &["inet6 fd77:"]);
+    let names = "nameserver fd77::53\nnameserver fe80::53%eth0\nsearch a.test b.test\n";
+    bare.shows("cat /etc/resolv.conf", &[names]);
+    bare.until("ip -6 -o address show eth0", |said| !said.contains("/128"));
+}
+
+#[test]
 fn a_machine_without_a_dhcp_server_says_so_where_it_finds_nobody_and_finds_its_site_over_its_cable_alone() {
     if cannot() {
         return;

@@ -3,6 +3,7 @@
 
 mod card; // an interface that asks for an address
 pub mod dhcp; // addresses for a while
+mod dhcp6; // those of IPv6
 mod keeper; // looks, and does what is to be done
 mod netlink; // the kernel
 mod place; // several cables as one, and tags
@@ -124,7 +125,8 @@ impl Network {
     /// Whether no DHCP server has answered on any cable for a while.
     pub fn asks_in_vain(&self) -> bool {
         let (keeper, now) = (self.keeper(), Instant::now());
-        !keeper.cards.is_empty() && keeper.cards.values().all(|card| card.asks_in_vain(NO_DHCP, now))
+        let in_vain = keeper.cards.values().all(|card| card.asks_in_vain(NO_DHCP, now));
+        !keeper.cards.is_empty() && in_vain && !keeper.six.has_any(now)
     }
 
     fn keeper(&self) -> MutexGuard<'_, Keeper> {

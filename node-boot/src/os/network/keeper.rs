@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::card::Card;
+use super::dhcp6::card::Cards;
 use super::place::{Place, is_bound, lay};
 use super::plan::Plan;
 use super::ports::{Cables, Port, ports};
 use super::routers::Routers;
 use super::trial::Record;
-use super::wanted::{Given, Wanted};
+use super::wanted::{Given, Wanted, leads_away};
 use super::{heed_routers, netlink, up};
 use crate::console::say;
 use crate::state::State;
@@ -53,6 +54,8 @@ pub struct Keeper {
     /// By the number of their interfaces.
     pub cards: BTreeMap<u32, Card>,
     routers: Routers,
+    /// The same interfaces, where their routers call for DHCPv6.
+    pub six: Cards,
     /// What is wrong now.
     pub wrong: Vec<String>,
 }
@@ -75,6 +78,7 @@ impl Keeper {
             turn: Some(Instant::now() + TURN),
             cards: BTreeMap::new(),
             routers: Routers::default(),
+            six: Cards::default(),
             wrong: Vec::new(),
         })
     }
@@ -152,7 +156,7 @@ impl Keeper {
             say(&format!("{sentence}."));
         }
         self.wrong = wrong;
-        if self.cards.values().any(|card| card.awaits(now)) { GLANCE } else { LOOK }
+        if self.cards.values().any(|card| card.awaits(now)) || self.six.awaits(now) { GLANCE } else { LOOK }
     }
 
     /// Takes a plan back whose time is over. Time without any cable does not count.
@@ -228,17 +232,19 @@ impl Keeper {
         };
         let asking: Vec<_> = links.iter().filter(|link| !is_taken(link)).collect();
         self.cards.retain(|index, _| asking.iter().any(|link| link.index == *index));
-        for link in asking {
+        for link in &asking {
             self.cards.entry(link.index).or_insert_with(|| Card::new(link, now));
         }
         // What stands on a port that was out was out with it.
         let on_port = place.filter(|place| place.ports.iter().any(|port| back.contains(port)));
-        for index in back.iter().copied().chain(on_port.map(|place| place.link.index)) {
-            if let Some(card) = self.cards.get_mut(&index) {
+        let back: Vec<_> = back.iter().copied().chain(on_port.map(|place| place.link.index)).collect();
+        for index in &back {
+            if let Some(card) = self.cards.get_mut(index) {
                 card.replugged(now);
             }
         }
-        self.cards.iter_mut().filter_map(|(index, card)| card.tick(*index, now)).collect()
+        let wrong = self.six.tick(&asking, &back, &self.routers, now);
+        self.cards.iter_mut().filter_map(|(index, card)| card.tick(*index, now)).chain(wrong).collect()
     }
 
     /// Makes addresses, routes, resolver and packet sizes what they are to be; what cannot be.
@@ -255,11 +261,14 @@ impl Keeper {
         });
         let given: Vec<Given<'_>> = given.collect();
         let own = place.map(|place| place.link.index);
-        let mut wanted = Wanted::of(plan, own, &given, self.record.has_kept());
+        let kept = self.record.has_kept();
+        let mut wanted = Wanted::of(plan, own, &given, kept);
         let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
         wanted.unasked =
             self.cards.iter().filter(|(_, card)| card.is_new()).map(|(index, _)| *index).collect();
-        wanted.hear(self.routers.servers(name), self.routers.domains());
+        self.six.give(&mut wanted, |link, ip| kept && leads_away(plan, own, link, ip), now);
+        let (dns, search) = (self.six.servers(name), self.six.domains());
+        wanted.hear(joined(dns, self.routers.servers(name)), joined(search, self.routers.domains()));
         let resolver = self.root.join(RESOLVER);
         if fs::read_to_string(&resolver).ok() != Some(wanted.resolver()) {
             fs::write(&resolver, wanted.resolver())
@@ -283,6 +292,16 @@ impl Keeper {
         wrong.extend(wanted.make_so()?);
         Ok(wrong)
     }
+}
+
+/// What servers say goes before what routers say (RFC 8106 section 5.3.1); nothing stands there twice.
+fn joined(mut first: Vec<String>, then: Vec<String>) -> Vec<String> {
+    for one in then {
+        if !first.contains(&one) {
+            first.push(one);
+        }
+    }
+    first
 }
 
 /// The port that has the plan's address for as long as there is a cable in it, else the one over which the site was reached

@@ -72,6 +72,8 @@ pub struct Address {
     pub own: Range,
     /// How long the kernel keeps it; none for ever.
     pub lasts: Option<Duration>,
+    /// How long new connections may come from it; none for ever.
+    pub prefers: Option<Duration>,
     /// Weight of the way to its neighbours: the least one is taken.
     pub metric: u32,
     /// Whether this program gave it.
@@ -138,10 +140,11 @@ pub fn set_mtu(index: u32, mtu: u32) -> Result<()> {
 
 /// Gives an interface an address; one that it has gets the time and weight named.
 pub fn add_address(address: &Address) -> Result<()> {
-    let seconds =
-        address.lasts.map_or(FOREVER, |lasts| u32::try_from(lasts.as_secs()).unwrap_or(FOREVER - 1));
+    let seconds = |time: Option<Duration>| {
+        time.map_or(FOREVER, |time| u32::try_from(time.as_secs()).unwrap_or(FOREVER - 1)).to_ne_bytes()
+    };
     // `struct ifa_cacheinfo`: how long it is preferred, how long it is good; two stamps.
-    let times = [&seconds.to_ne_bytes()[..], &seconds.to_ne_bytes(), &[0; 8]].concat();
+    let times = [&seconds(address.prefers)[..], &seconds(address.lasts), &[0; 8]].concat();
     let parts = [
         of_address(address),
         attribute(IFA_CACHEINFO, &times),
@@ -187,14 +190,8 @@ fn link(index: u32, flags: u32, change: u32) -> Vec<u8> {
 fn of_address(address: &Address) -> Vec<u8> {
     // `struct ifaddrmsg`: family, prefix, flags, scope, index.
     let head = [family(address.own.ip), address.own.prefix, 0, 0];
-    let bytes = bytes(address.own.ip);
-    let parts = [
-        &head[..],
-        &address.link.to_ne_bytes(),
-        &attribute(IFA_LOCAL, &bytes),
-        &attribute(IFA_ADDRESS, &bytes),
-    ];
-    parts.concat()
+    let [local, same] = [IFA_LOCAL, IFA_ADDRESS].map(|kind| attribute(kind, &bytes(address.own.ip)));
+    [&head[..], &address.link.to_ne_bytes(), &local, &same].concat()
 }
 
 fn of_route(route: &Route) -> Vec<u8> {
@@ -215,13 +212,16 @@ fn read_address(message: &[u8]) -> Option<Address> {
     let found = attributes(rest);
     let get = |kind: u16| found.iter().find(|(of, _)| *of == kind).map(|(_, value)| *value);
     let flags = get(IFA_FLAGS).and_then(read_number).unwrap_or(u32::from(flags));
-    let seconds = get(IFA_CACHEINFO).and_then(|times| read_number(times.get(4..8)?));
-    let lasts = seconds.filter(|seconds| flags & PERMANENT == 0 && *seconds != FOREVER);
+    let seconds = |part: std::ops::Range<usize>| {
+        let seconds = get(IFA_CACHEINFO).and_then(|times| read_number(times.get(part)?));
+        seconds.filter(|seconds| *seconds != FOREVER).map(|seconds| Duration::from_secs(seconds.into()))
+    };
     Some(Address {
         link: u32::from_ne_bytes([a, b, c, d]),
         // The far end's address stands in the other one where there is one.
         own: Range { ip: read_ip(family, get(IFA_LOCAL).or_else(|| get(IFA_ADDRESS))?)?, prefix },
-        lasts: lasts.map(|seconds| Duration::from_secs(seconds.into())),
+        lasts: seconds(4..8).filter(|_| flags & PERMANENT == 0),
+        prefers: seconds(0..4),
         metric: get(IFA_RT_PRIORITY).and_then(read_number).unwrap_or(0),
         is_ours: get(IFA_PROTO) == Some(&[OURS]),
     })
@@ -364,10 +364,11 @@ mod tests {
             link: 3,
             own: "10.7.0.13/24".parse().unwrap(),
             lasts: Some(Duration::from_mins(2)),
+            prefers: Some(Duration::from_mins(1)),
             metric: 9,
             is_ours: true,
         };
-        let times = attribute(IFA_CACHEINFO, &[120u32.to_ne_bytes(); 4].concat());
+        let times = attribute(IFA_CACHEINFO, &[60u32, 120, 0, 0].map(u32::to_ne_bytes).concat());
         let more = [number(IFA_RT_PRIORITY, 9), attribute(IFA_PROTO, &[OURS])].concat();
         let shown = [of_address(&address), times, more].concat();
         assert_eq!(read_address(&shown), Some(address));

@@ -1,4 +1,5 @@
-//! Name servers and search domains that IPv6 routers tell (RFC 8106). Their addresses and ways the kernel takes by itself.
+//! Name servers and search domains that IPv6 routers tell (RFC 8106), and whether they call for DHCPv6. Their addresses and
+//! ways the kernel takes by itself.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -15,6 +16,11 @@ const SOLICITATION: u8 = 133;
 const ADVERTISEMENT: u8 = 134;
 const SERVERS: u8 = 25;
 const DOMAINS: u8 = 31;
+/// Flags: a DHCPv6 server gives addresses, or other things (RFC 4861 section 4.2); and how long they hold, as a router's
+/// word does at most (section 6.2.1).
+const ADDRESSES: u8 = 0x80;
+const OTHERS: u8 = 0x40;
+const FLAGS_HOLD: Duration = Duration::from_mins(150);
 /// All routers on a cable.
 const ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 /// How often a cable's routers are asked, and how long after each question they are waited for (RFC 4861 section 10).
@@ -29,6 +35,17 @@ const AT_ONCE: usize = 64;
 enum Word {
     Server(Ipv6Addr),
     Domain(String),
+    /// One of the two flags.
+    Flag(u8),
+}
+
+/// What is to be asked for by DHCPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// An address.
+    pub addresses: bool,
+    /// Name servers and search domains.
+    pub names: bool,
 }
 
 /// What the routers on all cables say.
@@ -95,9 +112,8 @@ impl Routers {
     /// Name servers as the resolver's file has them; `name` is an interface's.
     pub fn servers(&self, name: impl Fn(u32) -> Option<String>) -> Vec<String> {
         let text = |link: u32, word: &Word| match word {
-            Word::Server(ip) if ip.is_unicast_link_local() => Some(format!("{ip}%{}", name(link)?)),
-            Word::Server(ip) => Some(ip.to_string()),
-            Word::Domain(_) => None,
+            Word::Server(ip) => named(*ip, link, &name),
+            Word::Domain(_) | Word::Flag(_) => None,
         };
         let words =
             self.heard.iter().flat_map(|((link, _), words)| words.iter().map(|word| (*link, &word.0)));
@@ -108,10 +124,23 @@ impl Routers {
     pub fn domains(&self) -> Vec<String> {
         let domain = |(word, _): &(Word, Instant)| match word {
             Word::Domain(name) => Some(name.clone()),
-            Word::Server(_) => None,
+            Word::Server(_) | Word::Flag(_) => None,
         };
         self.heard.values().flatten().filter_map(domain).collect()
     }
+
+    /// What those on one interface's cable call for; none where they are not listened to.
+    pub fn call(&self, link: u32) -> Option<Calls> {
+        self.asked.get(&link)?;
+        let words = || self.heard.iter().filter(|((on, _), _)| *on == link).flat_map(|(_, words)| words);
+        let says = |flag: u8| words().any(|(word, _)| *word == Word::Flag(flag));
+        Some(Calls { addresses: says(ADDRESSES), names: says(OTHERS) })
+    }
+}
+
+/// A name server as the resolver's file has it: one that is known to its neighbours alone with the interface's name.
+pub fn named(ip: Ipv6Addr, link: u32, name: impl Fn(u32) -> Option<String>) -> Option<String> {
+    if ip.is_unicast_link_local() { Some(format!("{ip}%{}", name(link)?)) } else { Some(ip.to_string()) }
 }
 
 fn open() -> std::io::Result<Socket> {
@@ -124,10 +153,12 @@ fn open() -> std::io::Result<Socket> {
 
 /// The words of an advertisement, and how long each holds; none where it is damaged or something else.
 fn read(message: &[u8]) -> Option<Vec<(Word, Duration)>> {
-    let &[ADVERTISEMENT, 0, _, _, _, _, _, _, _, _, _, _, _, _, _, _, ref rest @ ..] = message else {
+    let &[ADVERTISEMENT, 0, _, _, _, flags, _, _, _, _, _, _, _, _, _, _, ref rest @ ..] = message else {
         return None;
     };
-    let (mut rest, mut words) = (rest, Vec::new());
+    let holds = |flag: u8| if flags & flag == 0 { Duration::ZERO } else { FLAGS_HOLD };
+    let mut words = [ADDRESSES, OTHERS].map(|flag| (Word::Flag(flag), holds(flag))).to_vec();
+    let mut rest = rest;
     while let &[kind, eights, ..] = rest {
         let length = usize::from(eights) * 8;
         // One without a length would never end.
@@ -184,6 +215,29 @@ mod tests {
         assert_eq!(routers.servers(name), [""; 0]);
         routers.tick(&[], now);
         assert_eq!(routers.domains(), [""; 0], "its cable is out");
+    }
+
+    #[test]
+    fn a_router_calls_for_dhcpv6_until_it_says_otherwise_or_falls_silent() {
+        let now = Instant::now();
+        let mut routers = Routers::default();
+        routers.asked.insert(3, (1, now));
+        let from = "[fe80::1%3]:0".parse::<SocketAddrV6>().unwrap();
+        let mut say = |flags: u8, seconds: u64| {
+            let mut said = advertisement(&[]);
+            said[5] = flags;
+            let then = now + Duration::from_secs(seconds);
+            routers.hear(&said, &from, then);
+            routers.tick(&[3], then);
+            assert_eq!(routers.call(4), None, "it is not listened to");
+            routers.call(3).unwrap()
+        };
+        assert_eq!(say(ADDRESSES | OTHERS, 0), Calls { addresses: true, names: true });
+        assert_eq!(say(OTHERS, 1), Calls { addresses: false, names: true });
+        assert_eq!(say(0, 2), Calls::default());
+        assert_eq!(say(ADDRESSES, 3), Calls { addresses: true, names: false });
+        routers.tick(&[3], now + Duration::from_secs(3) + FLAGS_HOLD);
+        assert_eq!(routers.call(3), Some(Calls::default()));
     }
 
     #[test]

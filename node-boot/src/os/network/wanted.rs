@@ -34,6 +34,8 @@ pub struct Wanted {
     pub search: Vec<String>,
     /// Interfaces on which an earlier run of this program may have got an address that nobody has been asked about yet.
     pub unasked: Vec<u32>,
+    /// The same of IPv6.
+    pub unasked6: Vec<u32>,
 }
 
 impl Wanted {
@@ -46,15 +48,22 @@ impl Wanted {
         let named = leases().flat_map(|lease| lease.dns.iter().map(ToString::to_string)).collect();
         wanted.hear(named, leases().flat_map(|lease| lease.search.iter().cloned()).collect());
         if let Some((link, own)) = place.zip(plan.address) {
-            wanted.addresses.push(Address { link, own, lasts: None, metric: 0, is_ours: true });
+            wanted.addresses.push(Address {
+                link,
+                own,
+                lasts: None,
+                prefers: None,
+                metric: 0,
+                is_ours: true,
+            });
         }
         for &(link, lease, lasts) in given {
             let metric = TOLD + link;
             let is_other = kept && place != Some(link);
-            if is_other && plan.ranges().any(|range| is_within(lease.own, range)) {
+            if kept && leads_away(plan, place, link, lease.own) {
                 continue;
             }
-            wanted.addresses.push(Address { link, own: lease.own, lasts, metric, is_ours: true });
+            wanted.give(link, lease.own, [lasts; 2]);
             for &(to, via) in &lease.routes {
                 let all = plan.gateway.map(everywhere);
                 if is_other && plan.ranges().chain(all).any(|range| is_within(to, range)) {
@@ -71,6 +80,11 @@ impl Wanted {
             wanted.routes.push(Route { to: way.to, via: Some(way.via), link, metric: PLANNED });
         }
         wanted
+    }
+
+    /// An address that a server gave to an interface: how long it is preferred, and good.
+    pub fn give(&mut self, link: u32, own: Range, [prefers, lasts]: [Option<Duration>; 2]) {
+        self.addresses.push(Address { link, own, lasts, prefers, metric: TOLD + link, is_ours: true });
     }
 
     /// Others' name servers and search domains count where nobody named any before: headquarters, then DHCP servers, then
@@ -103,9 +117,11 @@ impl Wanted {
     pub fn make_so(&self) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         let there = netlink::addresses()?;
-        let stays = |link: u32, metric: u32| metric >= TOLD && self.unasked.contains(&link);
+        let stays = |link: u32, metric: u32, unasked: &[u32]| metric >= TOLD && unasked.contains(&link);
         let is_over = |old: &&Address| {
-            old.is_ours && !stays(old.link, old.metric) && !self.addresses.iter().any(|new| is_one(old, new))
+            let unasked = if old.own.ip.is_ipv4() { &self.unasked } else { &self.unasked6 };
+            let is_wanted = self.addresses.iter().any(|new| is_one(old, new));
+            old.is_ours && !stays(old.link, old.metric, unasked) && !is_wanted
         };
         for old in there.iter().filter(is_over) {
             netlink::remove_address(old)?;
@@ -122,7 +138,7 @@ impl Wanted {
         let is_route =
             |old: &Route, new: &Route| Route { link: new.link.and(old.link), ..old.clone() } == *new;
         let is_over = |old: &&Route| {
-            let stays = old.link.is_some_and(|link| stays(link, old.metric));
+            let stays = old.link.is_some_and(|link| stays(link, old.metric, &self.unasked));
             !stays && !self.routes.iter().any(|new| is_route(old, new))
         };
         for old in there.iter().filter(is_over) {
@@ -145,6 +161,11 @@ fn everywhere(ip: IpAddr) -> Range {
     Range { ip, prefix: 0 }
 }
 
+/// Whether an address on another cable leads something there that is the plan's.
+pub fn leads_away(plan: &Plan, place: Option<u32>, link: u32, own: Range) -> bool {
+    place != Some(link) && plan.ranges().any(|range| is_within(own, range))
+}
+
 /// Whether a range is a part of another one: of two ways the kernel takes the narrower one, whatever they weigh.
 fn is_within(part: Range, range: Range) -> bool {
     part.prefix > range.prefix && range.contains(part.ip)
@@ -155,10 +176,11 @@ fn is_one(old: &Address, new: &Address) -> bool {
 }
 
 fn lasts_as_long(old: &Address, new: &Address) -> bool {
-    match (old.lasts, new.lasts) {
+    let is_same = |times: (Option<Duration>, Option<Duration>)| match times {
         (Some(old), Some(new)) => old.abs_diff(new) <= SAME,
         (old, new) => old == new,
-    }
+    };
+    is_same((old.lasts, new.lasts)) && is_same((old.prefers, new.prefers))
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ fn v4(lease: &Lease) -> Option<Ipv4Addr> {
 }
 
 /// A number by chance. Without any, the answers to one question fit the next: no harm where nobody lies.
-fn number() -> u32 {
+pub fn number() -> u32 {
     protocol::crypto::random().map_or(0, u32::from_ne_bytes)
 }
 

@@ -36,7 +36,7 @@ const TO_BOOT: [&str; 17] = [
 /// section 5.2.25).
 const TO_BOOT_FROM_MEMORY: [&str; 2] = ["nfit", "nd_pmem"];
 /// Modules that a machine in a cluster has, whatever it is made of: the site's network and Pods', file systems, the power button.
-const OF_A_NODE: [&str; 44] = [
+const OF_A_NODE: [&str; 46] = [
     "af_packet",
     "8021q",
     "bonding",
@@ -61,6 +61,8 @@ const OF_A_NODE: [&str; 44] = [
     "nft_redir",
     "nft_reject",
     "nft_reject_inet",
+    "nft_reject_ipv4",
+    "nft_reject_ipv6",
     "nft_fib_inet",
     "xt_conntrack",
     "xt_comment",

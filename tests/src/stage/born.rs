@@ -53,6 +53,7 @@ kind: ClusterRole
 metadata: { name: onlooker }
 rules:
 - { apiGroups: [''], resources: [nodes, pods], verbs: [list] }
+- { apiGroups: [''], resources: [pods/log], verbs: [get] }
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding

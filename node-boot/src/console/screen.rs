@@ -14,8 +14,12 @@ const USUAL: (usize, usize) = (80, 25);
 const MARGIN: &str = "  ";
 /// Longer lines are hard to read.
 const WIDEST: usize = 96;
-/// Clears the screen, hides the cursor, and keeps the screen from going dark.
-const BEGIN: &str = "\x1b[0m\x1b[2J\x1b[H\x1b[?25l\x1b[9;0]";
+/// From the top, over what is there: a screen that is cleared first flickers. Hides the cursor, and keeps the screen from going
+/// dark.
+const BEGIN: &str = "\x1b[0m\x1b[H\x1b[?25l\x1b[9;0]";
+/// Clears the rest of a line, and at the end the rest of the screen.
+const LINE_END: &str = "\x1b[K\r\n";
+const END: &str = "\x1b[J";
 /// Black on white, and bright: as large a difference as a screen can show.
 const BRIGHT: &str = "\x1b[0;1;37m";
 const PLAIN: &str = "\x1b[0m";
@@ -131,8 +135,8 @@ fn frame(who: &str, past: &[String], (mood, text): (Mood, &str), (width, height)
     let past = &past[past.len().saturating_sub(left)..];
     let gap = if past.is_empty() && mood == Mood::Asks { &[][..] } else { &[String::new()] };
     let lines = [&head[..], past, gap, &now, &foot].concat();
-    let lines = lines.iter().map(|line| format!("{MARGIN}{line}").trim_end().to_owned() + "\r\n");
-    BEGIN.to_owned() + &lines.collect::<String>()
+    let lines = lines.iter().map(|line| format!("{MARGIN}{line}").trim_end().to_owned() + LINE_END);
+    BEGIN.to_owned() + &lines.collect::<String>() + END
 }
 
 /// A code as picture and letters: beside each other, below each other, or with plain letters, as there is room.
@@ -228,7 +232,8 @@ mod tests {
     /// What stands on the screen, without what makes it bright.
     fn lines(frame: &str) -> Vec<String> {
         let mut plain = frame.replace(BEGIN, "");
-        for code in [BRIGHT, PLAIN] {
+        assert!(plain.ends_with(END) && plain.matches(LINE_END).count() == plain.matches("\r\n").count());
+        for code in ["\x1b[K", END, BRIGHT, PLAIN] {
             plain = plain.replace(code, "");
         }
         plain.split("\r\n").map(|line| line.trim_end().to_owned()).collect()

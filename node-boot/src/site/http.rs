@@ -142,7 +142,7 @@ impl Conversation {
 
     fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.reader.by_ref().take(LINE).read_line(&mut line)?;
+        self.reader.by_ref().take(LINE).read_line(&mut line).map_err(ended)?;
         ensure!(line.ends_with('\n'), "the connection ended, or a line was too long");
         Ok(line.trim_end().to_owned())
     }
@@ -158,7 +158,7 @@ impl Conversation {
             if line.is_empty() {
                 ensure!(length <= LIMIT, "an answer of {length} bytes");
                 answer.body = vec![0; length];
-                self.reader.read_exact(&mut answer.body)?;
+                self.reader.read_exact(&mut answer.body).map_err(ended)?;
                 return Ok(answer);
             }
             let (name, value) = line.split_once(':').context("a header without colon")?;
@@ -171,4 +171,11 @@ impl Conversation {
         }
         bail!("too many headers")
     }
+}
+/// A connection that is over, in words for the screen.
+fn ended(error: std::io::Error) -> anyhow::Error {
+    if error.kind() == std::io::ErrorKind::UnexpectedEof {
+        return anyhow::anyhow!("the provisioner has closed the connection");
+    }
+    error.into()
 }

@@ -58,13 +58,22 @@ fn found(disks: &[Seen], rule: &Rule) -> String {
             _ if disk.size < rule.min_gib << 30 => "is too small".to_owned(),
             _ => format!("is connected by {:?}", disk.transport),
         };
-        format!("{} ({} GiB) {why}", disk.name, disk.size >> 30)
+        let size = if disk.size >> 30 > 0 {
+            format!("{} GiB", disk.size >> 30)
+        } else {
+            format!("{} MiB", disk.size >> 20)
+        };
+        format!("{} ({size}) {why}", disk.name)
     };
     let lines: Vec<_> = disks.iter().map(line).collect();
     if lines.is_empty() {
         format!("There is no disk for the system: wanted is an empty one of {wanted}.")
     } else {
-        format!("There is no disk for the system: wanted is an empty one of {wanted}; {}.", lines.join("; "))
+        format!(
+            "There is no disk for the system: wanted is an empty one of {wanted}; {}. Put an empty disk in, or empty one of these \
+             on another computer.",
+            lines.join("; ")
+        )
     }
 }
 

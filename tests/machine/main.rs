@@ -15,7 +15,7 @@ mod update; // from one version to the next, and back
 use std::path::Path;
 use std::time::Duration;
 
-use harness::{Board, Options, Vm};
+use harness::{Board, Options, Vm, wait};
 use protocol::bytes::b64;
 use tests::stage::{SITE, Site, own_images};
 
@@ -25,13 +25,25 @@ const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
 /// An emulated machine takes its time.
 const DEADLINE: Duration = Duration::from_mins(4);
 
+/// A screen stands still that is the same on so many pictures.
+const STILL: usize = 8;
+
 /// Keeps a picture of the machine's screen at this stage: `docs/pictures` has such ones.
 fn pictured(vm: &Vm, stage: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pictures");
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join(format!("{stage}.png"));
-    let _ = std::fs::remove_file(&file);
-    vm.picture(&file).unwrap();
+    // What the serial line says is on the screen a moment later. One that counts parts never stands still.
+    let mut before = vec![];
+    let _ = wait::until("its screen to stand still", Duration::from_secs(5), || {
+        let _ = std::fs::remove_file(&file);
+        vm.picture(&file).map_err(|error| error.to_string())?;
+        before.push(std::fs::read(&file).map_err(|error| error.to_string())?);
+        let mut last = before.iter().rev().take(STILL);
+        let is_still = before.len() >= STILL && last.all(|picture| *picture == before[before.len() - 1]);
+        if is_still { Ok(()) } else { Err("it is being drawn".to_owned()) }
+    });
+    assert!(file.exists(), "there is no picture of {stage}");
 }
 
 /// A site with one slot, and a machine without power that has the site's stick in. One with a TPM is registered for the

@@ -35,3 +35,13 @@ fn main() -> std::process::ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_command_can_be_asked_for_its_help() {
+        super::Cli::command().debug_assert();
+    }
+}

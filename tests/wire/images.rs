@@ -14,21 +14,30 @@ use crate::Served;
 /// A program that firmware starts.
 const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
+/// Two blocks of a word over and over, and the tree over them; the root of that.
+fn sealed(word: &str) -> (Vec<u8>, Digest) {
+    let mut data = word.repeat(3000).into_bytes();
+    data.resize(2 * 4096, 0);
+    let mut tree: Vec<u8> = data.chunks(4096).flat_map(|block| Digest::of(block).0).collect();
+    tree.resize(4096, 0);
+    let root = Digest::of(&tree);
+    ([data, tree].concat(), root)
+}
+
 /// Version 0.2.0 of everything, as `hq image build` leaves it in a folder; none where there is no program to sign.
 fn folder(folder: &std::path::Path) -> Option<[Image; 2]> {
     let Ok(stub) = fs::read(STUB) else {
         harness::skip("systemd-boot-efi is not installed");
         return None;
     };
-    let root = Digest::of(Kind::Os.word().repeat(3000).as_bytes());
-    let line = format!("quiet nodeboot.root=1:{}", protocol::bytes::hex(&root.0));
+    let (_, root) = sealed(Kind::Os.word());
+    let line = format!("quiet nodeboot.root=2:{}", protocol::bytes::hex(&root.0));
     let uki = image::uki::join(&stub, &[(".cmdline", line.as_bytes())]).unwrap();
     fs::write(folder.join("node-boot.efi"), &uki).unwrap();
     let image = |kind: Kind, program| {
-        let bytes = kind.word().repeat(3000);
+        let (bytes, root) = sealed(kind.word());
         fs::write(folder.join(kind.word()), &bytes).unwrap();
-        let (root, size) = (Digest::of(bytes.as_bytes()), bytes.len() as u64);
-        Image { kind, version: "0.2.0".into(), root, blocks: 1, size, program }
+        Image { kind, version: "0.2.0".into(), root, blocks: 2, size: bytes.len() as u64, program }
     };
     let program = Program { sha256: Digest::of(&uki), size: uki.len() as u64 };
     let images = [image(Kind::Os, Some(program)), image(Kind::Kubernetes, None)];
@@ -136,13 +145,22 @@ fn a_version_stays_what_it_is_and_a_damaged_folder_is_not_taken() {
     served.hq.run(&["secure-boot"]).unwrap();
     served.hq.run(&["image", "add", &path]).unwrap();
     served.hq.run(&["image", "add", &path]).unwrap();
-    images[1].blocks = 2;
+    let (bytes, root) = sealed("another");
+    images[1].root = root;
+    fs::write(dir.path().join("kubernetes"), &bytes).unwrap();
     fs::write(dir.path().join("images.json"), json::to_vec(&images)).unwrap();
     let said = served.hq.run(&["image", "add", &path]).unwrap_err().to_string();
     assert!(said.contains("images.yaml has another kubernetes 0.2.0"), "{said}");
-    fs::write(dir.path().join("kubernetes"), "cut").unwrap();
-    let said = served.site_two(["images", "add"], &[&path]).unwrap_err().to_string();
-    assert!(said.contains("kubernetes is cut off"), "{said}");
+    let altered = [&bytes[..9], b"x", &bytes[10..]].concat();
+    for wrong in [&bytes[..4096], &bytes[..bytes.len() - 1], &altered, b"cut"] {
+        fs::write(dir.path().join("kubernetes"), wrong).unwrap();
+        let at_hq = served.hq.run(&["image", "add", &path]).unwrap_err().to_string();
+        let on_site = served.site_two(["images", "add"], &[&path]).unwrap_err().to_string();
+        for said in [at_hq, on_site] {
+            assert!(said.contains("kubernetes is not the kubernetes 0.2.0 that images.json names"), "{said}");
+        }
+    }
+    fs::write(dir.path().join("kubernetes"), &bytes).unwrap();
     fs::write(dir.path().join("node-boot.efi"), "altered").unwrap();
     let said = served.site_two(["images", "add"], &[&path]).unwrap_err().to_string();
     assert!(said.contains("node-boot.efi is not the one that images.json names for os 0.2.0"), "{said}");
@@ -165,7 +183,7 @@ fn headquarters_signs_for_its_machines_only_what_belongs_together_and_was_let_in
 
     // Somebody who can write to the folder puts a program of his own there, and has the list name it.
     let stub = fs::read(STUB).unwrap();
-    let of = |root: Digest| format!("evil nodeboot.root=1:{}", protocol::bytes::hex(&root.0));
+    let of = |root: Digest| format!("evil nodeboot.root=2:{}", protocol::bytes::hex(&root.0));
     for (line, wrong) in [
         (of(images[0].root), "images.yaml has another os 0.2.0"),
         (of(Digest([7; 32])), "node-boot.efi starts another system than os 0.2.0"),

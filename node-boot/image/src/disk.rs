@@ -36,9 +36,23 @@ pub(crate) struct Part {
     pub size: u64,
 }
 
-/// Writes a disk with these partitions; the same partitions make the same bytes.
+/// Writes a disk with these partitions; the same partitions make the same bytes. What was there stays until all of it is written.
 pub(crate) fn write(parts: &[Part], out: &Path) -> Result<()> {
-    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(out)?;
+    let size: u64 = parts.iter().map(|part| part.size).sum();
+    let writing = || format!("writing {} ({size} MiB at most)", out.display());
+    ensure!(
+        out.is_file() || !out.exists(),
+        "{} is no file: have one written, and copy it onto the stick as a whole",
+        out.display()
+    );
+    let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(writing)?;
+    write_parts(parts, file.as_file_mut()).with_context(writing)?;
+    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    file.persist(out).with_context(writing).map(drop)
+}
+
+fn write_parts(parts: &[Part], file: &mut File) -> Result<()> {
     let mut table = BTreeMap::new();
     let mut at = MIB;
     for (number, part) in (1..).zip(parts) {
@@ -46,12 +60,12 @@ pub(crate) fn write(parts: &[Part], out: &Path) -> Result<()> {
         file.seek(SeekFrom::Start(at))?;
         let (kind, used) = match &part.content {
             Content::Firmware(files) => {
-                write_used(&mut file, at, &fat(files, length)?)?;
+                write_used(file, at, &fat(files, length)?)?;
                 (EFI, length)
             }
             Content::Image(image) => {
                 let mut from = File::open(image).with_context(|| format!("reading {}", image.display()))?;
-                (LINUX_FS, std::io::copy(&mut from, &mut file)?)
+                (LINUX_FS, std::io::copy(&mut from, file)?)
             }
         };
         ensure!(used <= length, "{} does not fit into {} MiB", part.name, part.size);
@@ -64,7 +78,7 @@ pub(crate) fn write(parts: &[Part], out: &Path) -> Result<()> {
     let mut mark = [0; 440];
     mark[..MARK.len()].copy_from_slice(MARK);
     boot.set_bootcode(mark);
-    boot.overwrite_lba0(&mut file)?;
+    boot.overwrite_lba0(file)?;
     let names: Vec<_> = parts.iter().map(|part| part.name.as_str()).collect();
     let id = Some(guid(&names.join(" ")));
     let mut disk =

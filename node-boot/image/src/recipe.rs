@@ -172,6 +172,24 @@ impl Built {
         Ok(Self { uki: folder.join(UKI), os: of(Kind::Os)?, kubernetes: of(Kind::Kubernetes)? })
     }
 
+    /// Checks each image against the root of its tree: one that was altered or cut off on its way is found here, and not by a
+    /// machine at sea.
+    pub fn check(&self) -> Result<()> {
+        for (image, file) in [&self.os, &self.kubernetes] {
+            let sealed = verity::Sealed { root: image.root, blocks: image.blocks };
+            let is_whole =
+                verity::is_whole(file, sealed).with_context(|| format!("reading {}", file.display()))?;
+            ensure!(
+                is_whole,
+                "{} is not the {} {} that {LIST} names: it was changed or cut off. Bring the folder anew, or build it again",
+                file.display(),
+                image.kind.word(),
+                image.version
+            );
+        }
+        Ok(())
+    }
+
     /// What the firmware starts, as it was built: the one that the list names, and for the system that the list names.
     pub fn program(&self) -> Result<Vec<u8>> {
         let file = self.uki.display();

@@ -34,6 +34,19 @@ pub(crate) fn seal(image: &Path) -> Result<Sealed> {
     Ok(Sealed { root: Digest::of(top), blocks })
 }
 
+/// Whether an image with its tree is what was sealed.
+pub(crate) fn is_whole(image: &Path, sealed: Sealed) -> Result<bool> {
+    let mut file = File::open(image)?;
+    if file.metadata()?.len() < sealed.blocks * BLOCK as u64 {
+        return Ok(false);
+    }
+    let levels = tree(&mut file, sealed.blocks)?;
+    let mut behind = Vec::new();
+    file.read_to_end(&mut behind)?;
+    let is_sealed = levels.last().is_some_and(|top| Digest::of(top) == sealed.root);
+    Ok(is_sealed && behind == levels.iter().rev().flatten().copied().collect::<Vec<_>>())
+}
+
 /// Levels of the tree, the one over the data first, each of whole blocks; the last is one block.
 fn tree(file: &mut File, blocks: u64) -> Result<Vec<Vec<u8>>> {
     let mut level = Vec::new();
@@ -88,9 +101,10 @@ mod tests {
         };
         let Ok(first) = accepts() else { return harness::skip("`veritysetup` is not installed") };
         assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+        assert!(is_whole(&image, sealed).unwrap());
         let mut bytes = std::fs::read(&image).unwrap();
         bytes[BLOCK * 2] ^= 1;
         std::fs::write(&image, bytes).unwrap();
-        assert!(!accepts().unwrap().status.success());
+        assert!(!accepts().unwrap().status.success() && !is_whole(&image, sealed).unwrap());
     }
 }

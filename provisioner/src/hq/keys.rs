@@ -91,6 +91,7 @@ impl Keys {
     fn keep(&self, name: &str, der: &[u8]) -> Result<()> {
         use std::os::unix::fs::OpenOptionsExt as _;
         self.make_folder()?;
+        self.check_passphrase()?;
         let salt = protocol::crypto::random::<16>()?;
         let iv = protocol::crypto::random::<16>()?;
         let broken = |error: &dyn std::fmt::Display| anyhow::anyhow!("encrypting the key {name}: {error}");
@@ -108,6 +109,19 @@ impl Keys {
         file.with_context(|| format!("making {} (it is never overwritten)", path.display()))?
             .write_all(pem.as_bytes())?;
         Ok(())
+    }
+
+    /// A key that is made under another passphrase than the others would be found out only when it is needed.
+    fn check_passphrase(&self) -> Result<()> {
+        let entries = fs::read_dir(&self.dir).with_context(|| format!("reading {}", self.dir.display()))?;
+        let mut others: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|end| end == "pem"))
+            .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+            .collect();
+        others.sort();
+        let Some(other) = others.first() else { return Ok(()) };
+        self.open(other).context("a new key gets the passphrase of the others").map(drop)
     }
 
     fn open(&self, name: &str) -> Result<Zeroizing<Vec<u8>>> {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use decide::Store;
 use image::Built;
 use protocol::bytes::{Digest, hex};
@@ -48,6 +48,7 @@ pub fn piece(dir: &Path, digest: &Digest, from: u64, length: u64) -> Result<Opti
 /// Takes the images of a folder, as `hq image build` makes it. What is there already is written again, whole beside it first.
 pub fn add(dir: &Path, folder: &Path) -> Result<Vec<Image>> {
     let built = Built::open(folder)?;
+    built.check()?;
     fs::create_dir_all(dir.join(FOLDER))
         .with_context(|| format!("creating {}", dir.join(FOLDER).display()))?;
     for (image, file) in [&built.os, &built.kubernetes] {
@@ -55,12 +56,6 @@ pub fn add(dir: &Path, folder: &Path) -> Result<Vec<Image>> {
             built.program()?;
             take(dir, &program.sha256, &built.uki)?;
         }
-        ensure!(
-            fs::metadata(file).is_ok_and(|found| found.len() == image.size),
-            "{} is cut off: {} bytes are wanted",
-            file.display(),
-            image.size
-        );
         // A machine checks every block of it before it is written.
         take(dir, &image.root, file)?;
     }

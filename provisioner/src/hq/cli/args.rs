@@ -157,6 +157,7 @@ pub(super) enum BundleCommand {
 #[derive(clap::Subcommand)]
 pub(super) enum ImageCommand {
     /// Build the images, the same for every site and owner, from pinned inputs.
+    #[command(disable_version_flag = true)]
     Build {
         /// Version of the operating system.
         #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]

@@ -33,6 +33,7 @@ pub(super) fn build(
 /// Lets sites run what is in a folder, and puts there what the firmware of the owner's machines starts.
 pub(super) fn add(hq: &Hq, folder: &Path) -> Result<()> {
     let built = Built::open(folder)?;
+    built.check()?;
     let program = hq.sign_program(&built.program()?)?;
     let images = signed(&built, &program);
     // Nothing is signed for machines that is not let in then.
@@ -69,6 +70,7 @@ fn shown(file: &Path) -> Result<String> {
 pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path, depot_of: Option<bool>) -> Result<()> {
     hq.check_site(site)?;
     let (built, now) = (Built::open(images)?, system_clock());
+    built.check()?;
     let program = hq.sign_program(&built.program()?)?;
     // What is signed here starts every machine of the owner: it is what was let in once, whatever lies in the folder now.
     for image in signed(&built, &program) {

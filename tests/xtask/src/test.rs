@@ -199,7 +199,9 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let tests: String = std::fs::read_dir(root.join("tests/machine"))
             .unwrap()
-            .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .map(|path| std::fs::read_to_string(path).unwrap())
             .collect();
         let docs = std::fs::read_to_string(root.join("docs/roads.md")).unwrap();
         let rows: Vec<_> = docs.lines().filter(|line| line.starts_with("| ")).skip(1).collect();

@@ -116,9 +116,16 @@ async fn collect(
     };
     let no_signer = || ClusterError::Away {
         doing: doing.clone(),
-        why: "no signer answered; kube-controller-manager must run its csrsigning controller".to_owned(),
+        why: format!(
+            "no signer has answered within {} s; kube-controller-manager must run its csrsigning controller",
+            DEADLINE.as_secs()
+        ),
     };
-    call(doing.clone(), wait).await?.ok_or_else(no_signer)?
+    match tokio::time::timeout(DEADLINE, wait).await {
+        Ok(Ok(answer)) => answer.ok_or_else(no_signer)?,
+        Ok(Err(error)) => Err(ClusterError::of(doing, &error)),
+        Err(_) => Err(no_signer()),
+    }
 }
 
 fn finished(object: &CertificateSigningRequest) -> Option<Result<Vec<Vec<u8>>, ClusterError>> {

@@ -169,6 +169,8 @@ fn the_first_machine_founds_the_site_the_second_joins_it_and_their_pods_talk() {
     for pod in pods.lines() {
         let words: Vec<_> = pod.split(' ').collect();
         assert_eq!(ask(&format!("{}:8080", words[1])).trim(), format!("hello from {}", words[2]));
+        // The API server may ask every kubelet what a Pod has said.
+        kubectl.until("what a Pod has said", &["-n", "shop", "logs", words[2]], |_| true);
     }
     first.machine.run("sh", &["-c", "echo nameserver 10.96.0.10 > /etc/resolv.conf"]).unwrap();
     assert!(ask("hello.shop.svc.cluster.local").starts_with("hello from hello-"));

@@ -47,6 +47,15 @@ pub fn basics(server: &str, ca_pem: &str) -> Result<Vec<Value>, serde_json::Erro
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
             "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "kubeadm:cluster-admins" }]
         }),
+        // By this `kubectl logs` and `exec` reach the kubelets: the API servers' certificate for it names no group any more.
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": { "name": "kubeadm:apiserver-kubelet-client" },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:kubelet-api-admin" },
+            "subjects": [{
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "kube-apiserver-kubelet-client"
+            }]
+        }),
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": "cluster-info", "namespace": "kube-public" },
@@ -97,6 +106,6 @@ mod tests {
         let basics = basics("https://127.0.0.1:7445", "CA").unwrap();
         let text = serde_json::to_string(&basics).unwrap();
         assert!(!text.contains("bootstrap") && !text.contains("nodeclient"), "{text}");
-        assert_eq!(basics.len(), 2);
+        assert_eq!(basics.len(), 3);
     }
 }

@@ -56,11 +56,12 @@ const OF_A_NODE: [&str; 46] = [
     "nft_masq",
     "nft_nat",
     "nft_numgen",
-    // Named counters: without them the kernel takes none of kube-proxy's rules, and no Service answers.
     "nft_objref",
     "nft_redir",
     "nft_reject",
     "nft_reject_inet",
+    // Each of kube-proxy's tables is of one family, whose own way of refusing is a module: without it the kernel takes none of
+    // its rules, and no Service answers.
     "nft_reject_ipv4",
     "nft_reject_ipv6",
     "nft_fib_inet",

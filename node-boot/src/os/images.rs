@@ -1,14 +1,13 @@
 //! The Pod images that the system brings: there may be no registry in reach.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::bank::{self, KUBERNETES};
@@ -76,13 +75,13 @@ fn note(kubernetes: String, archives: Vec<PathBuf>) -> Result<()> {
 
 /// Every image that containerd has: reference and digest.
 fn listed() -> Result<BTreeSet<String>> {
-    let file = File::from(memfd_create("images", MemfdFlags::CLOEXEC)?);
+    let mut list = tool::note()?;
     let mut ctr = Command::new("ctr");
-    ctr.args(["--namespace", "k8s.io", "images", "list"]).stdout(file.try_clone()?);
+    ctr.args(["--namespace", "k8s.io", "images", "list"]).stdout(list.try_clone()?);
     tool::run(ctr, "ctr", LISTED)?;
     let mut text = String::new();
-    (&file).seek(SeekFrom::Start(0))?;
-    (&file).read_to_string(&mut text)?;
+    list.seek(SeekFrom::Start(0))?;
+    list.read_to_string(&mut text)?;
     Ok(text.lines().filter_map(named).collect())
 }
 

@@ -313,8 +313,12 @@ mod tests {
             .arg(&path);
         assert!(openssl.status().unwrap().success());
         assert!(keys.make("signer", Alg::Es256).is_err(), "never overwritten");
+        keys.make("anchor-a", Alg::Es256).unwrap();
         let other = Keys { passphrase: Zeroizing::new("wrong".into()), ..keys };
         assert!(other.signer("signer", None).err().unwrap().to_string().contains("right passphrase"));
+        let said = other.make("site-anchor-a", Alg::Es256).err().unwrap().to_string();
+        assert_eq!(said, "a new key gets the passphrase of the others");
+        assert!(!dir.path().join("keys/site-anchor-a.pem").exists(), "and nothing is made under another one");
     }
 
     #[test]

@@ -157,19 +157,24 @@ fn a_machine_whose_disk_was_flashed_at_the_depot_needs_no_stick() {
 }
 
 #[test]
-fn a_disk_with_somebodys_data_is_shown_and_left_alone() {
+fn a_disk_with_somebodys_data_is_left_alone_until_a_person_says_yes() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);
     }
     let board = Board { card: "e1000e", ..Board::new("VM0002", Bus::Ata) };
-    let (_site, mut vm) = site_and_machine("data", &board);
+    let (site, mut vm) = site_and_machine("data", &board);
     let disk = File::options().read(true).write(true).open(vm.disk()).unwrap();
     disk.write_all_at(b"a letter to somebody", 4096).unwrap();
     vm.power_on().unwrap();
-    vm.says("sda (10 GiB) holds data, which is not ours to overwrite", DEADLINE).unwrap();
+    vm.says("holds data, which is not ours to overwrite", DEADLINE).unwrap();
     pictured(&vm, "data");
-    vm.power_off();
     let mut kept = [0; 8192];
     disk.read_exact_at(&mut kept, 0).unwrap();
     assert!(kept[4096..].starts_with(b"a letter to somebody") && kept[..4096].iter().all(|byte| *byte == 0));
+    let said = site.provisioner.run(&["explain", "VM0002"]).unwrap();
+    let (_, mark) = said.split_once("--overwrite ").unwrap();
+    let mark = mark.split('`').next().unwrap();
+    site.provisioner.run(&["approve", "--machine", "VM0002", "--overwrite", mark]).unwrap();
+    vm.says("may be overwritten: it is empty now.", DEADLINE).unwrap();
+    vm.says("The system is on the disk.", DEADLINE).unwrap();
 }

@@ -21,6 +21,7 @@ mod neighbours; // others on a machine's LAN, who cannot hold it up
 mod network; // of a machine whose whole system is ours
 mod off; // a site that was off for years
 mod office; // what headquarters tells the person who sits at it
+mod overwrite; // a disk with somebody's data
 mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses

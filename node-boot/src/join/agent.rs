@@ -1,6 +1,5 @@
 //! What goes on after the join: heartbeats, status, renewals, services.
 
-use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,6 @@ use anyhow::{Context, Result};
 use protocol::anchors::Trust;
 use protocol::bytes::Digest;
 use protocol::heartbeat::{self, Datagram, PERIOD_SECONDS, UNANSWERED_LIMIT};
-use protocol::image::{BankReport, Kind};
 use protocol::json;
 use protocol::messages::{Act, Done, Health, Message, Order, StatusAnswer, StatusRequest};
 use protocol::voucher::{LIMIT, Setting, Stored};
@@ -76,14 +74,8 @@ pub struct Told {
     pub orders: Vec<Order>,
 }
 
-/// M11: says how we are, what of the network is not as headquarters wants it, and which images our banks hold; takes HQ's
-/// word over.
-pub fn status(
-    site: &mut Proved,
-    setup: &Setup<'_>,
-    network: Option<String>,
-    banks: &BTreeMap<Kind, BankReport>,
-) -> Result<Told> {
+/// M11: says how we are; takes HQ's word over.
+pub fn status(site: &mut Proved, setup: &Setup<'_>, health: Health) -> Result<Told> {
     let mut next = setup.belief.clone();
     let held = images::held(setup.state)?;
     let mut asked = StatusRequest {
@@ -91,13 +83,7 @@ pub fn status(
         anchors: setup.trust.anchors_seq(),
         revoked: setup.trust.latest_revoked().map_or(0, |(seq, _)| seq),
         done: vec![],
-        health: Health {
-            step: "joined".to_owned(),
-            kubelet: setup.facts.kubelet.clone(),
-            index: None,
-            network,
-            banks: banks.clone(),
-        },
+        health,
         images: held.map(|text| Digest::of(&text)),
     };
     let mut orders = vec![];

@@ -19,7 +19,7 @@ use protocol::anchors::Trust;
 use protocol::cert::Cert;
 use protocol::clock::{self, Time};
 use protocol::inventory::Facts;
-use protocol::messages::{Config, Outcome};
+use protocol::messages::{Act, Config, Health, NoDisk, Outcome};
 use protocol::refusal::{Refusal, Said};
 use protocol::section::Depot;
 use protocol::tpm::Spec;
@@ -29,8 +29,8 @@ pub use self::image::images_of;
 use self::reach::AGAIN_AFTER_NO;
 use crate::cli::pause;
 use crate::console::{say, stands};
-use crate::join::kubelet;
 use crate::join::update::Updates;
+use crate::join::{agent, kubelet};
 use crate::os::bank::{self, Banks};
 use crate::os::init::System;
 use crate::os::network::Network;
@@ -199,10 +199,8 @@ impl Awake {
             match configure::ask(proved, &self.belief)? {
                 Step::Done(config) => {
                     configure::write(&self.at.state, &self.at.root, &config)?;
-                    if let Some(found) = self.settle(proved, &config)? {
-                        stands(&found);
-                        // A person may empty a disk meanwhile, or headquarters change its rule.
-                        pause(DISK_AGAIN)?;
+                    if let Some(none) = self.settle(proved, &config)? {
+                        self.without_disk(proved, &config, none)?;
                         continue;
                     }
                     say(&format!(
@@ -229,12 +227,12 @@ impl Awake {
 
     /// On a machine that is all ours: its system goes on its disk, and its network is what the site says. Where there is
     /// no disk for it: what was found.
-    fn settle(&mut self, proved: &mut Proved, config: &Config) -> Result<Option<String>> {
+    fn settle(&mut self, proved: &mut Proved, config: &Config) -> Result<Option<NoDisk>> {
         let Some(system) = self.at.system else { return Ok(None) };
         if system == System::Live {
-            let found = self.install(proved)?;
-            if found.is_some() {
-                return Ok(found);
+            let none = self.install(proved)?;
+            if none.is_some() {
+                return Ok(none);
             }
             shut::start_anew("The system is on the disk. Starting from there.")?;
         }
@@ -242,7 +240,27 @@ impl Awake {
         Ok(None)
     }
 
-    fn install(&mut self, proved: &mut Proved) -> Result<Option<String>> {
+    /// Says which disks there are, to the site too, and waits. Where a person has said yes to one of them, it is emptied.
+    fn without_disk(&mut self, proved: &mut Proved, config: &Config, none: NoDisk) -> Result<()> {
+        stands(&no_disk(&none, &config.node));
+        let health = Health { no_disk: Some(none.clone()), ..self.health("install") };
+        let told = agent::status(proved, &self.setup(&self.trust()?), health)?;
+        self.belief = told.belief;
+        let yes = told.orders.into_iter().find_map(|order| match order.act {
+            Act::Overwrite { mark } => none.marks.contains(&mark).then_some(mark),
+            _ => None,
+        });
+        if let Some(mark) = yes
+            && disk::overwrite(&self.at.root.join(disk::RULE), &mark)?
+        {
+            say(&format!("Somebody at the site said that disk {mark} may be overwritten: it is empty now."));
+            return Ok(());
+        }
+        // A person may empty a disk meanwhile, or headquarters change its rule.
+        pause(DISK_AGAIN)
+    }
+
+    fn install(&mut self, proved: &mut Proved) -> Result<Option<NoDisk>> {
         let banks =
             Banks::installed(&images_of(&self.at.owner)?).context("the stick does not say what is on it")?;
         self.at.state.save(bank::FILE, &banks)?;
@@ -302,5 +320,36 @@ impl Awake {
                 Step::Refused(refused) => bail!("{refused}"),
             }
         }
+    }
+}
+
+/// For whoever stands before a machine that may use none of its disks.
+fn no_disk(none: &NoDisk, node: &str) -> String {
+    let found = &none.found;
+    match none.marks.first() {
+        None => format!("{found} Put an empty disk in."),
+        Some(mark) => format!(
+            "{found} Put an empty disk in, or have somebody at the site say that one of these may be overwritten: `provisioner \
+             approve --machine {node} --overwrite {mark}`."
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stands_before_a_machine_without_a_disk_reads_what_can_be_done() {
+        let none = |marks: &[&str]| {
+            let marks = marks.iter().map(|mark| (*mark).to_owned()).collect();
+            no_disk(&NoDisk { found: "There is no disk.".into(), marks }, "node-1-k3v9q2")
+        };
+        assert_eq!(none(&[]), "There is no disk. Put an empty disk in.");
+        let said = none(&["1a2b3c4d"]);
+        assert!(
+            said.ends_with("`provisioner approve --machine node-1-k3v9q2 --overwrite 1a2b3c4d`."),
+            "{said}"
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use protocol::cert::{Cert, MACHINE_URI};
 use protocol::inventory::SecureBoot;
-use protocol::messages::{Act, Config, Order};
+use protocol::messages::{Act, Config, Health, Order};
 
 use super::{Awake, shut};
 use crate::cli::pause;
@@ -180,10 +180,7 @@ impl Awake {
             *services = Some(self.start_services(&config)?);
         }
         self.offer_disk_key(&mut proved)?;
-        let banks =
-            self.updates.as_ref().map(|updates| updates.keeper().banks().report()).unwrap_or_default();
-        let trouble = self.network.as_ref().and_then(Network::trouble);
-        let told = agent::status(&mut proved, &self.setup(&self.trust()?), trouble, &banks)?;
+        let told = agent::status(&mut proved, &self.setup(&self.trust()?), self.health("joined"))?;
         self.belief = told.belief;
         if let Some(order) = told.orders.iter().find(|order| order.act == Act::Wipe) {
             return shut::wipe(&mut proved, Some(order));
@@ -197,6 +194,17 @@ impl Awake {
         rests("This machine is part of the cluster. It needs nothing.");
         self.sign.say(State::Joined);
         self.stay(&mut proved, &config, services.as_ref())
+    }
+
+    /// How this machine is, at this step.
+    pub(super) fn health(&self, step: &str) -> Health {
+        Health {
+            step: step.to_owned(),
+            kubelet: self.facts.kubelet.clone(),
+            network: self.network.as_ref().and_then(Network::trouble),
+            banks: self.updates.as_ref().map(|updates| updates.keeper().banks().report()).unwrap_or_default(),
+            ..Health::default()
+        }
     }
 
     /// Images: what the provisioner orders, as far as headquarters allows it.

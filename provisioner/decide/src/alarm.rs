@@ -13,6 +13,8 @@ pub enum Alarm {
     UpdateFailed,
     /// A machine has asked for the key of its disk.
     DiskShut,
+    /// A machine has found no disk that it may use.
+    NoDisk,
     /// The store was lost and made again.
     StoreLost,
     /// The inbox cannot be read or written.
@@ -31,6 +33,7 @@ impl Alarm {
         Self::BundleBehind,
         Self::UpdateFailed,
         Self::DiskShut,
+        Self::NoDisk,
         Self::StoreLost,
         Self::InboxTrouble,
         Self::JoinFailed,
@@ -70,6 +73,11 @@ impl Alarm {
                 "disk-shut",
                 "A machine's disk did not open by its TPM, and the machine has asked for the site's key.",
                 "Nothing, where somebody changed its firmware. Otherwise look at the machine: somebody may have.",
+            ),
+            Self::NoDisk => (
+                "no-disk",
+                "A machine has found no disk that its system may be put on.",
+                "Put an empty disk in; or say that one of its disks may be overwritten, as `provisioner explain MACHINE` shows.",
             ),
             Self::StoreLost => (
                 "store-lost",

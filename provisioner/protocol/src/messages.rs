@@ -290,6 +290,19 @@ pub struct Health {
     /// Its banks, where its whole system is ours.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub banks: BTreeMap<Kind, BankReport>,
+    /// Why it is not installed, where it found no disk for its system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_disk: Option<NoDisk>,
+}
+
+/// Which disks a machine has found, none of which it may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoDisk {
+    /// Which they are, and what is wrong with each, in words.
+    pub found: String,
+    /// Marks of those that it could use if what they hold were nobody's: eight hexadecimal digits that stand for one disk
+    /// and its beginning as they were seen.
+    pub marks: Vec<String>,
 }
 
 /// An order that was carried out, or could not be.
@@ -319,6 +332,11 @@ pub enum Act {
     ShowIndex,
     /// Erase its disk and switch itself off: it is a blank machine again.
     Wipe,
+    /// Take the disk of this mark ([`NoDisk`]) whatever it holds: a person at the site has said so.
+    Overwrite {
+        /// Its mark.
+        mark: String,
+    },
     /// Write this image to the bank that is not in use.
     Stage {
         /// Root of the image.

@@ -9,6 +9,7 @@ use protocol::clock::Time;
 use protocol::id::{Id, node_name};
 use protocol::image::{BankReport, Kind};
 use protocol::inventory::Facts;
+use protocol::messages::NoDisk;
 use protocol::record::{Record, Status};
 use protocol::refusal::{Refusal, Refused, Wait};
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,10 @@ pub struct Machine {
     pub opens: Option<Time>,
     /// Its banks, where its whole system is ours.
     pub banks: BTreeMap<Kind, BankReport>,
+    /// Which disks it has found, where it may use none of them.
+    pub no_disk: Option<NoDisk>,
+    /// The mark of the disk whose content a person lets it overwrite.
+    pub overwrite: Option<String>,
 }
 
 /// What a person at the site said.

@@ -16,6 +16,7 @@ pub mod inbox; // the one entrance for HQ's word
 pub mod keys; // who the provisioner is
 pub mod machine; // what is known of one machine
 pub mod metrics; // what is counted
+mod overwrite; // a disk with somebody's data, and a person's yes
 pub mod plain; // text that comes from outside
 pub mod posers; // who was refused as somebody else
 pub mod rebuild; // a store that was lost

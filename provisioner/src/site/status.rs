@@ -12,7 +12,7 @@ use protocol::messages::{Act, Order, StatusAnswer, StatusRequest};
 use protocol::refusal::{Refusal, Refused};
 
 use super::store::{Look, MACHINES, VOUCHERS};
-use super::{Bound, Peer, Site, broken, plain};
+use super::{Bound, Peer, Site, broken, overwrite, plain};
 
 /// Where the number of a newer bundle that exists is kept.
 pub(super) const BEHIND: &str = "behind";
@@ -50,11 +50,13 @@ impl Site {
         self.alive.beat(&peer.s);
         self.heard(&bound.machine.id, asked).await?;
         self.check_shown(&bound.machine.id, asked).await;
+        self.note_disks(&bound.machine.id, asked).await;
         let (trust, word) = (self.trust().0, self.word());
         let newer = |held: u64, (seq, text): (u64, String)| (seq > held).then_some(text);
         let revoked = trust.latest_revoked().map(|(seq, text)| (seq, text.to_owned()));
         let id = bound.record.canonical_id().map(|id| id.to_string()).unwrap_or_default();
         let voucher = self.store.look().and_then(|look| look.bytes(VOUCHERS, &id)).map_err(broken)?;
+        let overwrite = bound.machine.order_to_overwrite(asked);
         let updates = self.update_orders(&bound.machine, asked).await.map_err(broken)?;
         // Only a machine whose whole system is ours has use for it.
         let images =
@@ -66,7 +68,7 @@ impl Site {
             voucher: voucher.map(|text| String::from_utf8_lossy(&text).into_owned()),
             anchors: newer(asked.anchors, (trust.anchors_seq(), trust.kept().anchors.clone())),
             revoked: revoked.and_then(|revoked| newer(asked.revoked, revoked)),
-            orders: [Self::orders(asked, word.seq), updates].concat(),
+            orders: [Self::orders(asked, word.seq), updates, overwrite.into_iter().collect()].concat(),
             images: images.filter(|_| Some(Digest::of(&word.images.1)) != asked.images),
         })
     }
@@ -83,6 +85,7 @@ impl Site {
         if let Some(network) = &network {
             tracing::warn!(machine = id, network, "a machine's network is not as headquarters wants it");
         }
+        let no_disk = overwrite::kept(asked.health.no_disk.as_ref());
         let mut banks = asked.health.banks.clone();
         for said in banks.values_mut().flat_map(|bank| [&mut bank.failed, &mut bank.refused]).flatten() {
             said.why = plain::sentence(&said.why);
@@ -92,6 +95,7 @@ impl Site {
                 machine.heard = now;
                 machine.network = network;
                 machine.banks = banks;
+                machine.finds(no_disk);
                 tx.put(MACHINES, &id, &machine)?;
             }
             Ok(())

@@ -146,7 +146,7 @@ impl Updates {
                     Ok(image) => self.activate(&image.clone(), node, services)?,
                     Err(why) => say(&format!("An image is not tried: {why}.")),
                 },
-                Act::ShowIndex | Act::Wipe | Act::Unknown => {}
+                Act::ShowIndex | Act::Wipe | Act::Overwrite { .. } | Act::Unknown => {}
             }
         }
         Ok(())

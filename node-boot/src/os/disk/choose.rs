@@ -1,5 +1,6 @@
 //! Which disk the system goes on: by the profile's rule, and never one that holds what is not ours.
 
+use protocol::messages::NoDisk;
 use serde::Deserialize;
 
 /// The profile's rule.
@@ -34,47 +35,83 @@ pub enum Holds {
     Nothing,
     /// Our system, or the beginning of it.
     Ours,
-    /// Something else: what it looks like.
-    Foreign(String),
+    /// Something else.
+    Foreign(Foreign),
+    /// Nobody knows: it cannot be read, and why.
+    Unreadable(String),
+}
+
+/// What is somebody's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// What it looks like.
+    pub what: String,
+    /// What stands for this disk and its beginning, when a person says that it may be overwritten.
+    pub mark: String,
+}
+
+impl Rule {
+    fn rank(&self, disk: &Seen) -> Option<usize> {
+        self.transports.iter().position(|one| *one == disk.transport)
+    }
+
+    fn is_large(&self, disk: &Seen) -> bool {
+        disk.size >= self.min_gib << 30
+    }
+
+    /// Whether the system could be on it, whatever it holds.
+    fn fits(&self, disk: &Seen) -> bool {
+        let is_good = !disk.is_guest && !matches!(disk.holds, Holds::Unreadable(_));
+        is_good && self.rank(disk).is_some() && self.is_large(disk)
+    }
+}
+
+impl Seen {
+    fn foreign(&self) -> Option<&Foreign> {
+        if let Holds::Foreign(foreign) = &self.holds { Some(foreign) } else { None }
+    }
 }
 
 /// The disk for the system: ours already, else the best empty one. Else what was found, for a person.
-pub fn choose<'a>(disks: &'a [Seen], rule: &Rule) -> Result<&'a Seen, String> {
-    let rank = |disk: &Seen| rule.transports.iter().position(|one| *one == disk.transport);
-    let fits = |disk: &&Seen| !disk.is_guest && rank(disk).is_some() && disk.size >= rule.min_gib << 30;
-    let mut good: Vec<_> =
-        disks.iter().filter(fits).filter(|disk| !matches!(disk.holds, Holds::Foreign(_))).collect();
+pub fn choose<'a>(disks: &'a [Seen], rule: &Rule) -> Result<&'a Seen, NoDisk> {
+    let mut good: Vec<_> = disks.iter().filter(|disk| rule.fits(disk) && disk.foreign().is_none()).collect();
     // Of two that are equal the first by name: whoever asks again gets the same.
-    good.sort_by_key(|disk| (disk.holds != Holds::Ours, rank(disk), disk.size, disk.name.clone()));
-    good.first().copied().ok_or_else(|| found(disks, rule))
+    good.sort_by_key(|disk| (disk.holds != Holds::Ours, rule.rank(disk), disk.size, disk.name.clone()));
+    good.first().copied().ok_or_else(|| NoDisk { found: found(disks, rule), marks: marks(disks, rule) })
+}
+
+/// The disk of this mark, where the system could be on it.
+pub fn marked<'a>(disks: &'a [Seen], rule: &Rule, mark: &str) -> Option<&'a Seen> {
+    disks.iter().find(|disk| rule.fits(disk) && disk.foreign().is_some_and(|foreign| foreign.mark == mark))
+}
+
+fn marks(disks: &[Seen], rule: &Rule) -> Vec<String> {
+    let fitting = disks.iter().filter(|disk| rule.fits(disk));
+    fitting.filter_map(|disk| Some(disk.foreign()?.mark.clone())).collect()
 }
 
 fn found(disks: &[Seen], rule: &Rule) -> String {
     let wanted = format!("{} GiB or more ({})", rule.min_gib, rule.transports.join(", "));
     let line = |disk: &Seen| {
-        let why = match &disk.holds {
-            _ if disk.is_guest => "can be pulled out".to_owned(),
-            Holds::Foreign(what) => format!("holds {what}, which is not ours to overwrite"),
-            _ if disk.size < rule.min_gib << 30 => "is too small".to_owned(),
-            _ => format!("is connected by {:?}", disk.transport),
+        let (mark, why) = match &disk.holds {
+            _ if disk.is_guest => (String::new(), "can be pulled out".to_owned()),
+            Holds::Unreadable(why) => (String::new(), format!("cannot be read: {why}")),
+            _ if !rule.is_large(disk) => (String::new(), "is too small".to_owned()),
+            Holds::Foreign(Foreign { what, mark }) if rule.fits(disk) => {
+                (format!(", {mark}"), format!("holds {what}, which is not ours to overwrite"))
+            }
+            _ => (String::new(), format!("is connected by {:?}", disk.transport)),
         };
         let size = if disk.size >> 30 > 0 {
             format!("{} GiB", disk.size >> 30)
         } else {
             format!("{} MiB", disk.size >> 20)
         };
-        format!("{} ({size}) {why}", disk.name)
+        format!("{} ({size}{mark}) {why}", disk.name)
     };
     let lines: Vec<_> = disks.iter().map(line).collect();
-    if lines.is_empty() {
-        format!("There is no disk for the system: wanted is an empty one of {wanted}.")
-    } else {
-        format!(
-            "There is no disk for the system: wanted is an empty one of {wanted}; {}. Put an empty disk in, or empty one of these \
-             on another computer.",
-            lines.join("; ")
-        )
-    }
+    let seen = if lines.is_empty() { "there is none at all".to_owned() } else { lines.join("; ") };
+    format!("There is no disk for the system: wanted is an empty one of {wanted}; {seen}.")
 }
 
 #[cfg(test)]
@@ -84,6 +121,10 @@ mod tests {
     fn disk(name: &str, transport: &str, gib: u64, holds: Holds) -> Seen {
         let (name, transport) = (name.to_owned(), transport.to_owned());
         Seen { name, transport, size: gib << 30, is_guest: false, holds }
+    }
+
+    fn foreign(mark: &str) -> Holds {
+        Holds::Foreign(Foreign { what: "a partition table".into(), mark: mark.into() })
     }
 
     fn rule() -> Rule {
@@ -110,21 +151,51 @@ mod tests {
         let mut stick = disk("sdb", "ata", 100, Holds::Ours);
         stick.is_guest = true;
         let disks = [
-            disk("sda", "ata", 100, Holds::Foreign("a partition table".into())),
+            disk("sda", "ata", 100, foreign("1a2b3c4d")),
             stick,
-            disk("nvme0n1", "nvme", 8, Holds::Nothing),
-            disk("vda", "virtio", 100, Holds::Nothing),
+            disk("nvme0n1", "nvme", 8, foreign("00000001")),
+            disk("vda", "virtio", 100, foreign("00000002")),
+            disk("sdc", "ata", 100, Holds::Unreadable("Input/output error".into())),
         ];
-        let said = choose(&disks, &rule()).unwrap_err();
+        let none = choose(&disks, &rule()).unwrap_err();
+        assert_eq!(none.marks, ["1a2b3c4d"], "the others would be of no use");
+        let said = none.found;
         for words in [
             "an empty one of 20 GiB or more (nvme, ata)",
-            "sda (100 GiB) holds a partition table, which is not ours to overwrite",
+            "sda (100 GiB, 1a2b3c4d) holds a partition table, which is not ours to overwrite",
             "sdb (100 GiB) can be pulled out",
             "nvme0n1 (8 GiB) is too small",
             "vda (100 GiB) is connected by \"virtio\"",
+            "sdc (100 GiB) cannot be read: Input/output error",
         ] {
             assert!(said.contains(words), "{said}");
         }
-        assert!(choose(&[], &rule()).unwrap_err().contains("There is no disk"));
+        assert!(choose(&[], &rule()).unwrap_err().found.contains("there is none at all"));
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_read_does_not_keep_another_one_from_being_taken() {
+        let disks = [
+            disk("sda", "ata", 100, Holds::Unreadable("no medium".into())),
+            disk("sdb", "ata", 100, Holds::Nothing),
+        ];
+        assert_eq!(choose(&disks, &rule()).unwrap().name, "sdb");
+        assert!(choose(&disks[..1], &rule()).unwrap_err().marks.is_empty());
+    }
+
+    #[test]
+    fn a_yes_to_one_disk_is_none_to_another_and_to_none_that_cannot_be_used() {
+        let mut stick = disk("sdb", "ata", 100, foreign("5"));
+        stick.is_guest = true;
+        let disks = [
+            disk("sda", "ata", 100, foreign("1")),
+            disk("nvme0n1", "nvme", 100, foreign("2")),
+            disk("sdc", "ata", 8, foreign("3")),
+            disk("sdd", "ata", 100, Holds::Ours),
+            stick,
+        ];
+        let found = |mark| marked(&disks, &rule(), mark).map(|disk| disk.name.as_str());
+        assert_eq!([found("1"), found("2")], [Some("sda"), Some("nvme0n1")]);
+        assert_eq!(["3", "4", "5", ""].map(found), [None; 4]);
     }
 }

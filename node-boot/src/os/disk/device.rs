@@ -73,3 +73,27 @@ pub(super) fn read_again(file: &File) -> Result<()> {
     ensure!(done == 0, "the kernel does not read the new table: {}", std::io::Error::last_os_error());
     Ok(())
 }
+
+/// Tells a disk that nobody needs what is on a stretch of it, bytes.
+pub(super) fn discard(file: &File, at: u64, length: u64) -> Result<()> {
+    /// `BLKDISCARD` (`linux/fs.h`).
+    const DISCARD: u64 = 0x1277;
+    tell(file, DISCARD, [at, length])
+}
+
+/// Has a disk put zeros on a stretch of it, bytes.
+pub(super) fn zero(file: &File, at: u64, length: u64) -> Result<()> {
+    /// `BLKZEROOUT` (`linux/fs.h`).
+    const ZERO: u64 = 0x127f;
+    tell(file, ZERO, [at, length])
+}
+
+fn tell(file: &File, what: u64, stretch: [u64; 2]) -> Result<()> {
+    // SAFETY: the kernel reads two 64-bit numbers there.
+    #[allow(unsafe_code)]
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), what as _, stretch.as_ptr()) };
+    if done < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(())
+}

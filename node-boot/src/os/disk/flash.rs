@@ -25,7 +25,7 @@ pub fn flash(banks: &Banks) -> Result<String> {
     let found = partitions(&system).into_iter().find(|(_, disk)| is_removable(disk));
     let (_, stick) = found.with_context(|| format!("the stick has no partition {system}"))?;
     let size = (FIRMWARE_SIZE + OS_SIZE) * MIB + banks.kubernetes.kept.size.next_multiple_of(MIB);
-    let disks = disks()?;
+    let disks = disks();
     let device = |name: &str| Path::new("/dev").join(name);
     let chosen = match choose(&disks, &rule()) {
         // One on which a power cut ended this has no table yet.
@@ -33,7 +33,7 @@ pub fn flash(banks: &Banks) -> Result<String> {
             return Ok(format!("{} has a system of ours already, and is left as it is", disk.name));
         }
         Ok(disk) => disk.name.clone(),
-        Err(found) => bail!("{}", found.trim_end_matches('.')),
+        Err(none) => bail!("{}", none.found.trim_end_matches('.')),
     };
     say(&format!("Writing the system on {chosen}."));
     write(&device(&stick), &device(&chosen), size)
@@ -104,7 +104,7 @@ mod tests {
                 copy_range(&from, &disk, range).unwrap();
             }
             let wanted = if done < 2 { Holds::Nothing } else { Holds::Ours };
-            assert_eq!(table::holds(&path).unwrap(), wanted, "after {done}");
+            assert_eq!(super::super::holds::holds(&path).unwrap(), wanted, "after {done}");
             assert!(!table::has_table(&path), "nothing of what is here is one: it is done again");
         }
     }

@@ -12,6 +12,7 @@ use protocol::image::Image;
 
 use super::choose::Holds;
 use super::header::Header;
+use super::holds::holds;
 use super::table::{self, Names};
 use crate::os::bank;
 
@@ -31,7 +32,7 @@ pub struct Found {
 
 /// Looks at a disk; none where an installation would begin with a new table. One that looks like somebody's is an error.
 pub fn found(path: &Path) -> Result<Option<Found>> {
-    let holds = table::holds(path)?;
+    let holds = holds(path)?;
     ensure!(matches!(holds, Holds::Nothing | Holds::Ours), "it looks like somebody's: {holds:?}");
     let (Ok(names), Ok(parts)) = (table::names(path), table::places(path)) else { return Ok(None) };
     let disk = File::open(path)?;

@@ -14,12 +14,13 @@ use anyhow::{Context, Result, ensure};
 use layout::{STICK, part as number};
 use protocol::bytes::{B64u, Secret};
 use protocol::inventory::Disk;
-use protocol::messages::DiskKey;
+use protocol::messages::{DiskKey, NoDisk};
 use protocol::tpm::Tpm;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::choose::{Rule, Seen, choose};
+use super::choose::{Holds, Rule, Seen, choose};
 use super::header::Header;
+use super::holds::holds;
 use super::table::{Begun, Names};
 use super::vault::{self, Part, Vault, header_of};
 use super::{boot, is_removable, kit, part, partitions, table};
@@ -66,14 +67,11 @@ pub fn install(
     system: &System<'_>,
     site: &mut dyn Site,
     hold_still: impl FnOnce(),
-) -> Result<Option<String>> {
-    let reading = || format!("reading {}", system.rule.display());
-    let rule: Rule =
-        serde_json::from_slice(&fs::read(system.rule).with_context(reading)?).with_context(reading)?;
-    let disks = disks()?;
-    let disk = match choose(&disks, &rule) {
+) -> Result<Option<NoDisk>> {
+    let disks = disks();
+    let disk = match choose(&disks, &rule(system.rule)?) {
         Ok(disk) => Path::new("/dev").join(&disk.name),
-        Err(found) => return Ok(Some(found)),
+        Err(none) => return Ok(Some(none)),
     };
     say(&format!("Installing on {}.", disk.display()));
     let (os, kubernetes) = (&system.banks.os.kept, &system.banks.kubernetes.kept);
@@ -110,6 +108,12 @@ pub fn install(
         say(&format!("The firmware was not told to start this disk first: {error:#}. Pull the stick out."));
     }
     Ok(None)
+}
+
+/// Reads the rule.
+pub(super) fn rule(path: &Path) -> Result<Rule> {
+    let reading = || format!("reading {}", path.display());
+    serde_json::from_slice(&fs::read(path).with_context(reading)?).with_context(reading)
 }
 
 /// The devices for state and volumes: encrypted where the machine has a TPM. A disk that was encrypted before by this machine
@@ -166,12 +170,13 @@ fn known(header: &Header, site: &mut dyn Site) -> Result<Option<(Vault, DiskKey)
     Ok(vault.map(|vault| (vault, DiskKey { disk: header.disk.clone(), key })))
 }
 
-/// Every disk of the machine.
-pub(super) fn disks() -> Result<Vec<Seen>> {
+/// Every disk of the machine. One that fails, or a reader without a card, is one of which nobody knows what it holds.
+pub(super) fn disks() -> Vec<Seen> {
     let seen = |disk: Disk| {
+        let held = holds(&Path::new("/dev").join(&disk.name));
+        let holds = held.unwrap_or_else(|error| Holds::Unreadable(format!("{:#}", error.root_cause())));
         let is_guest = is_removable(&disk.name);
-        let holds = table::holds(&Path::new("/dev").join(&disk.name))?;
-        Ok(Seen { name: disk.name, transport: disk.transport, size: disk.size, is_guest, holds })
+        Seen { name: disk.name, transport: disk.transport, size: disk.size, is_guest, holds }
     };
     inventory::disks().into_iter().map(seen).collect()
 }

@@ -8,6 +8,7 @@ mod device; // what the kernel knows of a disk
 mod flash; // a stick's bits, at the depot
 mod found; // what stands on one that a power cut has left
 mod header; // what stands before what is encrypted
+mod holds; // whose it is
 mod install; // the system onto it
 mod kit; // what a stick brings beside the system
 mod start; // opened, mended, or shut
@@ -21,12 +22,14 @@ use std::path::{Path, PathBuf};
 
 pub use flash::flash;
 pub use found::{BANKS, Found, begins_again, found};
+pub use holds::overwrite;
 pub use install::{RULE, Site, System, install};
 pub use kit::{KIT, forget_provisioners, read_kit, stick, stick_is_memory, with_stick};
 pub use start::{Shut, kept, mount_own, name_of_locked, unlock};
 pub use wipe::begin as wipe;
 
 use anyhow::{Context, Result};
+use choose::Holds;
 use layout::part as number;
 use protocol::image::Kind;
 use start::Parts;
@@ -124,10 +127,16 @@ pub fn was_installed() -> bool {
     disks.into_iter().any(|(_, disk)| table::was_finished(&Path::new("/dev").join(disk)))
 }
 
-/// Whether a disk of this machine holds a system of ours, or the beginning of one.
+/// Whether a disk of this machine holds a system of ours, or the beginning of one; an error where nobody knows.
 pub fn holds_ours() -> Result<bool> {
-    let disks = install::disks()?;
-    Ok(disks.iter().any(|disk| !disk.is_guest && disk.holds == choose::Holds::Ours))
+    let mut is_ours = false;
+    for disk in install::disks().into_iter().filter(|disk| !disk.is_guest) {
+        match disk.holds {
+            Holds::Unreadable(why) => anyhow::bail!("{} cannot be read: {why}", disk.name),
+            holds => is_ours |= holds == Holds::Ours,
+        }
+    }
+    Ok(is_ours)
 }
 
 /// The device of a partition of a disk.

@@ -1,8 +1,7 @@
 //! The partitions of the machine's disk: for the firmware, two banks each for system and Kubernetes, state, volumes.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Seek as _, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -18,12 +17,9 @@ use layout::{
 use protocol::crypto::random;
 use uuid::Uuid;
 
-use super::choose::Holds;
 use super::device::{add, block_of, open, read_again};
+use super::holds::LOOK;
 use super::tables::{self, Table};
-
-/// How much of a disk's beginning and end tells whether it is empty.
-const LOOK: u64 = MIB;
 
 /// An attribute of the state's partition: an installation was finished on this disk, whatever became of it since. What the
 /// bits above 47 mean, the type of the partition says (UEFI 2.10 section 5.3.3).
@@ -35,26 +31,6 @@ pub(super) struct Placed {
     pub first: u64,
     pub sectors: u64,
     pub id: Uuid,
-}
-
-/// What is on the disk.
-pub(super) fn holds(device: &Path) -> Result<Holds> {
-    let mut file = File::open(device).with_context(|| format!("reading {}", device.display()))?;
-    let size = file.seek(SeekFrom::End(0))?;
-    file.seek(SeekFrom::Start(0))?;
-    let mut begin = Vec::new();
-    (&file).take(LOOK).read_to_end(&mut begin)?;
-    if begin.starts_with(MARK) {
-        return Ok(Holds::Ours);
-    }
-    file.seek(SeekFrom::Start(size.saturating_sub(LOOK)))?;
-    let mut end = Vec::new();
-    file.read_to_end(&mut end)?;
-    if begin.iter().chain(&end).all(|byte| *byte == 0) {
-        return Ok(Holds::Nothing);
-    }
-    let has_table = begin.get(510..512) == Some(&[0x55, 0xaa]);
-    Ok(Holds::Foreign(if has_table { "a partition table" } else { "data" }.to_owned()))
 }
 
 /// How far a disk is when the installation begins.
@@ -286,6 +262,10 @@ fn new_id() -> Result<Uuid> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use super::super::choose::Holds;
+    use super::super::holds::holds;
     use super::*;
 
     fn banks(os: &str) -> Names {
@@ -355,24 +335,5 @@ mod tests {
         open.write_all_at(MARK, 0).unwrap();
         assert_eq!(holds(&file).unwrap(), Holds::Ours);
         assert_eq!(again(&file, &banks("os-0f")).unwrap(), None, "it has to be installed anew");
-    }
-
-    #[test]
-    fn a_disk_is_empty_ours_or_somebody_elses() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("disk");
-        let disk = File::create(&file).unwrap();
-        disk.set_len(64 * MIB).unwrap();
-        assert_eq!(holds(&file).unwrap(), Holds::Nothing);
-        let put = |at: u64, bytes: &[u8]| {
-            let open = File::options().write(true).open(&file).unwrap();
-            std::os::unix::fs::FileExt::write_all_at(&open, bytes, at).unwrap();
-        };
-        put(63 * MIB + 9, b"x");
-        assert_eq!(holds(&file).unwrap(), Holds::Foreign("data".into()));
-        put(510, &[0x55, 0xaa]);
-        assert_eq!(holds(&file).unwrap(), Holds::Foreign("a partition table".into()));
-        put(0, MARK);
-        assert_eq!(holds(&file).unwrap(), Holds::Ours);
     }
 }

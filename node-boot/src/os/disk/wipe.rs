@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -12,13 +11,11 @@ use anyhow::{Context, Result};
 use layout::{STATE, WIPING, part};
 use rustix::system::{RebootCommand, reboot};
 
+use super::device::{discard, zero};
 use super::start::Parts;
 use super::{boot, header, install, partitions_of, table};
 use crate::console::{ends, say};
 
-/// `BLKDISCARD` and `BLKZEROOUT` (`linux/fs.h`).
-const DISCARD: u64 = 0x1277;
-const ZERO: u64 = 0x127f;
 /// How much is overwritten at once.
 const PIECE: u64 = 64 * 1024 * 1024;
 /// So long a person can read that it is done.
@@ -67,25 +64,14 @@ fn empty(partition: &Path) -> Result<()> {
     let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
     if install::is_formatted(partition)? {
         for at in (0..size.div_ceil(PIECE)).rev().map(|piece| piece * PIECE) {
-            tell(&file, ZERO, [at, PIECE.min(size - at)])?;
+            zero(&file, at, PIECE.min(size - at))?;
         }
         file.sync_all()?;
     }
     // Not every disk can.
-    let _ = tell(&file, DISCARD, [0, size]);
+    let _ = discard(&file, 0, size);
     // One that can may still show what was there.
     file.write_all_at(&vec![0; usize::try_from(header::LENGTH)?], 0)?;
     file.sync_all()?;
-    Ok(())
-}
-
-/// One order about a stretch of a disk: its beginning and length, bytes.
-fn tell(file: &File, what: u64, stretch: [u64; 2]) -> Result<()> {
-    // SAFETY: the kernel reads two 64-bit numbers there.
-    #[allow(unsafe_code)]
-    let done = unsafe { libc::ioctl(file.as_raw_fd(), what as _, stretch.as_ptr()) };
-    if done < 0 {
-        return Err(std::io::Error::last_os_error().into());
-    }
     Ok(())
 }

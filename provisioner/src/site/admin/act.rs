@@ -29,6 +29,7 @@ pub(super) async fn act(site: &Site, ask: Ask) -> Result<Value> {
         Ask::Window { minutes } => json!(site.open_window(minutes.clamp(1, 60))),
         Ask::Approve { slot, code } => json!(site.approve_by_voice(&slot, &code).await?),
         Ask::Say { machine, word } => json!(say(site, &machine, word, false).await?),
+        Ask::Overwrite { machine, mark } => json!(site.let_overwrite(&machine, &mark).await?),
         Ask::Wipe { machine } => json!(say(site, &machine, Some(Said::Retire), true).await?),
         Ask::Apply { name } => json!(apply(site, &name).await?),
         Ask::Seed {} => json!(site.seed()?),
@@ -52,7 +53,7 @@ async fn say(site: &Site, wanted: &str, word: Option<Said>, wipe: bool) -> Resul
     let named = id.clone();
     let change = site.store.write(move |tx| {
         if let Some(mut machine) = tx.get::<Machine>(MACHINES, &named)? {
-            machine.opens = opens;
+            (machine.opens, machine.overwrite) = (opens, None);
             // A yes to its disk is none to all that may come.
             machine.said = if opens.is_some() { machine.said } else { word };
             // A word of another kind takes it back.

@@ -68,6 +68,13 @@ pub enum Ask {
         /// Yes, no, retire; nothing takes back what was said.
         word: Option<Said>,
     },
+    /// Let a machine overwrite what one of its disks holds.
+    Overwrite {
+        /// What a person calls it.
+        machine: String,
+        /// The disk's mark, as the machine shows it.
+        mark: String,
+    },
     /// Take a machine out of service, and have its disk erased when it speaks.
     Wipe {
         /// What a person calls it.
@@ -137,7 +144,8 @@ impl Ask {
             Self::Window { .. } | Self::Approve { .. } | Self::Say { .. } | Self::Activate {} => {
                 Role::Approve
             }
-            Self::Wipe { .. }
+            Self::Overwrite { .. }
+            | Self::Wipe { .. }
             | Self::Apply { .. }
             | Self::Seed {}
             | Self::Report {}
@@ -163,6 +171,7 @@ impl Ask {
             Self::Say { machine, word: Some(Said::No) } => format!("say no to {machine}"),
             Self::Say { machine, word: Some(Said::Retire) } => format!("retire {machine}"),
             Self::Say { machine, word: None } => format!("take back what was said of {machine}"),
+            Self::Overwrite { machine, mark } => format!("let {machine} overwrite its disk {mark}"),
             Self::Wipe { machine } => format!("wipe {machine}"),
             Self::Apply { name } => format!("apply {name}"),
             Self::Seed {} => "read the seed of the cluster".to_owned(),

@@ -163,6 +163,9 @@ pub enum Command {
         /// (for an hour, and once).
         #[arg(long)]
         machine: Option<String>,
+        /// The disk of that machine whose content may be overwritten: the eight digits that its screen and `explain` show.
+        #[arg(long, requires = "machine", value_name = "DISK")]
+        overwrite: Option<String>,
     },
     /// Say no to a machine.
     Refuse {
@@ -304,6 +307,7 @@ mod tests {
             "claims",
             "approve --slot node-3 --code WT0T-BSPH-K",
             "approve --machine mc_01",
+            "approve --machine mc_01 --overwrite 1a2b3c4d",
             "refuse mc_01",
             "retire mc_01 --undo",
             "render --machine mc_01 --diff /mnt",
@@ -322,6 +326,7 @@ mod tests {
             "init --dir D --owner owner.json",
             "init --dir D --reply reply.json --owner owner.json",
             "approve --slot node-3",
+            "approve --overwrite 1a2b3c4d",
             "approve",
             "window --minutes 0",
             "attach --yes",

@@ -124,6 +124,11 @@ fn say(command: Command) -> Result<()> {
             println!("Send HQ a report (`provisioner report`): its next bundle makes the approval lasting.");
             Ok(())
         }
+        Command::Approve { at, machine: Some(machine), overwrite: Some(mark), .. } => {
+            let heeded: Heeded = ask(&at.dir, &Ask::Overwrite { machine, mark: mark.clone() })?;
+            println!("{}: what its disk {mark} holds is overwritten as soon as it asks.", heeded.machine);
+            Ok(())
+        }
         Command::Approve { at, machine: Some(machine), .. } => {
             word(&at.dir, machine, Some(Said::Yes), "approved; it goes on by itself.")
         }

@@ -4,6 +4,7 @@ use decide::Step;
 use protocol::clock::Time;
 use protocol::image::{BankReport, Kind};
 use protocol::inventory::SecureBoot;
+use protocol::messages::NoDisk;
 use protocol::record::Record;
 use protocol::refusal::Wait;
 
@@ -217,6 +218,7 @@ fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
         ("own state", Some(machine.hw.state.clone()).filter(|state| !state.is_empty())),
         ("its disk", machine.wipe.then(|| "is erased as soon as it speaks".to_owned())),
         ("its disk", machine.waits_for_disk(now).then(|| shut(machine))),
+        ("no disk", machine.no_disk.as_ref().map(|none| no_disk(machine, none))),
         ("wiped", machine.wiped.map(|at| format!("{} ago", span(now.since(at))))),
     ]
     .into_iter()
@@ -235,6 +237,21 @@ fn shut(machine: &Machine) -> String {
     format!(
         "{why}. Who stands at the machine may be a thief. See to it; then, for once: `provisioner approve --machine {name}`"
     )
+}
+
+/// Of a machine that may use none of its disks.
+fn no_disk(machine: &Machine, none: &NoDisk) -> String {
+    let (found, name) = (&none.found, machine.node().unwrap_or_else(|| machine.id.clone()));
+    match (&machine.overwrite, none.marks.first()) {
+        (Some(mark), _) => {
+            format!("{found} A person has said yes to {mark}: it is overwritten when the machine asks next")
+        }
+        (None, None) => format!("{found} Put an empty disk in"),
+        (None, Some(mark)) => format!(
+            "{found} Put an empty disk in; or, where nobody needs what is there any more: `provisioner approve --machine {name} \
+             --overwrite {mark}`"
+        ),
+    }
 }
 
 /// What the machine says of its firmware; nothing of one that does not know Secure Boot.

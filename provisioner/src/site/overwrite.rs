@@ -1,0 +1,74 @@
+//! A machine that may use none of its disks, and a person who says that what one of them holds may be overwritten.
+
+use anyhow::{Result, ensure};
+use decide::Alarm;
+use protocol::clock::DAY;
+use protocol::messages::{Act, NoDisk, Order, StatusRequest};
+
+use super::admin::Heeded;
+use super::machine::Machine;
+use super::store::{Look as _, MACHINES};
+use super::{Site, explain, plain};
+
+/// Name of the order.
+const OVERWRITE: &str = "overwrite";
+/// Disks of one machine that a person can say yes to.
+const MOST: usize = 16;
+
+/// What a machine says, as it is kept.
+pub(super) fn kept(said: Option<&NoDisk>) -> Option<NoDisk> {
+    said.map(|none| NoDisk {
+        found: plain::sentence(&none.found),
+        marks: none.marks.iter().take(MOST).map(|mark| plain::word(mark)).collect(),
+    })
+}
+
+impl Machine {
+    /// Notes which disks it has found; a yes to one that it does not show any more is over.
+    pub(super) fn finds(&mut self, none: Option<NoDisk>) {
+        let shown = |mark: &String| none.as_ref().is_some_and(|none| none.marks.contains(mark));
+        self.overwrite = self.overwrite.take().filter(shown);
+        self.no_disk = none;
+    }
+
+    /// The order that a person's yes is, as long as the machine shows that disk.
+    pub(super) fn order_to_overwrite(&self, asked: &StatusRequest) -> Option<Order> {
+        let shown = &asked.health.no_disk.as_ref()?.marks;
+        let mark = self.overwrite.clone().filter(|mark| shown.contains(mark))?;
+        Some(Order { id: OVERWRITE.to_owned(), act: Act::Overwrite { mark } })
+    }
+}
+
+impl Site {
+    /// Tells people once in a while of a machine that cannot be installed.
+    pub(super) async fn note_disks(&self, id: &str, asked: &StatusRequest) {
+        if asked.health.no_disk.is_some() {
+            self.alarm_every(DAY.unsigned_abs(), Alarm::NoDisk, id).await;
+        }
+    }
+
+    /// A person's yes: the disk of this mark of the machine called `wanted` is emptied, and the system put on it.
+    pub async fn let_overwrite(&self, wanted: &str, mark: &str) -> Result<Heeded> {
+        let machine = explain::find_machine(self, wanted)?;
+        let name = machine.node().unwrap_or_else(|| machine.id.clone());
+        let marks = machine.no_disk.as_ref().map(|none| none.marks.as_slice()).unwrap_or_default();
+        ensure!(!marks.is_empty(), "{name} waits for no disk: there is nothing to overwrite");
+        ensure!(
+            marks.iter().any(|shown| shown == mark),
+            "{name} shows no disk {mark}, but {}: `provisioner explain {name}` says what is on each",
+            marks.join(", ")
+        );
+        let (id, s, mark) = (machine.id, machine.s, mark.to_owned());
+        let named = id.clone();
+        let change = self.store.write(move |tx| {
+            if let Some(mut machine) = tx.get::<Machine>(MACHINES, &named)? {
+                machine.overwrite = Some(mark);
+                tx.put(MACHINES, &named, &machine)?;
+            }
+            Ok(())
+        });
+        change.await?;
+        self.call(s);
+        Ok(Heeded { machine: id, running: None })
+    }
+}

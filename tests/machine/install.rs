@@ -106,7 +106,7 @@ fn a_machine_comes_back_with_other_firmware_and_after_damage_and_is_blank_once_w
 }
 
 /// Waits until the machine has joined for the n-th time.
-fn joined(vm: &Vm, n: usize) {
+pub fn joined(vm: &Vm, n: usize) {
     let look = || {
         let console = vm.console();
         if console.matches(JOINED).count() == n { Ok(()) } else { Err(console) }

@@ -200,7 +200,7 @@ impl Awake {
                 Step::Done(config) => {
                     configure::write(&self.at.state, &self.at.root, &config)?;
                     if let Some(none) = self.settle(proved, &config)? {
-                        self.without_disk(proved, &config, none)?;
+                        self.without_disk(proved, &config, &none)?;
                         continue;
                     }
                     say(&format!(
@@ -241,8 +241,8 @@ impl Awake {
     }
 
     /// Says which disks there are, to the site too, and waits. Where a person has said yes to one of them, it is emptied.
-    fn without_disk(&mut self, proved: &mut Proved, config: &Config, none: NoDisk) -> Result<()> {
-        stands(&no_disk(&none, &config.node));
+    fn without_disk(&mut self, proved: &mut Proved, config: &Config, none: &NoDisk) -> Result<()> {
+        stands(&no_disk(none, &config.node));
         let health = Health { no_disk: Some(none.clone()), ..self.health("install") };
         let told = agent::status(proved, &self.setup(&self.trust()?), health)?;
         self.belief = told.belief;

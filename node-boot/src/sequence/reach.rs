@@ -155,7 +155,9 @@ impl Awake {
                 // It may be starting: it is asked again, the later the longer it kept us.
                 Err(Failed::Broken(error)) => {
                     self.shunned.add_failed(candidate.address, tried.took);
-                    say(&format!("No answer from {} ({}): {error:#}.", candidate.address, candidate.by));
+                    if !is_early(&error) {
+                        say(&format!("No answer from {} ({}): {error:#}.", candidate.address, candidate.by));
+                    }
                 }
             }
         }
@@ -235,5 +237,31 @@ impl Awake {
 
     pub(super) fn avoid(&mut self, address: SocketAddr, pause: Duration) {
         self.shunned.add(address, pause);
+    }
+}
+
+/// Whether this machine has no address yet from which it could ask: what it waits for then is said anyway.
+fn is_early(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|cause| cause.kind() == std::io::ErrorKind::AddrNotAvailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn that_a_machine_has_no_address_yet_is_no_answer_of_anybody() {
+        let failed = |number| {
+            let error: Result<()> = Err(std::io::Error::from_raw_os_error(number)).context("connecting");
+            error.unwrap_err()
+        };
+        assert!(is_early(&failed(libc::EADDRNOTAVAIL)));
+        for number in [libc::ECONNREFUSED, libc::ENETUNREACH, libc::ETIMEDOUT] {
+            assert!(!is_early(&failed(number)), "{number}");
+        }
+        assert!(!is_early(&anyhow::anyhow!("no good certificate")));
     }
 }

@@ -89,6 +89,7 @@ pub struct Vm {
     process: Option<Process>,
     /// Where what is written to its disk is kept.
     recorded: Option<PathBuf>,
+    is_counted: bool,
     watcher: Option<Watcher>,
     folder: Folder,
 }
@@ -122,6 +123,7 @@ impl Vm {
             stick: None,
             process: None,
             recorded: None,
+            is_counted: false,
             watcher: None,
             folder,
         })
@@ -210,6 +212,11 @@ impl Vm {
         Ok(())
     }
 
+    /// From its next start on its clock counts instructions, a nanosecond each.
+    pub fn count_instructions(&mut self) {
+        self.is_counted = true;
+    }
+
     /// Another state of its firmware, while it is off: what it measures into PCR 7 is another one, and its boot entries are gone.
     pub fn change_firmware(&self) -> Result<()> {
         let memory = self.memory();
@@ -259,6 +266,10 @@ impl Vm {
             format!("-drive if=pflash,format=raw,readonly=on,file={}", self.firmware()),
             format!("-drive if=pflash,format=raw,file={}", memory.display()),
         ];
+        if self.is_counted {
+            // While it has something to do a second is 10^9 of its instructions, however slow the emulator is.
+            parts.push("-icount shift=0".to_owned());
+        }
         if self.board.secure {
             // Only the firmware itself changes what it remembers.
             parts.push("-global driver=cfi.pflash01,property=secure,value=on".to_owned());

@@ -123,7 +123,9 @@ mod tests {
         let path = folder.join("disk");
         let file = File::create(&path).unwrap();
         file.set_len(8 << 30).unwrap();
-        holds.iter().for_each(|(at, bytes)| file.write_all_at(bytes, *at).unwrap());
+        for (at, bytes) in holds {
+            file.write_all_at(bytes, *at).unwrap();
+        }
         path
     }
 

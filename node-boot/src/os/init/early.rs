@@ -11,7 +11,7 @@ use super::{OWNER, System, modules};
 use crate::console::say;
 use crate::os::bank::{self, Banks};
 use crate::os::{disk, network};
-use crate::sequence;
+use crate::owner::images_of;
 use crate::state::{STATE, State};
 use crate::trace::{self, Spent};
 
@@ -113,7 +113,7 @@ pub fn system() -> Result<System> {
 fn kubernetes(system: System) -> Result<()> {
     let banks = match system {
         System::Installed => State::open(Path::new(STATE))?.load::<Banks>(bank::FILE)?,
-        System::Live => Banks::installed(&sequence::images_of(Path::new(OWNER))?),
+        System::Live => Banks::installed(&images_of(Path::new(OWNER))?),
     };
     let bank = banks.context("nothing says which image it is")?.kubernetes;
     // One that is tried and cannot be mounted is dropped by the agent.

@@ -8,4 +8,5 @@ pub mod owner; // what the owner says to the machine
 pub mod sequence; // the named steps, one after the other
 pub mod site; // towards the provisioner
 pub mod state; // what survives a power cut
+pub mod stop; // asked to end, and a pause that hears it
 pub mod trace; // where the time of a start goes

@@ -11,7 +11,7 @@ use protocol::section::Depot;
 use protocol::tpm::Ek;
 
 use super::Awake;
-use crate::cli::{columns, pause};
+use crate::cli::columns;
 use crate::console::{ends, fails, say};
 use crate::os::bank::Banks;
 use crate::os::init::{System, power};
@@ -19,6 +19,7 @@ use crate::os::{disk, secure};
 use crate::owner::images_of;
 use crate::site::own;
 use crate::state::write_file;
+use crate::stop::pause;
 
 /// The table on it that headquarters imports.
 const TABLE: &str = "nodeboot/machines.csv";

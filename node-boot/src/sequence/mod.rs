@@ -23,7 +23,6 @@ use protocol::section::Depot;
 use protocol::tpm::Spec;
 
 use self::reach::AGAIN_AFTER_NO;
-use crate::cli::pause;
 use crate::console::{say, stands};
 use crate::join::update::Updates;
 use crate::join::{agent, kubelet};
@@ -40,6 +39,7 @@ use crate::site::own;
 use crate::site::race::Shunned;
 use crate::site::sign::Sign;
 use crate::state::{Belief, State};
+use crate::stop::pause;
 use crate::trace::{self, Spent};
 
 /// How long a machine without a disk for its system waits before it looks again.

@@ -9,7 +9,6 @@ use protocol::inventory::SecureBoot;
 use protocol::messages::{Act, Config, Health, Order};
 
 use super::{Awake, shut};
-use crate::cli::pause;
 use crate::console::{self, rests, say, stands};
 use crate::join::agent::{self, Beats};
 use crate::join::update::{Reach, Updates};
@@ -22,6 +21,7 @@ use crate::os::{disk, images, secure};
 use crate::site::enroll::{Proved, Step};
 use crate::site::own::{self, Setting};
 use crate::site::sign::{Sign, State};
+use crate::stop::{pause, stopping};
 use crate::trace::{self, Spent};
 
 /// What runs containers, and what runs Pods, as the configuration names them.
@@ -61,14 +61,14 @@ impl Awake {
         self.sign = Sign::up(&self.identity.node.key_hash(), state);
         loop {
             if let Err(error) = self.once(&servers, &mut services)
-                && !crate::cli::stopping()
+                && !stopping()
             {
                 self.sign.say(State::Error);
                 say(&format!("{error:#}. Trying again."));
                 // Whether it is to end is looked at next.
                 let _ = pause(AGAIN);
             }
-            if crate::cli::stopping() {
+            if stopping() {
                 services.iter_mut().for_each(Services::stop);
                 self.own.iter_mut().for_each(Services::stop);
                 return Ok(());
@@ -245,7 +245,7 @@ impl Awake {
                 self.renew(proved)?;
             }
             let news = self.updates.as_ref().is_some_and(Updates::has_news);
-            if beats.tick(well) || due || news || since.elapsed() > agent::HOURLY || crate::cli::stopping() {
+            if beats.tick(well) || due || news || since.elapsed() > agent::HOURLY || stopping() {
                 return Ok(());
             }
             std::thread::sleep(GLANCE);

@@ -18,12 +18,12 @@ pub use self::fetch::Reach;
 use self::fetch::{Means, fetch};
 use self::proof::{HEALTHY, Proof, conclude, drop_kubernetes, switch};
 use super::node::Wanted;
-use crate::cli::pause;
 use crate::console::say;
 use crate::os::bank::{self, Banks, Keeper, Started};
 use crate::os::images;
 use crate::os::init::{self, power};
 use crate::os::supervise::Handle;
+use crate::stop::pause;
 
 /// The service that runs from Kubernetes' image.
 const KUBELET: &str = "kubelet";

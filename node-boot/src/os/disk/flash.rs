@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use layout::{FIRMWARE_SIZE, MIB, OS_SIZE};
 
 use super::choose::{Holds, Rule, choose};
-use super::install::{copy_range, disks};
+use super::copy::copy_range;
+use super::install::disks;
 use super::{is_removable, partitions, table};
 use crate::console::say;
 use crate::os::bank::Banks;

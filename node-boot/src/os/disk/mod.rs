@@ -2,9 +2,11 @@
 
 mod boot; // what the firmware starts first
 mod choose; // which disk
+mod copy; // of the system, so that a power cut shows
 #[cfg(test)]
 mod cuts; // every power cut, in tests
 mod device; // what the kernel knows of a disk
+mod file_system; // made, mounted, mended
 mod flash; // a stick's bits, at the depot
 mod found; // what stands on one that a power cut has left
 mod header; // what stands before what is encrypted

@@ -7,11 +7,11 @@ pub mod alive; // who was heard of late
 pub mod certify; // M5 to M9: certificates and configuration
 pub mod claims; // M10: the human code
 pub mod cli; // the command line
-pub mod content; // images by digest
 pub mod controller; // look, decide, record, act
 pub mod disk; // M14: the second way to a machine's disk, and its end
 pub mod explain; // in plain words
 pub mod found; // which machine makes the cluster, and what is in it from the beginning
+pub mod images; // of systems and of Kubernetes, by digest
 pub mod inbox; // the one entrance for HQ's word
 pub mod keys; // who the provisioner is
 pub mod machine; // what is known of one machine

@@ -27,7 +27,8 @@ use protocol::{est, heartbeat, json, pvr};
 use super::guests::Guest;
 use super::limits::Limits;
 use super::reply::{Reply, answered, certificates, empty, part, reply, said, wait};
-use crate::site::{Answer, Bound, Peer, Site, images, plain};
+use crate::plain;
+use crate::site::{Answer, Bound, Peer, Site, images};
 
 /// Seconds a TPM challenge is good for.
 const CHALLENGE: u32 = 60;

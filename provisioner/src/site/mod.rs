@@ -17,7 +17,6 @@ pub mod keys; // who the provisioner is
 pub mod machine; // what is known of one machine
 pub mod metrics; // what is counted
 mod overwrite; // a disk with somebody's data, and a person's yes
-pub mod plain; // text that comes from outside
 pub mod posers; // who was refused as somebody else
 pub mod rebuild; // a store that was lost
 pub mod report; // what HQ is told
@@ -50,6 +49,7 @@ use self::store::{KEYS, Look, MACHINES, RECORDS, Store, StoreError};
 use self::word::Word;
 use crate::cluster::Cluster;
 use crate::cluster::nodes::View;
+use crate::plain;
 
 /// Lines that are kept of who did what.
 const AUDITED: u64 = 10_000;

@@ -1,4 +1,4 @@
-//! A site is born: the first machine founds the cluster with what a stick brings, another one joins it, and their Pods
+//! A site is founded: the first machine founds the cluster with what a stick brings, another one joins it, and their Pods
 //! talk. Nobody types a command on either.
 
 use std::fs;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::assets::{CONTROL_PLANE, IMAGES};
 use harness::{Assets, Hardware, Lan, wait};
-use tests::stage::born::{PLAN, SLOTS};
+use tests::stage::found::{PLAN, SLOTS};
 use tests::stage::{Csv, Hq, Programs, SITE, Spare};
 
 /// A control plane that starts beside all the rest takes its time.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // The lint exempts test functions and not what they call.
 
 mod cuts; // wherever the power is cut
-mod found; // a site of one stick
+mod found; // a site from one stick
 mod http; // the stick's bits over the network
 mod install; // from a stick onto a disk
 mod network; // tags, and cables that are one

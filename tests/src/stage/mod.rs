@@ -1,7 +1,7 @@
 //! A whole site on real parts: headquarters' folder, a cluster, a provisioner, and machines to plug in.
 
-pub mod born; // a site that is not there yet
 mod csv; // the table that headquarters imports
+pub mod found; // a site that is not there yet
 mod hq; // headquarters
 mod images; // programs and systems as they are shipped
 mod provisioner; // the provisioner on its machine

@@ -1,8 +1,8 @@
 //! The chores of the project: assets, tests, demo, bench.
 
-mod born;
 mod demo;
 mod deny;
+mod found;
 mod go;
 mod image;
 mod kube;
@@ -50,7 +50,7 @@ enum Chore {
         /// The same for a bare machine: a virtual one with an empty disk, started from a stick.
         #[arg(long, conflicts_with = "keep")]
         vm: bool,
-        /// How a site is born: two bare machines and one stick, no cluster before.
+        /// How a site is founded: two bare machines and one stick, no cluster before.
         #[arg(long, conflicts_with_all = ["keep", "vm"])]
         found: bool,
     },
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
         Chore::Kube => need::need(),
         Chore::Outdated => outdated::outdated(),
         Chore::Demo { vm: true, .. } => vm::demo(),
-        Chore::Demo { found: true, .. } => born::demo(),
+        Chore::Demo { found: true, .. } => found::demo(),
         Chore::Demo { keep, .. } => demo::demo(keep),
         Chore::Test { only, long } => test::test(only.as_deref(), long),
     };

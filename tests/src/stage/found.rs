@@ -64,7 +64,7 @@ subjects:
 ";
 
 /// Headquarters, and two machines that it has at its depot.
-pub struct Born {
+pub struct Founding {
     /// The machine that is to found the site.
     pub first: Vm,
     /// The one that is to join it.
@@ -75,7 +75,7 @@ pub struct Born {
     pub hq: Hq,
 }
 
-impl Born {
+impl Founding {
     /// The plan is written, both machines are registered, the provisioner of the first is certified.
     pub fn plan(name: &str) -> Result<Self> {
         let (lan, programs) = (Lan::new(name)?, Programs::build()?);

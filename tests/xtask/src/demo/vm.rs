@@ -7,8 +7,8 @@ use harness::{Board, Bus, Hardware, Options, Vm};
 use protocol::bytes::b64;
 use tests::stage::{Csv, DEADLINE, SITE, SLOTS, Site, Spare, own_images};
 
+use super::story::{Story, indent};
 use crate::need;
-use crate::story::{Story, indent};
 
 /// An emulated machine takes its time.
 const PATIENCE: Duration = Duration::from_mins(4);

@@ -4,8 +4,8 @@ use anyhow::Result;
 use tests::stage::found::{Founding, PATIENCE};
 use tests::stage::whole_images;
 
+use super::story::{Story, indent};
 use crate::need;
-use crate::story::{Story, indent};
 
 /// Runs the story.
 pub fn demo() -> Result<()> {

@@ -1,7 +1,7 @@
 //! A member whose whole system is ours gets another network from headquarters: a good one, and one that leads nowhere.
 
 use harness::{Hardware, Machine, Options};
-use tests::stage::{Csv, DEADLINE, SITE, Site, Spare};
+use tests::stage::{Csv, DEADLINE, JOINED, SITE, Site, Spare};
 
 /// Waits until `provisioner explain` says this of the machine, or no more.
 fn explains(site: &Site, machine: &str, words: &str, says: bool) {
@@ -50,7 +50,7 @@ fn a_member_takes_a_new_network_and_gives_one_back_that_cuts_it_off_and_headquar
     spare.start().unwrap();
     spare.says("Got the address 10.77.0.50/24 from 10.77.0.3 (eth0).").unwrap();
     spare.says("Trying headquarters' network for this machine: address 10.77.0.11/24.").unwrap();
-    spare.says("This machine is part of the cluster.").unwrap();
+    spare.says(JOINED).unwrap();
     let node = site.ready_node("node-1").unwrap();
     explains(&site, &node, "its network", false);
 

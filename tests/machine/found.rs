@@ -2,9 +2,9 @@
 //! cluster and no provisioner are there before, headquarters is away, and nobody touches a key.
 
 use tests::stage::found::{Founding, PATIENCE};
-use tests::stage::whole_images;
+use tests::stage::{JOINED, whole_images};
 
-use crate::{JOINED, pictured};
+use crate::pictured;
 
 #[test]
 #[ignore = "long: cargo xtask test --long runs it; two machines under emulation take ten minutes; the cluster tier founds a site in namespaces"]

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use harness::{Board, Bus, Hardware, Lan, Machine, Process};
+use tests::stage::JOINED;
 
-use crate::{DEADLINE, JOINED, site_and_machine};
+use crate::{DEADLINE, site_and_machine};
 
 /// Any web server: it tells sizes, and keeps connections.
 const WEB: &str = "import http.server as h, os, sys; os.chdir(sys.argv[1]); h.SimpleHTTPRequestHandler.protocol_version = 'HTTP/1.1'; \

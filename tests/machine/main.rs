@@ -19,9 +19,6 @@ use harness::{Board, Options, Vm, wait};
 use protocol::bytes::b64;
 use tests::stage::{SITE, Site, own_images};
 
-/// What a machine says once it is a member.
-const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
-
 /// An emulated machine takes its time.
 const DEADLINE: Duration = Duration::from_mins(4);
 

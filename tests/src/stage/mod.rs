@@ -25,6 +25,8 @@ pub use self::spare::Spare;
 pub const SITE: &str = "ship-7";
 /// Where the provisioner keeps its things, on its machine.
 pub const DIR: &str = "/var/lib/provisioner";
+/// What a machine says once it is a member.
+pub const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
 /// No step of a join takes longer on a busy computer.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use tests::stage::found::{Founding, PATIENCE};
-use tests::stage::whole_images;
+use tests::stage::{JOINED, whole_images};
 
 use super::story::{Story, indent};
 use crate::need;
@@ -28,13 +28,12 @@ pub fn demo() -> Result<()> {
         ("it installs itself", "The system is on the disk."),
         ("it founds the cluster", "This machine founds the cluster of its site."),
         ("the cluster is there", "The cluster is founded."),
-        ("it is a member", "This machine is part of the cluster."),
+        ("it is a member", JOINED),
     ] {
         story.step(&format!("the first machine: {step}"), || Ok(site.first.says(words, PATIENCE)?))?;
         story.say(&format!("The first machine: {step}."));
     }
-    let member = "This machine is part of the cluster.";
-    story.step("the second machine: it is a member", || Ok(site.second.says(member, PATIENCE)?))?;
+    story.step("the second machine: it is a member", || Ok(site.second.says(JOINED, PATIENCE)?))?;
     let pods = story.step("a Pod on each", || site.pods())?;
     let ask = format!("http://{}:8080/ask/hello.shop", pods[0].1);
     let heard = story.step("one asks a Service by its name", || {

@@ -28,10 +28,7 @@ fn gives_out(lan: &Lan, stick: &Path) -> (Machine, [Process; 2]) {
     std::fs::hard_link(stick, folder.join("stick.img")).unwrap();
     let mut web = server.command("python3").unwrap();
     web.args(["-c", WEB]).arg(&folder);
-    let mut names = server.command("dnsmasq").unwrap();
-    names.args(["--keep-in-foreground", "--user=root", "--pid-file=", "--no-resolv", "--no-hosts"]);
-    names.args(["--no-ping", "--leasefile-ro", "--dhcp-authoritative", "--log-dhcp"]).args(OFFER);
-    let both = [server.spawn("web", web).unwrap(), server.spawn("dnsmasq", names).unwrap()];
+    let both = [server.spawn("web", web).unwrap(), server.dnsmasq(&OFFER).unwrap()];
     (server, both)
 }
 

@@ -20,7 +20,7 @@ use super::header::Header;
 use super::holds::holds;
 use super::table::{Begun, Names};
 use super::vault::{self, Part, Vault, header_of};
-use super::{boot, is_removable, kit, part, partitions, table};
+use super::{boot, is_removable, kit, part, table};
 use crate::console::say;
 use crate::os::bank::Banks;
 use crate::os::inventory;
@@ -171,8 +171,7 @@ pub(super) fn disks() -> Vec<Seen> {
 }
 
 fn on_stick(name: &str) -> Result<PathBuf> {
-    let found = partitions(name).into_iter().find(|(_, disk)| is_removable(disk));
-    found.map(|(device, _)| device).with_context(|| format!("the stick has no partition {name}"))
+    super::on_stick(name).map(|(device, _)| device)
 }
 
 /// What the machine has become so far goes with it.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use layout::{BUNDLE, FIRMWARE, PROVISIONERS, STICK};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::{is_memory, is_removable, partition, partitions, was_installed};
+use super::{is_memory, on_stick, partition, was_installed};
 use crate::state::write_file;
 
 /// Where it is kept while the machine runs: the stick itself may be pulled out.
@@ -86,7 +86,7 @@ fn with_volume<T>(device: &Path, access: MountFlags, work: impl FnOnce(&Path) ->
 
 /// The device of what the firmware reads of a stick.
 pub fn stick() -> Option<PathBuf> {
-    partitions(STICK).into_iter().find(|(_, disk)| is_removable(disk)).map(|(device, _)| device)
+    on_stick(STICK).ok().map(|(device, _)| device)
 }
 
 /// Whether the stick is memory, which forgets what is written to it when the machine is switched off.

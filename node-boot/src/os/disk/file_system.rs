@@ -1,5 +1,7 @@
-//! The file systems of the state and of Pods' volumes: made, recognised, mounted, and mended where that helps.
+//! File systems of a disk: mounted for a while; and those of the state and of Pods' volumes made, recognised, and mended where
+//! that helps.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -7,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::console::say;
 use crate::os::tool;
@@ -20,6 +22,31 @@ const MENDER: &str = "/usr/sbin/e2fsck";
 const MENDING: Duration = Duration::from_mins(30);
 /// Of it: everything was mended. Greater ones say that something was not.
 const MENDED: i32 = 2;
+
+/// Where one is mounted for a while, and how.
+pub struct Place {
+    /// The folder.
+    pub at: &'static str,
+    /// Its kind.
+    pub kind: &'static str,
+    /// What nobody may do there.
+    pub flags: MountFlags,
+    /// Options of its kind.
+    pub options: Option<&'static CStr>,
+}
+
+impl Place {
+    /// Mounts what is on a device for as long as `work` takes.
+    pub fn with<T>(&self, device: &Path, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        fs::create_dir_all(self.at)?;
+        mount(device, self.at, self.kind, self.flags, self.options)
+            .with_context(|| format!("mounting {}", device.display()))?;
+        let done = work(Path::new(self.at));
+        let taken_off = unmount(self.at, UnmountFlags::empty())
+            .with_context(|| format!("unmounting {}", device.display()));
+        done.and_then(|done| taken_off.map(|()| done))
+    }
+}
 
 /// Makes one.
 pub(super) fn format(device: &Path, label: &str) -> Result<()> {

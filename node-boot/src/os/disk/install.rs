@@ -11,11 +11,11 @@ use protocol::bytes::{B64u, Secret};
 use protocol::inventory::Disk;
 use protocol::messages::{DiskKey, NoDisk};
 use protocol::tpm::Tpm;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::MountFlags;
 
 use super::choose::{Holds, Rule, Seen, choose};
 use super::copy::{copy_all, copy_folder};
-use super::file_system::{format, is_formatted};
+use super::file_system::{Place, format, is_formatted};
 use super::header::Header;
 use super::holds::holds;
 use super::table::{Begun, Names};
@@ -176,15 +176,15 @@ fn on_stick(name: &str) -> Result<PathBuf> {
 
 /// What the machine has become so far goes with it.
 fn fill(device: &Path, folders: &[&Path]) -> Result<()> {
-    fs::create_dir_all(NEW)?;
-    mount(device, NEW, "ext4", MountFlags::NOSUID | MountFlags::NODEV, None)
-        .with_context(|| format!("mounting {}", device.display()))?;
-    let filled = folders.iter().filter(|folder| folder.exists()).try_for_each(|folder| {
-        copy_folder(folder, &Path::new(NEW).join(folder.strip_prefix("/var").unwrap_or(folder)))
-    });
-    rustix::fs::sync();
-    let taken_off = unmount(NEW, UnmountFlags::empty()).context("unmounting the new state");
-    filled.and(taken_off)
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Place { at: NEW, kind: "ext4", flags, options: None }.with(device, |new| {
+        let mut there = folders.iter().filter(|folder| folder.exists());
+        let filled = there.try_for_each(|folder| {
+            copy_folder(folder, &new.join(folder.strip_prefix("/var").unwrap_or(folder)))
+        });
+        rustix::fs::sync();
+        filled
+    })
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use layout::{BUNDLE, FIRMWARE, PROVISIONERS, STICK};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::MountFlags;
 
+use super::file_system::Place;
 use super::{is_memory, on_stick, partition, was_installed};
 use crate::state::write_file;
 
@@ -75,13 +76,8 @@ fn scrub(folder: &Path) -> Result<()> {
 
 /// Mounts what the firmware reads for as long as `work` takes: a stick may be pulled out at any other time.
 fn with_volume<T>(device: &Path, access: MountFlags, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    fs::create_dir_all(STICK_AT)?;
     let flags = access | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount(device, STICK_AT, "vfat", flags, None).with_context(|| format!("mounting {}", device.display()))?;
-    let done = work(Path::new(STICK_AT));
-    let taken_off = unmount(STICK_AT, UnmountFlags::empty()).context("leaving the stick");
-    let done = done?;
-    taken_off.map(|()| done)
+    Place { at: STICK_AT, kind: "vfat", flags, options: None }.with(device, work)
 }
 
 /// The device of what the firmware reads of a stick.

@@ -22,6 +22,7 @@ mod wipe; // a blank machine again
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use file_system::Place;
 pub use flash::flash;
 pub use found::{BANKS, Found, begins_again, found};
 pub use holds::overwrite;

@@ -24,9 +24,8 @@ use crate::site::sign::{Sign, State};
 use crate::stop::{pause, stopping};
 use crate::trace::{self, Spent};
 
-/// What runs containers, and what runs Pods, as the configuration names them.
+/// The service that runs containers, as the configuration names it.
 const RUNTIME: &str = "containerd";
-const KUBELET: &str = "kubelet";
 /// After something went wrong.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks at what is due.
@@ -167,7 +166,7 @@ impl Awake {
         trace::ended("the kubelet's certificate", Spent::Site);
         servers.set(&config.api);
         if let Some(services) = services.as_ref().filter(|_| stood_in) {
-            services.handle().restart(KUBELET, || ());
+            services.handle().restart(kubelet::SERVICE, || ());
         }
         // A machine that came back under another name is another Node: what ran for the old one ends.
         if self.runs.as_ref() != Some(&config.node)
@@ -278,7 +277,7 @@ impl Awake {
         let is_ours = self.at.system.is_some();
         trace::ended("what the cluster's programs need", Spent::Own);
         let services = Services::start(services, |name| {
-            trace::ended(name, if name == KUBELET { Spent::Kubelet } else { Spent::Containerd });
+            trace::ended(name, if name == kubelet::SERVICE { Spent::Kubelet } else { Spent::Containerd });
             if is_ours && name == RUNTIME {
                 images::import();
                 trace::ended("images of Pods", Spent::Containerd);

@@ -17,6 +17,7 @@ use protocol::messages::{Act, Order};
 pub use self::fetch::Reach;
 use self::fetch::{Means, fetch};
 use self::proof::{HEALTHY, Proof, conclude, drop_kubernetes, switch};
+use super::kubelet;
 use super::node::Wanted;
 use crate::console::say;
 use crate::os::bank::{self, Banks, Keeper, Started};
@@ -24,9 +25,6 @@ use crate::os::images;
 use crate::os::init::{self, power};
 use crate::os::supervise::Handle;
 use crate::stop::pause;
-
-/// The service that runs from Kubernetes' image.
-const KUBELET: &str = "kubelet";
 
 /// Everything that has to do with the banks of an installed machine.
 pub struct Updates {
@@ -209,7 +207,7 @@ impl Updates {
         self.reached.store(false, Ordering::Relaxed);
         say(&format!("Trying Kubernetes {}.", image.version));
         let since = clock::system().unwrap_or_default();
-        if let Err(error) = services.restart(KUBELET, || switch(image)) {
+        if let Err(error) = services.restart(kubelet::SERVICE, || switch(image)) {
             drop_kubernetes(&self.keeper, &format!("{error:#}"), services)?;
             self.say_dropped(Kind::Kubernetes);
             return Ok(());

@@ -161,7 +161,7 @@ fn on_disks(name: &str) -> impl Iterator<Item = (PathBuf, String)> {
 }
 
 /// Devices of the partitions of this name, with their disks.
-fn partitions(name: &str) -> Vec<(PathBuf, String)> {
+pub fn partitions(name: &str) -> Vec<(PathBuf, String)> {
     let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
     let named = entries.filter(|entry| {
         text(&entry.path().join("uevent")).lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name))

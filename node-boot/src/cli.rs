@@ -5,10 +5,9 @@ mod register; // what headquarters needs of this machine
 mod show; // commands that only look
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use protocol::tpm::Spec;
 
 pub(crate) use self::register::columns;
@@ -20,6 +19,7 @@ use crate::os::network::{self, Network};
 use crate::sequence::{Awake, Machine};
 use crate::site::voice::PATIENCE;
 use crate::state::{STATE, State};
+use crate::stop::{end_in_order, pause};
 use crate::trace::{self, Spent};
 
 /// Finds the site, proves who the machine is, and joins it to the cluster.
@@ -139,41 +139,6 @@ fn listing(used: &'static [&'static str]) -> impl Fn(clap::Arg) -> clap::Arg {
 
 /// Where the machine stands, in its own words.
 const STANDS: &str = "stands";
-
-static STOPPING: AtomicBool = AtomicBool::new(false);
-
-/// Whether somebody asked the program to end.
-pub fn stopping() -> bool {
-    STOPPING.load(Ordering::Relaxed)
-}
-
-/// Waits; an error, which ends whatever waits, once somebody asks the program to end.
-pub fn pause(time: Duration) -> Result<()> {
-    let end = Instant::now() + time;
-    loop {
-        ensure!(!stopping(), "asked to end");
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        std::thread::sleep(left.min(Duration::from_millis(200)));
-    }
-}
-
-extern "C" fn stop(_: libc::c_int) {
-    STOPPING.store(true, Ordering::Relaxed);
-}
-
-fn end_in_order() {
-    let handler = stop as *const () as libc::sighandler_t;
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        // SAFETY: the handler only stores to an atomic, which a signal handler may do.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::signal(signal, handler);
-        }
-    }
-}
 
 impl Where {
     /// The TPM that was named, or the one that is there.

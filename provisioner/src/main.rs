@@ -1,7 +1,7 @@
 //! The registrar on site, and the commands of headquarters: arguments, logs, run.
 
 use clap::{Parser, Subcommand};
-use provisioner::{hq, site};
+use provisioner::{hq, plain, site};
 
 /// Admits registered machines to the Kubernetes cluster of a site, also while headquarters cannot be reached.
 #[derive(Parser)]
@@ -30,7 +30,7 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             let text = format!("{error:#}");
-            eprintln!("error: {}", text.lines().map(site::plain::shown).collect::<Vec<_>>().join("\n"));
+            eprintln!("error: {}", text.lines().map(plain::shown).collect::<Vec<_>>().join("\n"));
             std::process::ExitCode::FAILURE
         }
     }

@@ -1,4 +1,4 @@
-//! A site is born: the first machine founds the cluster with what a stick brings, another one joins it, and their Pods
+//! A site is founded: the first machine founds the cluster with what a stick brings, another one joins it, and their Pods
 //! talk. Nobody types a command on either.
 
 use std::fs;
@@ -6,33 +6,13 @@ use std::time::Duration;
 
 use harness::assets::{CONTROL_PLANE, IMAGES};
 use harness::{Assets, Hardware, Lan, wait};
-use tests::stage::born::{PLAN, SLOTS};
+use tests::stage::found::{NAMESPACE, PLAN, PODS, SLOTS};
 use tests::stage::{Csv, Hq, Programs, SITE, Spare};
 
 /// A control plane that starts beside all the rest takes its time.
 const PATIENCE: Duration = Duration::from_mins(5);
 /// Where the machine has the files of the stick.
 const KIT: &str = "/var/log/kit";
-const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n";
-const PODS: &str = r"apiVersion: apps/v1
-kind: DaemonSet
-metadata: { name: hello, namespace: shop }
-spec:
-  selector: { matchLabels: { app: hello } }
-  template:
-    metadata: { labels: { app: hello } }
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - { name: hello, image: localhost/hello:1, imagePullPolicy: Never }
----
-apiVersion: v1
-kind: Service
-metadata: { name: hello, namespace: shop }
-spec:
-  selector: { app: hello }
-  ports: [{ port: 80, targetPort: 8080 }]
-";
 
 /// A machine whose programs find each other.
 fn machine(lan: &Lan, programs: &Programs, hq: &Hq, name: &str, host: u8) -> Spare {

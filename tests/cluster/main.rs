@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, clippy::format_collect)] // A test may panic; lints exempt test functions and not what they call.
 
 mod attach; // rights, certificates, clusters that are unsafe
-mod found; // a site is born
+mod found; // a site without any cluster before
 mod join; // the main job
 mod kill; // power cuts at every step
 mod network; // of a machine whose whole system is ours

@@ -1,7 +1,7 @@
 //! A member whose whole system is ours gets another network from headquarters: a good one, and one that leads nowhere.
 
 use harness::{Hardware, Machine, Options};
-use tests::stage::{Csv, DEADLINE, SITE, Site, Spare};
+use tests::stage::{Csv, DEADLINE, JOINED, SITE, Site, Spare};
 
 /// Waits until `provisioner explain` says this of the machine, or no more.
 fn explains(site: &Site, machine: &str, words: &str, says: bool) {
@@ -34,23 +34,13 @@ fn a_member_takes_a_new_network_and_gives_one_back_that_cuts_it_off_and_headquar
     // A network of IPv4 alone, with a DHCP server.
     let hardware = Hardware { address: Some(site.lan.address(3)), tpm: false, ..Hardware::nuc("S1") };
     let server = Machine::new(&site.lan, "server", hardware).unwrap();
-    let mut dhcp = server.command("dnsmasq").unwrap();
-    dhcp.args([
-        "--keep-in-foreground",
-        "--user=root",
-        "--pid-file=",
-        "--port=0",
-        "--no-ping",
-        "--leasefile-ro",
-    ]);
-    dhcp.args(["--dhcp-authoritative", "--dhcp-range=10.77.0.50,10.77.0.50,255.255.255.0,1h"]);
-    let _dhcp = server.spawn("dnsmasq", dhcp).unwrap();
+    let _dhcp = server.dnsmasq(&["--port=0", "--dhcp-range=10.77.0.50,10.77.0.50,255.255.255.0,1h"]).unwrap();
     spare.machine.run("ip6tables", &["-A", "OUTPUT", "-o", "eth0", "-j", "DROP"]).unwrap();
 
     spare.start().unwrap();
     spare.says("Got the address 10.77.0.50/24 from 10.77.0.3 (eth0).").unwrap();
     spare.says("Trying headquarters' network for this machine: address 10.77.0.11/24.").unwrap();
-    spare.says("This machine is part of the cluster.").unwrap();
+    spare.says(JOINED).unwrap();
     let node = site.ready_node("node-1").unwrap();
     explains(&site, &node, "its network", false);
 

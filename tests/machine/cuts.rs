@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use harness::{Cut, Dice, Vm, wait};
-use tests::stage::Site;
+use tests::stage::{JOINED, Site};
 
 use self::judge::{Judge, View};
 use self::story::{Member, Story, kept};
-use crate::{DEADLINE, JOINED};
+use crate::DEADLINE;
 
 /// So many power cuts there are at least, and so many of them are booted from.
 const CUTS: u64 = 6000;

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use harness::{Board, Bus, Hardware, Lan, Machine, Process};
+use tests::stage::JOINED;
 
-use crate::{DEADLINE, JOINED, site_and_machine};
+use crate::{DEADLINE, site_and_machine};
 
 /// Any web server: it tells sizes, and keeps connections.
 const WEB: &str = "import http.server as h, os, sys; os.chdir(sys.argv[1]); h.SimpleHTTPRequestHandler.protocol_version = 'HTTP/1.1'; \
@@ -27,10 +28,7 @@ fn gives_out(lan: &Lan, stick: &Path) -> (Machine, [Process; 2]) {
     std::fs::hard_link(stick, folder.join("stick.img")).unwrap();
     let mut web = server.command("python3").unwrap();
     web.args(["-c", WEB]).arg(&folder);
-    let mut names = server.command("dnsmasq").unwrap();
-    names.args(["--keep-in-foreground", "--user=root", "--pid-file=", "--no-resolv", "--no-hosts"]);
-    names.args(["--no-ping", "--leasefile-ro", "--dhcp-authoritative", "--log-dhcp"]).args(OFFER);
-    let both = [server.spawn("web", web).unwrap(), server.spawn("dnsmasq", names).unwrap()];
+    let both = [server.spawn("web", web).unwrap(), server.dnsmasq(&OFFER).unwrap()];
     (server, both)
 }
 

@@ -4,10 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use harness::{Board, Bus, Vm, wait};
+use tests::stage::{JOINED, code_in};
 
-use tests::stage::code_in;
-
-use crate::{DEADLINE, JOINED, pictured, site_and_machine, trace};
+use crate::{DEADLINE, pictured, site_and_machine, trace};
 
 #[test]
 fn a_bare_machine_installs_itself_once_is_the_same_node_after_a_power_cut_and_heeds_its_power_button() {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // The lint exempts test functions and not what they call.
 
 mod cuts; // wherever the power is cut
-mod found; // a site of one stick
+mod found; // a site from one stick
 mod http; // the stick's bits over the network
 mod install; // from a stick onto a disk
 mod network; // tags, and cables that are one
@@ -18,9 +18,6 @@ use std::time::Duration;
 use harness::{Board, Options, Vm, wait};
 use protocol::bytes::b64;
 use tests::stage::{SITE, Site, own_images};
-
-/// What a machine says once it is a member.
-const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
 
 /// An emulated machine takes its time.
 const DEADLINE: Duration = Duration::from_mins(4);

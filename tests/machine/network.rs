@@ -4,14 +4,14 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use harness::{Board, Bus, wait};
-use tests::stage::SITE;
+use tests::stage::{JOINED, SITE};
 
 use crate::{DEADLINE, site_and_machine};
 
 const NETWORK: &str = "name: ship-7\nnetwork:\n  mtu: 1280\n  first-contact: { vlan: 5 }\n";
 const SLOTS: &str =
     "slots:\n- { name: node-1, address: 10.77.0.11, cidr: 10.77.0.0/24, vlan: 5, bond: active-backup }\n";
-
+/// The kubelet of the machine in the slot.
 const KUBELET: &str = "10.77.0.11:10250";
 
 #[test]
@@ -29,7 +29,7 @@ fn a_machine_behind_a_tag_finds_its_site_by_its_stick_and_stays_a_member_with_ei
     vm.power_on().unwrap();
     vm.says("The system is on the disk. Starting from there.", DEADLINE).unwrap();
     vm.says("address 10.77.0.11/24, VLAN 5, all cables as one, MTU 1280.", DEADLINE).unwrap();
-    vm.says("This machine is part of the cluster. It needs nothing.", DEADLINE).unwrap();
+    vm.says(JOINED, DEADLINE).unwrap();
     let node = site.ready_node("node-1").unwrap();
     let explained = site.provisioner.run(&["explain", &node]).unwrap();
     assert!(!explained.contains("its network"), "{explained}");

@@ -1,9 +1,9 @@
 //! Only what the owner signed is started: from a machine that believes nobody to a member that believes the owner alone.
 
 use harness::{Board, Bus, Lan, Options, Vm};
-use tests::stage::{Hq, Programs, SITE, Site, on_stick, own_images};
+use tests::stage::{Hq, JOINED, Programs, SITE, Site, on_stick, own_images};
 
-use crate::{DEADLINE, JOINED, pictured};
+use crate::{DEADLINE, pictured};
 
 /// What a depot says at the end.
 const READY: &str = "This machine is ready for ship-7.";

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use harness::{Assets, Board, Bus, Vm, wait};
-use tests::stage::{SITE, Site, images_with};
+use tests::stage::{JOINED, SITE, Site, images_with};
 
-use crate::{DEADLINE, JOINED, pictured, site_and_machine};
+use crate::{DEADLINE, pictured, site_and_machine};
 
 /// Headquarters has the site's machines run these images.
 pub fn order(site: &Site, images: &Path, system: &str) {

@@ -26,6 +26,7 @@ mod posers; // who is not believed by a machine
 mod rebuild; // a store that was lost
 mod refusals; // what else the registrar refuses
 mod register; // what a machine tells headquarters
+mod reports; // what headquarters makes of what sites say
 mod slots; // who gets which place
 mod stick; // what the machine that founds a site is given
 mod unicast; // a network that carries no multicast

@@ -64,19 +64,13 @@ fn serves(lan: &Lan, host: u8, options: &[&str]) -> (Machine, Process) {
     let hardware = Hardware { address: Some(lan.address(host)), tpm: false, ..Hardware::nuc("S1") };
     let server = Machine::new(lan, &format!("server{host}"), hardware).unwrap();
     server.run("ip", &["address", "add", &format!("fd77::{host}/64"), "dev", "eth0", "nodad"]).unwrap();
-    let mut command = server.command("dnsmasq").unwrap();
-    command.args(["--keep-in-foreground", "--user=root", "--pid-file=", "--no-resolv", "--no-hosts"]);
-    command.args(["--no-ping", "--leasefile-ro", "--dhcp-authoritative", "--log-dhcp"]).args(options);
-    let serves = server.spawn("dnsmasq", command).unwrap();
+    let serves = server.dnsmasq(options).unwrap();
     (server, serves)
 }
 
 /// What is missing, said.
 fn cannot() -> bool {
-    let missing = harness::missing();
-    let dnsmasq = "`dnsmasq` is not installed: run `cargo xtask need`".to_owned();
-    let why = missing.or_else(|| (!harness::assets::on_path("dnsmasq")).then_some(dnsmasq));
-    why.as_deref().map(harness::skip).is_some()
+    harness::missing_for_dnsmasq().as_deref().map(harness::skip).is_some()
 }
 
 #[test]

@@ -9,11 +9,7 @@ const LISTENS: &str = "ss -Hlun sport = :53 | grep -q :53";
 
 /// A server that names what dnsmasq's options say.
 fn dns(on: &Machine, names: &[&str]) -> Process {
-    let mut command = on.command("dnsmasq").unwrap();
-    command
-        .args(["--keep-in-foreground", "--user=root", "--no-resolv", "--no-hosts", "--pid-file="])
-        .args(names);
-    let server = on.spawn("dnsmasq", command).unwrap();
+    let server = on.dnsmasq(names).unwrap();
     let listens = || on.run("sh", &["-c", LISTENS]).map_err(|_| server.last_words());
     harness::wait::until("dnsmasq", DEADLINE, listens).unwrap();
     server
@@ -21,11 +17,8 @@ fn dns(on: &Machine, names: &[&str]) -> Process {
 
 #[test]
 fn a_machine_that_hears_no_multicast_finds_its_site_by_dns() {
-    if let Some(why) = harness::missing() {
+    if let Some(why) = harness::missing_for_dnsmasq() {
         return harness::skip(&why);
-    }
-    if !harness::assets::on_path("dnsmasq") {
-        return harness::skip("`dnsmasq` is not installed: run `cargo xtask kube`");
     }
     let programs = Programs::build().unwrap();
     let lan = Lan::new("unicast").unwrap();

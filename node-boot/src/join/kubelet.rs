@@ -17,6 +17,8 @@ use crate::site::enroll::{Proved, Step};
 use crate::site::http::Meaning;
 use crate::state::{State, write_file};
 
+/// The service that it is, as the configuration names it.
+pub const SERVICE: &str = "kubelet";
 /// Where kubelet reads key and certificate from; it notices when the file is replaced.
 pub const PEM: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
 

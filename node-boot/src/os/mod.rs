@@ -12,3 +12,4 @@ pub mod network; // links and addresses
 pub mod secure; // whom the firmware believes
 pub mod supervise; // programs that are to run
 pub mod tool; // programs that are to end
+mod variables; // of the firmware

@@ -134,7 +134,7 @@ impl Network {
     }
 
     fn keep(&self) {
-        while !crate::cli::stopping() {
+        while !crate::stop::stopping() {
             let pause = self.keeper().tick(Instant::now());
             std::thread::sleep(pause);
         }

@@ -1,19 +1,16 @@
 //! Secure Boot: what the firmware says of it, whom it believes, and at the depot, that it comes to believe the owner.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::bytes::B64;
 use protocol::firmware::{ATTRIBUTES, CERTIFICATES, DB, GLOBAL, KEK, PK, Variable};
 use protocol::inventory::SecureBoot;
 use protocol::section::FirmwareKeys;
-use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
-use rustix::io::Errno;
 use uuid::Uuid;
 
-/// Where the kernel shows the firmware's variables.
-const VARIABLES: &str = "/sys/firmware/efi/efivars";
+use super::variables::{self, FOLDER};
+
 /// What a person does where the firmware takes no new keys.
 const TO_SETUP: &str = "switch the machine on, press the key for the firmware's setup (often F2 or Del), and in its page on \
                         Secure Boot choose \"Reset to Setup Mode\" or \"Clear Secure Boot Keys\"; save, and start from \
@@ -30,12 +27,12 @@ pub struct Firmware {
 
 /// What this machine's firmware does.
 pub fn look() -> Firmware {
-    Firmware { state: state(), believed: certificates(&get(Path::new(VARIABLES), &DB).unwrap_or_default()) }
+    Firmware { state: state(), believed: certificates(&get(Path::new(FOLDER), &DB).unwrap_or_default()) }
 }
 
 /// Whether this machine's firmware asks who signed what it starts.
 pub fn state() -> SecureBoot {
-    state_in(Path::new(VARIABLES))
+    state_in(Path::new(FOLDER))
 }
 
 fn state_in(folder: &Path) -> SecureBoot {
@@ -61,7 +58,7 @@ pub fn words(state: SecureBoot) -> &'static str {
 /// Has this machine's firmware believe the owner from its next start on; what was done. What a power cut left half done is
 /// done again: the key that ends it is written last.
 pub fn enrol(keys: &FirmwareKeys) -> Result<&'static str> {
-    enrol_in(Path::new(VARIABLES), keys)
+    enrol_in(Path::new(FOLDER), keys)
 }
 
 fn enrol_in(folder: &Path, keys: &FirmwareKeys) -> Result<&'static str> {
@@ -89,32 +86,18 @@ fn is_of(held: &[u8], update: &B64) -> bool {
     !held.is_empty() && update.0.ends_with(held)
 }
 
-fn file(folder: &Path, variable: &Variable) -> std::path::PathBuf {
-    folder.join(format!("{}-{}", variable.name, variable.vendor))
+fn file(folder: &Path, variable: &Variable) -> PathBuf {
+    variables::file(folder, variable.name, variable.vendor)
 }
 
-/// A variable's value, which stands behind its attributes.
 fn get(folder: &Path, variable: &Variable) -> Option<Vec<u8>> {
-    fs::read(file(folder, variable)).ok()?.get(4..).map(<[u8]>::to_vec)
+    variables::get(&file(folder, variable))
 }
 
-/// A variable is written in one piece. The kernel protects the ones that are there against a slip of the hand.
 fn put(folder: &Path, variable: &Variable, update: &B64) -> Result<()> {
-    let path = file(folder, variable);
-    if let Ok(there) = File::open(&path) {
-        unprotect(&there).with_context(|| format!("opening {} for a change", path.display()))?;
-    }
-    fs::write(&path, [&ATTRIBUTES.to_le_bytes(), update.0.as_slice()].concat())
-        .with_context(|| format!("writing {}", path.display()))
-}
-
-fn unprotect(variable: &File) -> rustix::io::Result<()> {
-    match ioctl_getflags(variable) {
-        Ok(flags) => ioctl_setflags(variable, flags - IFlags::IMMUTABLE),
-        // A file system without such flags protects nothing.
-        Err(Errno::NOTTY | Errno::OPNOTSUPP) => Ok(()),
-        Err(error) => Err(error),
-    }
+    let file = file(folder, variable);
+    variables::unprotect(&file)?;
+    variables::put(&file, ATTRIBUTES, &update.0)
 }
 
 /// Certificates in lists of the firmware (UEFI 2.10 section 32.4.1). What is cut off or of another kind is left out.
@@ -143,6 +126,8 @@ fn certificates(mut lists: &[u8]) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A list of certificates as the firmware keeps it.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::cli::pause;
+use crate::stop::pause;
 
 /// Between two looks at a program, at first and at most: most are done at once.
 const GLANCE: Duration = Duration::from_millis(2);

@@ -10,14 +10,16 @@ use protocol::id::Id;
 use protocol::section::Depot;
 use protocol::tpm::Ek;
 
-use super::{Awake, images_of};
-use crate::cli::{columns, pause};
+use super::Awake;
+use crate::cli::columns;
 use crate::console::{ends, fails, say};
 use crate::os::bank::Banks;
 use crate::os::init::{System, power};
 use crate::os::{disk, secure};
+use crate::owner::images_of;
 use crate::site::own;
 use crate::state::write_file;
+use crate::stop::pause;
 
 /// The table on it that headquarters imports.
 const TABLE: &str = "nodeboot/machines.csv";

@@ -7,7 +7,6 @@ use protocol::refusal::{Refusal, Said, Wait};
 
 use super::reach::{LOOK, Proof};
 use super::{Awake, shut};
-use crate::cli::{pause, stopping};
 use crate::console::{say, show_code, stands, why_not, why_wait};
 use crate::os::clock;
 use crate::os::init::System;
@@ -15,6 +14,7 @@ use crate::site::claim;
 use crate::site::enroll::{Proved, Step, Unproven};
 use crate::site::http::Conversation;
 use crate::site::sign::State;
+use crate::stop::{pause, stopping};
 
 /// After a conversation that broke off.
 const AGAIN: Duration = Duration::from_secs(1);

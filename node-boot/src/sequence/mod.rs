@@ -3,10 +3,8 @@
 
 mod depot; // a machine before it goes to its site
 mod enroll; // voucher, proof, time, certificate
-mod image; // what a new image changes
 mod reach; // where the provisioner is
 mod rewire; // the network that headquarters wants
-mod section; // the owner's file as it is read
 mod shut; // a disk that does not open
 mod stay; // after the join
 mod voice; // an approval by telephone
@@ -24,10 +22,7 @@ use protocol::refusal::{Refusal, Said};
 use protocol::section::Depot;
 use protocol::tpm::Spec;
 
-use self::image::Owner;
-pub use self::image::images_of;
 use self::reach::AGAIN_AFTER_NO;
-use crate::cli::pause;
 use crate::console::{say, stands};
 use crate::join::update::Updates;
 use crate::join::{agent, kubelet};
@@ -36,6 +31,7 @@ use crate::os::init::System;
 use crate::os::network::Network;
 use crate::os::supervise::Services;
 use crate::os::{disk, inventory};
+use crate::owner::{Owner, images_of};
 use crate::site::configure;
 use crate::site::enroll::{Proved, Setup, Step};
 use crate::site::identify::{Identity, begin_anew, identify};
@@ -43,6 +39,7 @@ use crate::site::own;
 use crate::site::race::Shunned;
 use crate::site::sign::Sign;
 use crate::state::{Belief, State};
+use crate::stop::pause;
 use crate::trace::{self, Spent};
 
 /// How long a machine without a disk for its system waits before it looks again.

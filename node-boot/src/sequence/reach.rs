@@ -9,7 +9,6 @@ use protocol::clock;
 use protocol::refusal::{Refused, Said};
 
 use super::Awake;
-use crate::cli::pause;
 use crate::console::{say, stands, why_not};
 use crate::os::network::Network;
 use crate::site::discover::{self, By, Candidate};
@@ -18,6 +17,7 @@ use crate::site::http::{ANSWER, Conversation};
 use crate::site::race::Race;
 use crate::site::sign::State;
 use crate::site::tls::{self, Link};
+use crate::stop::pause;
 use crate::trace::{self, Spent};
 
 /// Tries of M1.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::Awake;
-use crate::cli::pause;
 use crate::console::say;
 use crate::site::enroll::Proved;
+use crate::stop::pause;
 
 /// How long an API server that answered before is waited for, and one of them at a time.
 const API: Duration = Duration::from_secs(10);

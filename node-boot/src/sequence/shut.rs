@@ -9,11 +9,11 @@ use protocol::bytes::{B64u, Secret};
 use protocol::messages::{DiskKey, Order};
 
 use super::{Awake, PATIENCE_FOR_END};
-use crate::cli::pause;
 use crate::console::{say, stands, why_wait};
 use crate::join::agent;
 use crate::os::{disk, init};
 use crate::site::enroll::{Proved, Setup, Step};
+use crate::stop::pause;
 
 /// The key that the site keeps, so that it has it again when it was lost there.
 pub(super) const KEY: &str = "disk-key.json";

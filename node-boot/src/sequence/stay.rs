@@ -9,7 +9,6 @@ use protocol::inventory::SecureBoot;
 use protocol::messages::{Act, Config, Health, Order};
 
 use super::{Awake, shut};
-use crate::cli::pause;
 use crate::console::{self, rests, say, stands};
 use crate::join::agent::{self, Beats};
 use crate::join::update::{Reach, Updates};
@@ -22,11 +21,11 @@ use crate::os::{disk, images, secure};
 use crate::site::enroll::{Proved, Step};
 use crate::site::own::{self, Setting};
 use crate::site::sign::{Sign, State};
+use crate::stop::{pause, stopping};
 use crate::trace::{self, Spent};
 
-/// What runs containers, and what runs Pods, as the configuration names them.
+/// The service that runs containers, as the configuration names it.
 const RUNTIME: &str = "containerd";
-const KUBELET: &str = "kubelet";
 /// After something went wrong.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks at what is due.
@@ -61,14 +60,14 @@ impl Awake {
         self.sign = Sign::up(&self.identity.node.key_hash(), state);
         loop {
             if let Err(error) = self.once(&servers, &mut services)
-                && !crate::cli::stopping()
+                && !stopping()
             {
                 self.sign.say(State::Error);
                 say(&format!("{error:#}. Trying again."));
                 // Whether it is to end is looked at next.
                 let _ = pause(AGAIN);
             }
-            if crate::cli::stopping() {
+            if stopping() {
                 services.iter_mut().for_each(Services::stop);
                 self.own.iter_mut().for_each(Services::stop);
                 return Ok(());
@@ -167,7 +166,7 @@ impl Awake {
         trace::ended("the kubelet's certificate", Spent::Site);
         servers.set(&config.api);
         if let Some(services) = services.as_ref().filter(|_| stood_in) {
-            services.handle().restart(KUBELET, || ());
+            services.handle().restart(kubelet::SERVICE, || ());
         }
         // A machine that came back under another name is another Node: what ran for the old one ends.
         if self.runs.as_ref() != Some(&config.node)
@@ -245,7 +244,7 @@ impl Awake {
                 self.renew(proved)?;
             }
             let news = self.updates.as_ref().is_some_and(Updates::has_news);
-            if beats.tick(well) || due || news || since.elapsed() > agent::HOURLY || crate::cli::stopping() {
+            if beats.tick(well) || due || news || since.elapsed() > agent::HOURLY || stopping() {
                 return Ok(());
             }
             std::thread::sleep(GLANCE);
@@ -278,7 +277,7 @@ impl Awake {
         let is_ours = self.at.system.is_some();
         trace::ended("what the cluster's programs need", Spent::Own);
         let services = Services::start(services, |name| {
-            trace::ended(name, if name == KUBELET { Spent::Kubelet } else { Spent::Containerd });
+            trace::ended(name, if name == kubelet::SERVICE { Spent::Kubelet } else { Spent::Containerd });
             if is_ours && name == RUNTIME {
                 images::import();
                 trace::ended("images of Pods", Spent::Containerd);

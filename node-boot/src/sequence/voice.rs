@@ -128,7 +128,7 @@ impl Awake {
             // Somebody may come later: everything begins anew, the search for a voucher too.
             self.voice.begun = None;
         }
-        crate::cli::pause(pause)?;
+        crate::stop::pause(pause)?;
         Ok(Waited::Again(site))
     }
 

@@ -75,7 +75,7 @@ pub fn ask_unless(
     let mut fds: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || over() || crate::cli::stopping() || surroundings() != around {
+        if left.is_zero() || over() || crate::stop::stopping() || surroundings() != around {
             return Ok(());
         }
         let glance = Timespec::try_from(left.min(GLANCE))?;

@@ -62,7 +62,7 @@ impl Resolver {
     /// answered.
     pub fn ask(mut self, over: impl Fn() -> bool, mut enough: impl FnMut(&Candidate) -> bool) -> bool {
         let end = Instant::now() + PATIENCE;
-        let over = || over() || crate::cli::stopping() || Instant::now() >= end;
+        let over = || over() || crate::stop::stopping() || Instant::now() >= end;
         let service = REGISTRAR_SERVICE.trim_end_matches("local");
         let (mut answered, mut handed) = (false, 0);
         for domain in std::mem::take(&mut self.domains) {

@@ -179,7 +179,7 @@ impl<T: Send + 'static, E: Send + 'static> Race<T, E> {
         loop {
             self.start();
             let left = until.saturating_duration_since(Instant::now());
-            if self.is_over() || left.is_zero() || crate::cli::stopping() {
+            if self.is_over() || left.is_zero() || crate::stop::stopping() {
                 return None;
             }
             match self.events.recv_timeout(left.min(GLANCE)) {

@@ -5,8 +5,8 @@
 
 mod alarm; // what people are told of at once
 mod bank; // which image a machine is told to stage or to try, or why it waits
-mod birth; // which machine founds the cluster
 mod duty; // what has to be true while a machine leads a life
+mod found; // which machine founds the cluster
 mod guard; // when nothing may be replaced
 mod life; // the lives, and the facts they depend on
 mod reason; // why it waits, in words
@@ -16,8 +16,8 @@ mod version; // which kubelet fits which API server
 
 pub use alarm::Alarm;
 pub use bank::{Banks, Step, Store, Terms, Why as BankWhy, step as bank_step};
-pub use birth::{Birth, Founder, founds};
 pub use duty::{Act, Duty, duties};
+pub use found::{Founder, Founding, founds};
 pub use guard::{Fleet, may_replace};
 pub use life::{Kubelet, Life, Node, Offer, Proof, Record, Seen, Why, Word};
 pub use reason::{Code, Deadline, NOT_SEEN, Reason, Unseen, reason};

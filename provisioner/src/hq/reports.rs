@@ -12,7 +12,7 @@ use protocol::report::{Approved, Burned, Join, Report, Source, check, read_provi
 use serde::{Deserialize, Serialize};
 
 use super::{Hq, read, write, write_text};
-use crate::site::plain::count;
+use crate::plain::count;
 
 /// An approval that HQ gave by file, link or telephone.
 #[derive(Serialize, Deserialize)]

@@ -27,7 +27,8 @@ use protocol::{est, heartbeat, json, pvr};
 use super::guests::Guest;
 use super::limits::Limits;
 use super::reply::{Reply, answered, certificates, empty, part, reply, said, wait};
-use crate::site::{Answer, Bound, Peer, Site, content, plain};
+use crate::plain;
+use crate::site::{Answer, Bound, Peer, Site, images};
 
 /// Seconds a TPM challenge is good for.
 const CHALLENGE: u32 = 60;
@@ -136,7 +137,7 @@ impl Session {
             return Err(refuse(Refusal::PvrMediaType, 'a', plain::word(media)));
         }
         let range =
-            request.headers().get(RANGE).and_then(|value| value.to_str().ok()).and_then(content::range);
+            request.headers().get(RANGE).and_then(|value| value.to_str().ok()).and_then(images::range);
         let body = read(request, message.limit(), self.limits.patience()).await?;
         match message.who() {
             Who::Any => self.anybody(message, rest, &body).await,
@@ -210,7 +211,7 @@ impl Session {
         let digest: Digest = rest.parse().map_err(|_| Refusal::NotFound)?;
         let (from, length) = range.unwrap_or((0, PIECE));
         let dir = self.site.dir.clone();
-        let read = tokio::task::spawn_blocking(move || content::piece(&dir, &digest, from, length)).await;
+        let read = tokio::task::spawn_blocking(move || images::piece(&dir, &digest, from, length)).await;
         let piece = read.map_err(|error| broken(&error))?.map_err(|error| broken(&error))?;
         let (bytes, size) = piece.filter(|(bytes, _)| !bytes.is_empty()).ok_or(Refusal::NotFound)?;
         Ok(part(bytes, from, size))

@@ -19,7 +19,8 @@ use super::rebuild::Stage;
 use super::slots::Sight;
 use super::store::{BURNED, Change, IDS, KEYS, LABELS, Look, MACHINES, RECORDS, StoreError, VOUCHERS};
 use super::word::{Word, labels};
-use super::{Answer, KeyEntry, Peer, Site, broken, plain, posers, report, slots};
+use super::{Answer, KeyEntry, Peer, Site, broken, posers, report, slots};
+use crate::plain;
 
 /// Seconds after which a machine asks again.
 pub const RETRY: u32 = 5;

@@ -6,7 +6,8 @@ use decide::Alarm;
 use protocol::clock::{DAY, Time};
 use protocol::refusal::Refusal;
 
-use super::{Site, plain, report};
+use super::{Site, report};
+use crate::plain;
 
 const HOUR: u64 = 3600;
 /// Alarms of the whole site in an hour. What is beyond is counted and told as one: the link to HQ may be two kilobytes

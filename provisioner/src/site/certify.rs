@@ -14,9 +14,10 @@ use super::machine::KubeletState;
 use super::rebuild::Stage;
 use super::slots::Eyes;
 use super::store::{KEYS, KUBELETS, Look, MACHINES, NAMES};
-use super::{Answer, Bound, KeyEntry, Peer, Site, broken, plain, slots};
+use super::{Answer, Bound, KeyEntry, Peer, Site, broken, slots};
 use crate::cluster::ClusterError;
 use crate::model::Role;
+use crate::plain;
 use crate::render::{self, Order};
 
 /// Where an API server listens.

@@ -12,7 +12,8 @@ use protocol::inventory::Facts;
 use protocol::refusal::{Refusal, Refused, Wait};
 use protocol::report::Approved;
 
-use super::{Peer, Site, broken, plain, report};
+use super::{Peer, Site, broken, report};
+use crate::plain;
 use crate::registrar::limits::{Party, network, party};
 
 /// How long a code is good for, seconds.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use decide::{Birth, Founder};
+use decide::{Founder, Founding};
 use protocol::bytes::Digest;
 use protocol::certify::CaRequest;
 use protocol::clock::Time;
@@ -32,10 +32,10 @@ impl Site {
     /// Whether this machine is to found the cluster: R40. What it is told is on disk before it is.
     pub(super) fn founds(&self, bound: &Bound, slot: &str) -> Result<bool, Refused> {
         let told = self.founder().map_err(broken)?;
-        let birth = self.birth(bound, slot, told.as_ref()).map_err(broken)?;
+        let founding = self.founding(bound, slot, told.as_ref()).map_err(broken)?;
         let refused =
-            |why| Refused::new(Refusal::NotControlPlane, if birth.same_tpm { 'a' } else { 'b' }, why);
-        let founds = decide::founds(&birth).map_err(refused)?;
+            |why| Refused::new(Refusal::NotControlPlane, if founding.same_tpm { 'a' } else { 'b' }, why);
+        let founds = decide::founds(&founding).map_err(refused)?;
         if let (true, None, Some(s)) = (founds, told, bound.machine.s) {
             let told = Told { machine: bound.machine.id.clone(), s, at: self.now() };
             keys::save(&self.dir.join(FOUNDER), &json::to_vec(&told)).map_err(broken)?;
@@ -44,14 +44,14 @@ impl Site {
         Ok(founds)
     }
 
-    fn birth(&self, bound: &Bound, slot: &str, told: Option<&Told>) -> Result<Birth> {
+    fn founding(&self, bound: &Bound, slot: &str, told: Option<&Told>) -> Result<Founding> {
         let word = self.word();
         let plan = word.slots.get(slot);
         let named = word.site.cluster.found.as_deref() == Some(slot);
         let own = if named { self.own_ek()? } else { None };
         let (record, machine) = (&bound.record, &bound.machine);
         let by_tpm = machine.proven.iter().any(|id| matches!(id, Id::Ek(_)));
-        Ok(Birth {
+        Ok(Founding {
             attached: self.is_attached(),
             named,
             control_plane: plan.is_some_and(|plan| plan.role == Role::ControlPlane),

@@ -17,7 +17,8 @@ use protocol::refusal::{Refusal, Refused};
 use super::rebuild::{self, Stage};
 use super::store::{Look, MACHINES, SECTIONS};
 use super::word::{Read, Word};
-use super::{Site, broken, plain, slots, voice};
+use super::{Site, broken, slots, voice};
+use crate::plain;
 
 /// How often the folder is looked at.
 const PERIOD: Duration = Duration::from_millis(500);

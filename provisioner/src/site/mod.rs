@@ -7,17 +7,16 @@ pub mod alive; // who was heard of late
 pub mod certify; // M5 to M9: certificates and configuration
 pub mod claims; // M10: the human code
 pub mod cli; // the command line
-pub mod content; // images by digest
 pub mod controller; // look, decide, record, act
 pub mod disk; // M14: the second way to a machine's disk, and its end
 pub mod explain; // in plain words
 pub mod found; // which machine makes the cluster, and what is in it from the beginning
+pub mod images; // of systems and of Kubernetes, by digest
 pub mod inbox; // the one entrance for HQ's word
 pub mod keys; // who the provisioner is
 pub mod machine; // what is known of one machine
 pub mod metrics; // what is counted
 mod overwrite; // a disk with somebody's data, and a person's yes
-pub mod plain; // text that comes from outside
 pub mod posers; // who was refused as somebody else
 pub mod rebuild; // a store that was lost
 pub mod report; // what HQ is told
@@ -50,6 +49,7 @@ use self::store::{KEYS, Look, MACHINES, RECORDS, Store, StoreError};
 use self::word::Word;
 use crate::cluster::Cluster;
 use crate::cluster::nodes::View;
+use crate::plain;
 
 /// Lines that are kept of who did what.
 const AUDITED: u64 = 10_000;

@@ -8,7 +8,8 @@ use protocol::messages::{Act, NoDisk, Order, StatusRequest};
 use super::admin::Heeded;
 use super::machine::Machine;
 use super::store::{Look as _, MACHINES};
-use super::{Site, explain, plain};
+use super::{Site, explain};
+use crate::plain;
 
 /// Name of the order.
 const OVERWRITE: &str = "overwrite";

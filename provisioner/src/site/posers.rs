@@ -8,7 +8,8 @@ use protocol::clock::{DAY, Time};
 use protocol::inventory::Facts;
 use protocol::refusal::Refusal;
 
-use super::{Peer, Site, plain};
+use super::{Peer, Site};
+use crate::plain;
 
 /// How many are remembered. A key costs nothing: whoever makes many drives out only what he and others did before.
 const MOST: usize = 64;

@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::machine::{KubeletState, Machine};
 use super::slots::Sight;
 use super::store::{BURNED, Change, HOLDERS, IDS, KEYS, Look, MACHINES, META, NAMES, RECORDS, StoreError};
-use super::{KeyEntry, Site, admit, broken, plain, report, slots};
+use super::{KeyEntry, Site, admit, broken, report, slots};
 use crate::cluster::Cluster;
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
+use crate::plain;
 
 /// Where the stage is kept in [`META`]; absent where nothing was lost.
 pub const STAGE: &str = "rebuild";

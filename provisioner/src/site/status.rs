@@ -12,7 +12,8 @@ use protocol::messages::{Act, Order, StatusAnswer, StatusRequest};
 use protocol::refusal::{Refusal, Refused};
 
 use super::store::{Look, MACHINES, VOUCHERS};
-use super::{Bound, Peer, Site, broken, overwrite, plain};
+use super::{Bound, Peer, Site, broken, overwrite};
+use crate::plain;
 
 /// Where the number of a newer bundle that exists is kept.
 pub(super) const BEHIND: &str = "behind";

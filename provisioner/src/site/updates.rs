@@ -11,7 +11,7 @@ use protocol::messages::{Act, Order, StatusRequest};
 
 use super::machine::Machine;
 use super::store::{Look, META, StoreError};
-use super::{Site, content};
+use super::{Site, images};
 use crate::model::Activate;
 
 /// Until when a person at the site lets what was staged be tried.
@@ -174,7 +174,7 @@ impl Site {
         alone: bool,
     ) -> Result<Terms, StoreError> {
         Ok(Terms {
-            store: content::holds(&self.dir, want),
+            store: images::holds(&self.dir, want),
             dropped: others.dropped.is_some(),
             skew: self.skew(machine, want),
             member: machine.life == Life::Member,

@@ -9,10 +9,10 @@ use image::Built;
 use layout::PROGRAM;
 use protocol::bytes::Digest;
 use protocol::image::{Image, Program};
-use tests::stage::{Site, images_with, on_stick, own_images};
+use tests::stage::{JOINED, Site, images_with, on_stick, own_images};
 
 use crate::update::order;
-use crate::{DEADLINE, JOINED, site_and_machine};
+use crate::{DEADLINE, site_and_machine};
 
 /// Bytes of the disk.
 pub const SIZE: u64 = 10 << 30;

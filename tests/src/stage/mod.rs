@@ -1,7 +1,7 @@
 //! A whole site on real parts: headquarters' folder, a cluster, a provisioner, and machines to plug in.
 
-pub mod born; // a site that is not there yet
 mod csv; // the table that headquarters imports
+pub mod found; // a site that is not there yet
 mod hq; // headquarters
 mod images; // programs and systems as they are shipped
 mod provisioner; // the provisioner on its machine
@@ -25,6 +25,8 @@ pub use self::spare::Spare;
 pub const SITE: &str = "ship-7";
 /// Where the provisioner keeps its things, on its machine.
 pub const DIR: &str = "/var/lib/provisioner";
+/// What a machine says once it is a member.
+pub const JOINED: &str = "This machine is part of the cluster. It needs nothing.";
 /// No step of a join takes longer on a busy computer.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 

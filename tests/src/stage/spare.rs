@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use harness::{Assets, Hardware, Lan, Machine, Process, wait};
 
-use super::{DEADLINE, Hq, Programs, code_in, run};
+use super::{DEADLINE, Hq, JOINED, Programs, code_in, run};
 
 /// A machine with `node-boot` on it.
 pub struct Spare {
@@ -82,7 +82,7 @@ impl Spare {
             .arg(format!("inject=rename:signal=SIGKILL:when={n}"));
         command.arg(&self.program).arg("run").args(self.where_it_lives());
         let mut process = self.machine.spawn("node-boot", command)?;
-        let joined = |process: &Process| process.log().contains("This machine is part of the cluster.");
+        let joined = |process: &Process| process.log().contains(JOINED);
         let ended = wait::until("node-boot to be killed or to join", DEADLINE, || {
             // What watches it may wait for the programs that it has started; the agent itself is gone all the same.
             let alive = "for p in $(pgrep -x node-boot); do grep -q 'State:.[^ZX]' /proc/$p/status && exit 0; done; exit 1";

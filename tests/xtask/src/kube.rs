@@ -1,7 +1,7 @@
 //! Builds Kubernetes, etcd, containerd, runc and the CNI programs from their pinned modules into a cache.
 
 use crate::go::{self, Flags};
-use crate::image;
+use crate::pod_image;
 use anyhow::{Context as _, Result};
 use harness::assets::{Assets, CONTROL_PLANE, IMAGES, KUBERNETES, PROGRAMS, cache};
 use std::fs;
@@ -34,18 +34,18 @@ pub fn ensure() -> Result<()> {
         let output = assets.image(name);
         timed(PROGRAMS.len() + number + 1, total, &format!("image {name}"), &output, || {
             let more = |root: &Path| {
-                if name == "kube-proxy" { image::add_nft(root, &home.join("debian")) } else { Ok(()) }
+                if name == "kube-proxy" { pod_image::add_nft(root, &home.join("debian")) } else { Ok(()) }
             };
             // kubeadm asks for its own by the version.
             let tag =
                 if name.starts_with("kube-") && CONTROL_PLANE.contains(&name) { KUBERNETES } else { "1" };
             if PROGRAMS.contains(&name) {
-                return image::pack([name, tag], &assets.program(name), more, &output);
+                return pod_image::pack([name, tag], &assets.program(name), more, &output);
             }
             let program = output.with_extension("program");
             let (module, package) = of_images(name);
             go::build(&go, &modules().join(module), &package, &flags(name), &program)?;
-            image::pack([name, tag], &program, more, &output)?;
+            pod_image::pack([name, tag], &program, more, &output)?;
             fs::remove_file(&program).context("cannot remove the unpacked program")
         })?;
     }

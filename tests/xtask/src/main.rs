@@ -1,18 +1,15 @@
 //! The chores of the project: assets, tests, demo, bench.
 
-mod born;
-mod demo;
-mod deny;
-mod go;
-mod image;
-mod kube;
-mod lock;
-mod need;
-mod outdated;
-mod story;
-mod system;
-mod test;
-mod vm;
+mod demo; // stories, told as they happen
+mod deny; // cargo-deny
+mod go; // its toolchain
+mod kube; // Kubernetes and what runs beside it, from source
+mod lock; // how many packages we build on
+mod need; // what this computer needs
+mod outdated; // pinned inputs for which something newer waits
+mod pod_image; // from a program to an image
+mod system; // the images of the operating system
+mod test; // every tier
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -50,7 +47,7 @@ enum Chore {
         /// The same for a bare machine: a virtual one with an empty disk, started from a stick.
         #[arg(long, conflicts_with = "keep")]
         vm: bool,
-        /// How a site is born: two bare machines and one stick, no cluster before.
+        /// How a site is founded: two bare machines and one stick, no cluster before.
         #[arg(long, conflicts_with_all = ["keep", "vm"])]
         found: bool,
     },
@@ -70,8 +67,8 @@ fn main() -> ExitCode {
         Chore::Image { out } => system::images(&out),
         Chore::Kube => need::need(),
         Chore::Outdated => outdated::outdated(),
-        Chore::Demo { vm: true, .. } => vm::demo(),
-        Chore::Demo { found: true, .. } => born::demo(),
+        Chore::Demo { vm: true, .. } => demo::vm::demo(),
+        Chore::Demo { found: true, .. } => demo::found::demo(),
         Chore::Demo { keep, .. } => demo::demo(keep),
         Chore::Test { only, long } => test::test(only.as_deref(), long),
     };

@@ -14,11 +14,11 @@ use protocol::image::Image;
 use protocol::messages::PIECE;
 use protocol::refusal::Refusal;
 
-use crate::cli::pause;
 use crate::console::why_wait;
 use crate::os::bank::Source;
 use crate::site::http::{Answer, Conversation, Meaning};
 use crate::site::tls;
+use crate::stop::pause;
 
 /// After a cut link, at first and at most.
 const AGAIN: Duration = Duration::from_secs(2);

@@ -17,16 +17,14 @@ use protocol::messages::{Act, Order};
 pub use self::fetch::Reach;
 use self::fetch::{Means, fetch};
 use self::proof::{HEALTHY, Proof, conclude, drop_kubernetes, switch};
+use super::kubelet;
 use super::node::Wanted;
-use crate::cli::pause;
 use crate::console::say;
 use crate::os::bank::{self, Banks, Keeper, Started};
 use crate::os::images;
 use crate::os::init::{self, power};
 use crate::os::supervise::Handle;
-
-/// The service that runs from Kubernetes' image.
-const KUBELET: &str = "kubelet";
+use crate::stop::pause;
 
 /// Everything that has to do with the banks of an installed machine.
 pub struct Updates {
@@ -209,7 +207,7 @@ impl Updates {
         self.reached.store(false, Ordering::Relaxed);
         say(&format!("Trying Kubernetes {}.", image.version));
         let since = clock::system().unwrap_or_default();
-        if let Err(error) = services.restart(KUBELET, || switch(image)) {
+        if let Err(error) = services.restart(kubelet::SERVICE, || switch(image)) {
             drop_kubernetes(&self.keeper, &format!("{error:#}"), services)?;
             self.say_dropped(Kind::Kubernetes);
             return Ok(());

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use protocol::image::{Image, Kind};
 
-use super::KUBELET;
 use crate::console::say;
+use crate::join::kubelet;
 use crate::join::node::{self, Wanted};
 use crate::os::bank::{self, Keeper};
 use crate::os::init::power;
@@ -47,7 +47,7 @@ impl Proof {
             let seen = Seen {
                 ready,
                 reached: self.reached.load(Ordering::Relaxed),
-                ends: self.services.ends(KUBELET),
+                ends: self.services.ends(kubelet::SERVICE),
                 is_late: Instant::now() >= until,
             };
             if let Some(verdict) = verdict(seen, self.kind, time) {
@@ -124,7 +124,7 @@ pub(super) fn drop_kubernetes(keeper: &Keeper, why: &str, services: &Handle) -> 
         banks.kubernetes.fail(why);
         banks.kubernetes.kept.clone()
     })?;
-    services.restart(KUBELET, || switch(&kept))
+    services.restart(kubelet::SERVICE, || switch(&kept))
 }
 
 /// Puts this image where programs find it, in place of the one that is there.

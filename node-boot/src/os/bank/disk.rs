@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use protocol::image::{Image, Program};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::MountFlags;
 
 use super::write::{Source, check_program, fetch_program, write};
-use crate::os::disk;
+use crate::os::disk::{self, Place};
 
 /// Where the firmware's partition is while something is written to it.
 const FIRMWARE: &str = "/run/firmware";
@@ -104,14 +104,10 @@ fn put(to: &Path, bytes: &[u8]) -> Result<()> {
 fn with_firmware<T>(work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let device =
         disk::partition(layout::FIRMWARE).context("this machine's disk has no firmware partition")?;
-    fs::create_dir_all(FIRMWARE)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     // A file that a power cut has left broken is still to be removed.
-    mount(&device, FIRMWARE, "vfat", flags, c"errors=continue")
-        .with_context(|| format!("mounting {}", device.display()))?;
-    let done = work(Path::new(FIRMWARE));
-    let taken_off = unmount(FIRMWARE, UnmountFlags::empty()).context("unmounting the firmware's partition");
-    done.and_then(|done| taken_off.map(|()| done))
+    let options = Some(c"errors=continue");
+    Place { at: FIRMWARE, kind: "vfat", flags, options }.with(&device, work)
 }
 
 #[cfg(test)]

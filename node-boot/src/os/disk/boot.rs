@@ -1,15 +1,14 @@
 //! What the firmware starts first: our entry in its variables (UEFI 2.10 sections 3.1 and 10.3).
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use protocol::firmware::GLOBAL;
 
 use super::table::Placed;
+use crate::os::variables::{self, FOLDER};
 
-const VARIABLES: &str = "/sys/firmware/efi/efivars";
-/// Vendor of the firmware's own variables.
-const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
 /// Our entries' numbers: far from those that firmware gives by itself. What is started always, and once.
 const ALWAYS: u16 = 0x6e62;
 const ONCE: u16 = 0x6e63;
@@ -32,7 +31,7 @@ pub(super) fn forget() -> Result<()> {
     if !others.is_empty() {
         put("BootOrder", &others)?;
     }
-    let file = Path::new(VARIABLES).join(format!("Boot{ALWAYS:04X}-{GLOBAL}"));
+    let file = variable(&format!("Boot{ALWAYS:04X}"));
     fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))
 }
 
@@ -87,19 +86,20 @@ fn wide(text: &str) -> Vec<u8> {
     text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
 }
 
-fn get(name: &str) -> Option<Vec<u8>> {
-    let bytes = fs::read(Path::new(VARIABLES).join(format!("{name}-{GLOBAL}"))).ok()?;
-    bytes.get(4..).map(<[u8]>::to_vec)
+fn variable(name: &str) -> PathBuf {
+    variables::file(Path::new(FOLDER), name, GLOBAL)
 }
 
-/// A variable is written in one piece, its attributes before it.
+fn get(name: &str) -> Option<Vec<u8>> {
+    variables::get(&variable(name))
+}
+
+/// What stands there already is not written again.
 fn put(name: &str, value: &[u8]) -> Result<()> {
     if get(name).as_deref() == Some(value) {
         return Ok(());
     }
-    let file = Path::new(VARIABLES).join(format!("{name}-{GLOBAL}"));
-    fs::write(&file, [&ATTRIBUTES.to_le_bytes(), value].concat())
-        .with_context(|| format!("writing {}", file.display()))
+    variables::put(&variable(name), ATTRIBUTES, value)
 }
 
 #[cfg(test)]

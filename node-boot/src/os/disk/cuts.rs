@@ -13,9 +13,9 @@ use layout::{EMPTY_KUBERNETES, EMPTY_OS, UNFINISHED, WIPING, part};
 use protocol::bytes::Digest;
 use protocol::image::Image;
 
+use super::copy::copy_all;
 use super::found::{BANKS, begins_again, found};
 use super::header;
-use super::install::copy_all;
 use super::table::{self, Begun, Names};
 use crate::os::bank::{Source, built, write};
 

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use layout::{FIRMWARE_SIZE, MIB, OS_SIZE};
 
 use super::choose::{Holds, Rule, choose};
-use super::install::{copy_range, disks};
-use super::{is_removable, partitions, table};
+use super::copy::copy_range;
+use super::install::disks;
+use super::{on_stick, table};
 use crate::console::say;
 use crate::os::bank::Banks;
 
@@ -22,8 +23,7 @@ fn rule() -> Rule {
 /// Writes the stick with these images on the machine's disk; what was done. A disk of ours stays as it is.
 pub fn flash(banks: &Banks) -> Result<String> {
     let system = banks.os.kept.partition();
-    let found = partitions(&system).into_iter().find(|(_, disk)| is_removable(disk));
-    let (_, stick) = found.with_context(|| format!("the stick has no partition {system}"))?;
+    let (_, stick) = on_stick(&system)?;
     let size = (FIRMWARE_SIZE + OS_SIZE) * MIB + banks.kubernetes.kept.size.next_multiple_of(MIB);
     let disks = disks();
     let device = |name: &str| Path::new("/dev").join(name);

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use layout::{BUNDLE, FIRMWARE, PROVISIONERS, STICK};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::MountFlags;
 
-use super::{is_memory, is_removable, partition, partitions, was_installed};
+use super::file_system::Place;
+use super::{is_memory, on_stick, partition, was_installed};
 use crate::state::write_file;
 
 /// Where it is kept while the machine runs: the stick itself may be pulled out.
@@ -75,18 +76,13 @@ fn scrub(folder: &Path) -> Result<()> {
 
 /// Mounts what the firmware reads for as long as `work` takes: a stick may be pulled out at any other time.
 fn with_volume<T>(device: &Path, access: MountFlags, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    fs::create_dir_all(STICK_AT)?;
     let flags = access | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount(device, STICK_AT, "vfat", flags, None).with_context(|| format!("mounting {}", device.display()))?;
-    let done = work(Path::new(STICK_AT));
-    let taken_off = unmount(STICK_AT, UnmountFlags::empty()).context("leaving the stick");
-    let done = done?;
-    taken_off.map(|()| done)
+    Place { at: STICK_AT, kind: "vfat", flags, options: None }.with(device, work)
 }
 
 /// The device of what the firmware reads of a stick.
 pub fn stick() -> Option<PathBuf> {
-    partitions(STICK).into_iter().find(|(_, disk)| is_removable(disk)).map(|(device, _)| device)
+    on_stick(STICK).ok().map(|(device, _)| device)
 }
 
 /// Whether the stick is memory, which forgets what is written to it when the machine is switched off.

@@ -2,9 +2,11 @@
 
 mod boot; // what the firmware starts first
 mod choose; // which disk
+mod copy; // of the system, so that a power cut shows
 #[cfg(test)]
 mod cuts; // every power cut, in tests
 mod device; // what the kernel knows of a disk
+mod file_system; // made, mounted, mended
 mod flash; // a stick's bits, at the depot
 mod found; // what stands on one that a power cut has left
 mod header; // what stands before what is encrypted
@@ -20,6 +22,7 @@ mod wipe; // a blank machine again
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use file_system::Place;
 pub use flash::flash;
 pub use found::{BANKS, Found, begins_again, found};
 pub use holds::overwrite;
@@ -44,13 +47,18 @@ fn text(path: &Path) -> String {
 
 /// The device of a partition of this name, on a disk that cannot be pulled out.
 pub fn partition(name: &str) -> Option<PathBuf> {
-    partitions(name).into_iter().find(|(_, disk)| !is_removable(disk)).map(|(device, _)| device)
+    on_disks(name).next().map(|(device, _)| device)
+}
+
+/// The same on what can be pulled out, with the disk that this is.
+fn on_stick(name: &str) -> Result<(PathBuf, String)> {
+    let found = partitions(name).into_iter().find(|(_, disk)| is_removable(disk));
+    found.with_context(|| format!("the stick has no partition {name}"))
 }
 
 /// The disk whose state is called so: one that cannot be pulled out, and has our partitions.
 fn partitions_of(state: &str) -> Option<Parts> {
-    let disks = partitions(state).into_iter().filter(|(_, disk)| !is_removable(disk));
-    let mut found = disks.filter_map(|(state, disk)| {
+    let mut found = on_disks(state).filter_map(|(state, disk)| {
         let disk = Path::new("/dev").join(disk);
         let volumes = part(&disk, layout::part::VOLUMES).ok()?;
         Some(Parts { disk, state, volumes })
@@ -71,8 +79,7 @@ pub fn any_partition(name: &str) -> Option<PathBuf> {
 
 /// The disk that the machine is installed on.
 fn own() -> Option<PathBuf> {
-    let found = partitions(layout::STATE).into_iter().find(|(_, disk)| !is_removable(disk));
-    found.map(|(_, disk)| Path::new("/dev").join(disk))
+    on_disks(layout::STATE).next().map(|(_, disk)| Path::new("/dev").join(disk))
 }
 
 /// A bank of the machine's disk.
@@ -123,8 +130,7 @@ fn firmware() -> Result<table::Placed> {
 
 /// Whether this machine was installed on a disk that it has, whatever became of that since.
 pub fn was_installed() -> bool {
-    let disks = partitions(layout::VOLUMES).into_iter().filter(|(_, disk)| !is_removable(disk));
-    disks.into_iter().any(|(_, disk)| table::was_finished(&Path::new("/dev").join(disk)))
+    on_disks(layout::VOLUMES).any(|(_, disk)| table::was_finished(&Path::new("/dev").join(disk)))
 }
 
 /// Whether a disk of this machine holds a system of ours, or the beginning of one; an error where nobody knows.
@@ -149,8 +155,13 @@ fn part(disk: &Path, number: u32) -> Result<PathBuf> {
     found.with_context(|| format!("{} has no partition {number}", disk.display()))
 }
 
+/// Those of [`partitions`] that are on disks which cannot be pulled out.
+fn on_disks(name: &str) -> impl Iterator<Item = (PathBuf, String)> {
+    partitions(name).into_iter().filter(|(_, disk)| !is_removable(disk))
+}
+
 /// Devices of the partitions of this name, with their disks.
-fn partitions(name: &str) -> Vec<(PathBuf, String)> {
+pub fn partitions(name: &str) -> Vec<(PathBuf, String)> {
     let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
     let named = entries.filter(|entry| {
         text(&entry.path().join("uevent")).lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name))

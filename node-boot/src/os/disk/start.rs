@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,14 +9,15 @@ use anyhow::{Context, Result, bail};
 use layout::{STATE, WIPING};
 use protocol::bytes::{B64u, Secret};
 use protocol::tpm::{Spec, Tpm};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
+use super::file_system::{is_formatted, mount_mended};
 use super::header::Header;
 use super::vault::{self, Part, Vault, header_of};
-use super::{install, partitions_of, wipe};
+use super::{partitions_of, wipe};
 use crate::console::say;
-use crate::os::{bank, tool};
+use crate::os::bank;
 use crate::state as machine;
 
 /// How long the disk with the state is waited for.
@@ -29,12 +29,6 @@ const TPM: &str = "/dev/tpmrm0";
 /// Where the state and Pods' volumes are mounted.
 const STATE_AT: &str = "/var";
 const VOLUMES_AT: &str = "/var/lib/volumes";
-/// What mends a file system. Nobody has set a path yet.
-const MENDER: &str = "/usr/sbin/e2fsck";
-/// A large disk takes so long, a broken one longer.
-const MENDING: Duration = Duration::from_mins(30);
-/// Of it: everything was mended. Greater ones say that something was not.
-const MENDED: i32 = 2;
 
 /// Why the machine's own state is not in use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +111,7 @@ fn enter(state: &Path, volumes: &Path) -> Result<(), Shut> {
 /// The TPM for a disk that is encrypted; none for one that is not, on a machine without TPM. A machine with a TPM uses no
 /// other state than an encrypted one: anybody could have written that.
 fn chip(header: Option<Header>, state: &Path, volumes: &Path) -> Result<Option<(Tpm, Header)>, Shut> {
-    let is_plain = |partition: &Path| install::is_formatted(partition).unwrap_or(false);
+    let is_plain = |partition: &Path| is_formatted(partition).unwrap_or(false);
     if !Path::new(TPM).exists() {
         return match header {
             Some(_) => Err(Shut::locked(
@@ -162,26 +156,6 @@ fn mount_state(device: &Path) -> Result<()> {
     }
     unmount(STATE_AT, UnmountFlags::empty()).context("leaving the state")?;
     bail!("the state on {} has lost what this machine is", device.display())
-}
-
-/// Mounts a file system; where that fails, after it was mended.
-fn mount_mended(device: &Path, at: &str) -> Result<()> {
-    fs::create_dir_all(at)?;
-    let mounting = || format!("mounting {} on {at}", device.display());
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    let Err(first) = mount(device, at, "ext4", flags, None) else { return Ok(()) };
-    say(&format!("The file system on {} is damaged ({first}). Mending it.", device.display()));
-    mend(device).with_context(mounting)?;
-    mount(device, at, "ext4", flags, None).with_context(mounting)
-}
-
-/// Mends what can be mended without a person.
-fn mend(device: &Path) -> Result<()> {
-    let said = tool::note()?;
-    let mut mender = Command::new(MENDER);
-    // It says what is wrong on either.
-    mender.args(["-f", "-y"]).arg(device).stdout(said.try_clone()?);
-    tool::run_noting(mender, &format!("e2fsck on {}", device.display()), MENDING, MENDED, &said)
 }
 
 /// Name of the machine's disk, where its header tells; for who keeps its key.
@@ -230,31 +204,7 @@ pub(super) struct Parts {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt as _;
-
     use super::*;
-
-    #[test]
-    fn a_damaged_file_system_is_mended_and_what_is_none_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("state");
-        fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
-        let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&file).status();
-        if made.is_err() || !Path::new(MENDER).exists() {
-            eprintln!("skipped: e2fsprogs is not installed");
-            return;
-        }
-        mend(&file).unwrap();
-        let open = fs::File::options().write(true).open(&file).unwrap();
-        // The superblock, and the groups behind it.
-        open.write_all_at(&[0; 16 * 1024], 0).unwrap();
-        mend(&file).unwrap();
-        let again = Command::new(MENDER).args(["-f", "-n"]).arg(&file).status().unwrap();
-        assert_eq!(again.code(), Some(0), "nothing is left to mend");
-        open.write_all_at(&vec![0xa5; 64 << 20], 0).unwrap();
-        let said = mend(&file).unwrap_err().to_string();
-        assert!(said.contains("e2fsck on") && said.contains("has failed"), "{said}");
-    }
 
     #[test]
     fn what_keeps_a_disk_shut_is_said_in_words_that_help() {

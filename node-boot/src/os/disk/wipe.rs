@@ -12,8 +12,9 @@ use layout::{STATE, WIPING, part};
 use rustix::system::{RebootCommand, reboot};
 
 use super::device::{discard, zero};
+use super::file_system::is_formatted;
 use super::start::Parts;
-use super::{boot, header, install, partitions_of, table};
+use super::{boot, header, partitions_of, table};
 use crate::console::{ends, say};
 
 /// How much is overwritten at once.
@@ -32,7 +33,7 @@ pub fn begin() -> Result<()> {
 /// A partition in the clear has no header, and is still to be told from one whose header was erased.
 fn forget_secret(parts: &Parts) -> Result<()> {
     for partition in [&parts.state, &parts.volumes] {
-        if !install::is_formatted(partition)? {
+        if !is_formatted(partition)? {
             header::erase(partition)?;
         }
     }
@@ -62,7 +63,7 @@ pub(super) fn go_on(parts: &Parts) -> Result<Infallible> {
 fn empty(partition: &Path) -> Result<()> {
     let file = File::options().read(true).write(true).open(partition)?;
     let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
-    if install::is_formatted(partition)? {
+    if is_formatted(partition)? {
         for at in (0..size.div_ceil(PIECE)).rev().map(|piece| piece * PIECE) {
             zero(&file, at, PIECE.min(size - at))?;
         }

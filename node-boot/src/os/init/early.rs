@@ -10,8 +10,8 @@ use rustix::mount::{MountFlags, mount};
 use super::{OWNER, System, modules};
 use crate::console::say;
 use crate::os::bank::{self, Banks};
-use crate::os::{disk, network};
-use crate::sequence;
+use crate::os::{disk, network, variables};
+use crate::owner::images_of;
 use crate::state::{STATE, State};
 use crate::trace::{self, Spent};
 
@@ -29,7 +29,7 @@ const SYSTEMS: [(&str, &str, &str); 7] = [
     ("tmpfs", "/dev/shm", "mode=1777"),
     ("cgroup2", "/sys/fs/cgroup", "nsdelegate"),
     ("bpf", "/sys/fs/bpf", ""),
-    ("efivarfs", "/sys/firmware/efi/efivars", ""),
+    ("efivarfs", variables::FOLDER, ""),
     ("securityfs", "/sys/kernel/security", ""),
 ];
 /// What a machine in a cluster is set to: Pods' packets pass, and after a panic it comes back by itself.
@@ -113,7 +113,7 @@ pub fn system() -> Result<System> {
 fn kubernetes(system: System) -> Result<()> {
     let banks = match system {
         System::Installed => State::open(Path::new(STATE))?.load::<Banks>(bank::FILE)?,
-        System::Live => Banks::installed(&sequence::images_of(Path::new(OWNER))?),
+        System::Live => Banks::installed(&images_of(Path::new(OWNER))?),
     };
     let bank = banks.context("nothing says which image it is")?.kubernetes;
     // One that is tried and cannot be mounted is dropped by the agent.

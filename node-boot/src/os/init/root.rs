@@ -12,6 +12,7 @@ use rustix::mount::{MountFlags, mount, mount_move};
 
 use super::verity::Root;
 use crate::console::say;
+use crate::os::disk::partitions;
 use crate::trace::{self, Spent};
 
 const SYSROOT: &str = "/sysroot";
@@ -62,21 +63,12 @@ pub fn root() -> Result<Root> {
 fn wait_for(name: &str) -> Result<PathBuf> {
     let until = Instant::now() + PATIENCE;
     loop {
-        if let Some(device) = find(name) {
+        let mut devices = partitions(name).into_iter().map(|(device, _)| device);
+        if let Some(device) = devices.find(|device| device.exists()) {
             return Ok(device);
         }
         anyhow::ensure!(Instant::now() < until, "no disk has the system's image ({name})");
         say("Looking for the disk with the system.");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// The device of the partition of that name.
-fn find(name: &str) -> Option<PathBuf> {
-    let named = |uevent: &str| uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name));
-    fs::read_dir("/sys/class/block").ok()?.flatten().find_map(|entry| {
-        let uevent = fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
-        let path = Path::new("/dev").join(entry.file_name());
-        (named(&uevent) && path.exists()).then_some(path)
-    })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::bytes::{Digest, b64u, from_b64u};
 use protocol::tpm::{Error, Sealed, Tpm};
 
-use super::{Heard, Machine, Wire};
+use super::chip::{Heard, Machine, Wire};
 
 #[test]
 fn a_secret_is_given_out_after_a_power_cut_and_not_once_it_was_closed_or_pcr_7_is_another() {

@@ -9,7 +9,8 @@ use protocol::image::{Image, Program};
 use protocol::section::Depot;
 
 use crate::hq::Hq;
-use crate::site::{plain, system_clock};
+use crate::plain;
+use crate::site::system_clock;
 
 pub(super) fn build(
     version: &str,

@@ -10,7 +10,7 @@ use super::args::MachinesCommand;
 use super::next_id;
 use crate::hq::Hq;
 use crate::hq::import::{Bad, Imported, Known, import};
-use crate::site::plain;
+use crate::plain;
 
 pub(super) fn run(hq: &Hq, command: MachinesCommand) -> Result<()> {
     match command {

@@ -19,7 +19,7 @@ use super::machines::new_id;
 use super::owner::ANCHORS;
 use super::reports::Given;
 use super::{Hq, firmware, vouchers, write, write_text};
-use crate::site::plain::{self, count};
+use crate::plain::{self, count};
 use crate::site::system_clock;
 
 /// How long an approval may be used, seconds.

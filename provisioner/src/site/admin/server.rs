@@ -12,7 +12,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::{Ask, LIMIT, ROLES, Role, Roles, SOCKET, act};
 use crate::accept;
-use crate::site::{Site, plain};
+use crate::plain;
+use crate::site::Site;
 
 /// Nobody is waited for longer: neither for a question nor for taking its answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -7,8 +7,9 @@ use anyhow::{Context, Result, ensure};
 use protocol::bundle::{FILE_LIMIT, MAGIC};
 use protocol::clock::Time;
 
+use crate::plain;
 use crate::site::admin::{Ask, ask, backup};
-use crate::site::{keys, plain};
+use crate::site::keys;
 
 /// Copies a bundle or an approval into the inbox and waits for the verdict.
 pub fn apply(dir: &Path, file: &Path, now: Time) -> Result<()> {

@@ -18,7 +18,7 @@ pub use self::args::{Command, EstClient, Where};
 use super::admin::{Ask, Heeded, ask};
 use super::explain::{ClaimRow, Explained, Listed, SlotRow};
 use super::machine::Said;
-use super::{Site, content, serve, system_clock};
+use super::{Site, images, serve, system_clock};
 
 /// Runs one command.
 pub fn run(command: Command) -> Result<()> {
@@ -54,7 +54,7 @@ pub fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Images { what: Images::Add { at, folder } } => {
-            for image in content::add(&at.dir, &folder)? {
+            for image in images::add(&at.dir, &folder)? {
                 println!("{} {} is here: {}", image.kind.word(), image.version, image.partition());
             }
             Ok(())

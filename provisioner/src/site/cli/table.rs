@@ -1,7 +1,7 @@
 //! What a person reads on a terminal: aligned tables and plain sentences.
 
+use crate::plain::{self, table};
 use crate::site::explain::{ClaimRow, Explained, Listed, Row, SlotRow, span};
-use crate::site::plain::{self, table};
 
 /// A dash where there is nothing.
 fn or_dash(text: &str) -> String {

@@ -11,9 +11,9 @@ use protocol::refusal::Wait;
 use super::prospects::Prospect;
 use super::{ClaimRow, Explained, Row};
 use crate::model::Slot;
+use crate::plain;
 use crate::site::claims::Claim;
 use crate::site::machine::{KubeletState, Machine};
-use crate::site::plain;
 use crate::site::posers::Poser;
 use crate::site::updates::Way;
 

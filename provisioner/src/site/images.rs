@@ -1,4 +1,4 @@
-//! The content store: images by digest, in files that anybody may bring and nobody can alter unnoticed.
+//! The images that this site gives out: by digest, in files that anybody may bring and nobody can alter unnoticed.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -11,7 +11,7 @@ use protocol::bytes::{Digest, hex};
 use protocol::image::Image;
 use protocol::messages::PIECE;
 
-/// Its folder, in the provisioner's.
+/// Their folder, in the provisioner's.
 const FOLDER: &str = "images";
 
 fn path(dir: &Path, digest: &Digest) -> PathBuf {

@@ -3,7 +3,7 @@
 /// What is known of a site and of the machine that asks what it is to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // Facts that are true or not, each on its own.
-pub struct Birth {
+pub struct Founding {
     /// The provisioner has a cluster.
     pub attached: bool,
     /// HQ says that the machine in this slot founds the cluster.
@@ -39,31 +39,31 @@ pub enum Founder {
 }
 
 /// Whether the machine founds the cluster. What HQ says and what is there may not fit: then why not, and what to do.
-pub fn founds(birth: &Birth) -> Result<bool, &'static str> {
-    if birth.attached || !birth.named {
+pub fn founds(founding: &Founding) -> Result<bool, &'static str> {
+    if founding.attached || !founding.named {
         return Ok(false);
     }
-    if !birth.control_plane {
+    if !founding.control_plane {
         return Err("the slot that founds the cluster is no control-plane slot: HQ corrects slots.yaml");
     }
-    if !birth.address {
+    if !founding.address {
         return Err(
             "the slot that founds the cluster has no address: HQ writes address and cidr into slots.yaml",
         );
     }
-    if !birth.registered_for_it {
+    if !founding.registered_for_it {
         return Err("only a machine whose registration names the slot founds the cluster: HQ corrects it");
     }
-    if !birth.vouched {
+    if !founding.vouched {
         return Err("a machine that was admitted by voice founds no cluster: HQ registers it");
     }
-    if !birth.same_tpm {
+    if !founding.same_tpm {
         return Err(
             "the cluster is founded on the machine whose TPM holds this provisioner's key, and this is another one",
         );
     }
-    match birth.founder {
-        Founder::Nobody if birth.forgetful && !birth.alone => Err(
+    match founding.founder {
+        Founder::Nobody if founding.forgetful && !founding.alone => Err(
             "this provisioner has lost what it knew, and the site may have its cluster: this machine joins through another \
              provisioner; where the cluster is gone, give it an empty disk, and begin anew",
         ),
@@ -78,7 +78,7 @@ pub fn founds(birth: &Birth) -> Result<bool, &'static str> {
 mod tests {
     use super::*;
 
-    const FIRST: Birth = Birth {
+    const FIRST: Founding = Founding {
         attached: false,
         named: true,
         control_plane: true,
@@ -95,26 +95,26 @@ mod tests {
     fn a_cluster_is_founded_by_headquarters_word_alone_and_only_once() {
         assert_eq!(founds(&FIRST), Ok(true));
         assert_eq!(
-            founds(&Birth { founder: Founder::It, ..FIRST }),
+            founds(&Founding { founder: Founder::It, ..FIRST }),
             Ok(true),
             "after a power cut it goes on"
         );
-        assert_eq!(founds(&Birth { named: false, ..FIRST }), Ok(false), "silence is no word");
-        assert_eq!(founds(&Birth { attached: true, ..FIRST }), Ok(false), "there is a cluster");
-        assert!(founds(&Birth { founder: Founder::Another, ..FIRST }).is_err());
+        assert_eq!(founds(&Founding { named: false, ..FIRST }), Ok(false), "silence is no word");
+        assert_eq!(founds(&Founding { attached: true, ..FIRST }), Ok(false), "there is a cluster");
+        assert!(founds(&Founding { founder: Founder::Another, ..FIRST }).is_err());
     }
 
     #[test]
     fn a_provisioner_that_has_lost_its_memory_founds_no_second_cluster() {
-        let forgetful = Birth { forgetful: true, ..FIRST };
+        let forgetful = Founding { forgetful: true, ..FIRST };
         assert!(founds(&forgetful).unwrap_err().contains("may have its cluster"));
         assert_eq!(
-            founds(&Birth { alone: true, ..forgetful }),
+            founds(&Founding { alone: true, ..forgetful }),
             Ok(true),
             "the first one was on the disk that is lost"
         );
         assert_eq!(
-            founds(&Birth { founder: Founder::It, ..forgetful }),
+            founds(&Founding { founder: Founder::It, ..forgetful }),
             Ok(true),
             "it had begun, and goes on"
         );
@@ -122,14 +122,14 @@ mod tests {
 
     #[test]
     fn what_headquarters_says_and_what_is_there_must_fit() {
-        for birth in [
-            Birth { control_plane: false, ..FIRST },
-            Birth { address: false, ..FIRST },
-            Birth { registered_for_it: false, ..FIRST },
-            Birth { vouched: false, ..FIRST },
-            Birth { same_tpm: false, ..FIRST },
+        for founding in [
+            Founding { control_plane: false, ..FIRST },
+            Founding { address: false, ..FIRST },
+            Founding { registered_for_it: false, ..FIRST },
+            Founding { vouched: false, ..FIRST },
+            Founding { same_tpm: false, ..FIRST },
         ] {
-            assert!(founds(&birth).is_err(), "{birth:?}");
+            assert!(founds(&founding).is_err(), "{founding:?}");
         }
     }
 }

@@ -1,45 +1,11 @@
-//! What an image says, beside what the machine believes already: the owner's file, and which of the two words counts.
+//! Whom the machine believes after an image came: what it believed before, or what the image says.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use protocol::anchors::Trust;
 use protocol::clock::{FARTHEST_RTC, Time};
-use protocol::image::Image;
-use protocol::section::Depot;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::section;
-use crate::os::init::{self, System};
-use crate::os::network::plan::FirstContact;
-use crate::os::secure;
+use super::Owner;
 use crate::state::Belief;
-
-/// The owner's file: anchors, and addresses to ask first.
-#[derive(Deserialize)]
-pub(super) struct Owner {
-    anchors: Box<RawValue>,
-    #[serde(rename = "image-time")]
-    image_time: Time,
-    /// Addresses of provisioners.
-    #[serde(default)]
-    pub(super) addresses: Vec<String>,
-    /// The images that it came with.
-    #[serde(default)]
-    pub(super) images: Vec<Image>,
-    /// What the first contact needs, where a network lets nobody in without it.
-    #[serde(default)]
-    pub(super) network: FirstContact,
-    /// What makes the stick a depot's.
-    #[serde(default)]
-    pub(super) depot: Option<Depot>,
-}
-
-/// The images that the owner's section of a stick came with.
-pub fn images_of(owner: &Path) -> Result<Vec<Image>> {
-    Ok(Owner::read(owner, Some(System::Live))?.images)
-}
 
 /// Whose word counts.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,26 +41,8 @@ fn weigh(image: &Trust, built: Time, stored: &Trust, newest: Time) -> Word {
 }
 
 impl Owner {
-    /// Reads it. A machine whose whole system is ours asks of it what its firmware asks of a program.
-    pub(super) fn read(path: &Path, system: Option<System>) -> Result<Self> {
-        let text = std::fs::read(path).with_context(|| {
-            format!(
-                "reading {}: a machine without its owner's file cannot know whom to believe",
-                path.display()
-            )
-        })?;
-        let firmware = system.map(|_| secure::look()).unwrap_or_default();
-        let text = section::accept(&text, &firmware)?;
-        let owner = serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
-        // What is installed may have become newer than the stick that it came from.
-        if system == Some(System::Live) {
-            section::check_images(&owner, &init::running()?.partition())?;
-        }
-        Ok(owner)
-    }
-
     /// In words, where this machine has seen a newer one.
-    pub(super) fn is_old(&self, stored: Option<&Belief>) -> Option<String> {
+    pub fn is_old(&self, stored: Option<&Belief>) -> Option<String> {
         let newest = stored.map(|stored| stored.image).filter(|newest| *newest > self.image_time)?;
         Some(format!(
             "The owner's section is of {}, and this machine has seen one of {newest}: the older one changes nothing of whom \
@@ -104,7 +52,7 @@ impl Owner {
     }
 
     /// What to believe with this image in force, after what was believed before.
-    pub(super) fn belief(&self, stored: Option<&Belief>) -> Result<Belief> {
+    pub fn belief(&self, stored: Option<&Belief>) -> Result<Belief> {
         let image = Trust::from_image(self.anchors.get()).map_err(anyhow::Error::new)?;
         let (built, floor) = (self.image_time, image.created_on().max(self.image_time));
         let anew =
@@ -145,7 +93,10 @@ mod tests {
     use protocol::json;
     use protocol::jws::{sign, typ};
 
+    use serde_json::value::RawValue;
+
     use super::*;
+    use crate::os::network::plan::FirstContact;
     use crate::state::Held;
 
     const T: Time = Time(1_800_000_000);

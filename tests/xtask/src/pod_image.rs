@@ -1,4 +1,4 @@
-//! Container images, as docker-archive files: no registry is in reach of a site.
+//! Images of Pods, as docker-archive files: no registry is in reach of a site.
 
 use anyhow::{Context as _, Result, ensure};
 use harness::assets::hex;
@@ -30,7 +30,7 @@ const LIBRARY_FOLDER: &str = "lib/x86_64-linux-gnu";
 /// Puts nft and its libraries below `root`, from the distribution's pinned packages, which are kept in `cache`.
 pub fn add_nft(root: &Path, cache: &Path) -> Result<()> {
     let unpacked = cache.join("nft");
-    ::image::unpack(include_str!("../../kubernetes/images/nft.yaml"), cache, &unpacked)?;
+    image::unpack(include_str!("../../kubernetes/images/nft.yaml"), cache, &unpacked)?;
     let add = |from: &Path, to: &str| {
         let to = root.join(to);
         fs::create_dir_all(to.parent().unwrap_or(root))?;

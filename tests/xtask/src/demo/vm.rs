@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 use harness::{Board, Bus, Hardware, Options, Vm};
 use protocol::bytes::b64;
-use tests::stage::{Csv, DEADLINE, SITE, SLOTS, Site, Spare, own_images};
+use tests::stage::{Csv, DEADLINE, JOINED, SITE, SLOTS, Site, Spare, own_images};
 
+use super::story::{Story, indent};
 use crate::need;
-use crate::story::{Story, indent};
 
 /// An emulated machine takes its time.
 const PATIENCE: Duration = Duration::from_mins(4);
@@ -95,7 +95,7 @@ fn join(story: &mut Story, site: &Site, vm: &mut Vm) -> Result<String> {
         ("it installs itself", "The system is on the disk.", 1),
         ("its firmware and its kernel start its disk", "Starting.", 2),
         ("it is certified", "The cluster has signed this machine's certificate", 1),
-        ("containerd and kubelet run", "This machine is part of the cluster.", 1),
+        ("containerd and kubelet run", JOINED, 1),
     ] {
         says(step, words, times)?;
     }

@@ -1,11 +1,15 @@
 //! The main job as a story: three machines are registered, headquarters goes away, machines are plugged in, one dies.
 
+pub mod found; // a site without any cluster before
+mod story; // how one is told
+pub mod vm; // a bare machine
+
 use anyhow::{Context, Result, ensure};
 use harness::{Hardware, Options};
 use tests::stage::{Csv, DEADLINE, Programs, SITE, SLOTS, Site, Spare};
 
+use self::story::{Story, indent};
 use crate::need;
-use crate::story::{Story, indent};
 
 /// Runs the story; with `keep` the site stays until Enter is pressed.
 pub fn demo(keep: bool) -> Result<()> {

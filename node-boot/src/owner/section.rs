@@ -5,7 +5,7 @@ use protocol::image::{Image, Kind};
 use protocol::inventory::SecureBoot;
 use protocol::section::{self, SectionError};
 
-use super::image::Owner;
+use super::Owner;
 use crate::os::secure::Firmware;
 
 /// What is done about a section that is refused.

@@ -25,12 +25,10 @@ pub const SLOTS: &str = r"slots:
   address: 10.77.0.12
   cidr: 10.77.0.0/24
 ";
-/// What runs on this site; and that whoever asks may see how it is, which no real site's seed says.
-const SEED: &str = r"apiVersion: v1
-kind: Namespace
-metadata: { name: shop }
----
-apiVersion: apps/v1
+/// Where its Pods are.
+pub const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n";
+/// One on each machine, and how they are asked for.
+pub const PODS: &str = r"apiVersion: apps/v1
 kind: DaemonSet
 metadata: { name: hello, namespace: shop }
 spec:
@@ -38,6 +36,7 @@ spec:
   template:
     metadata: { labels: { app: hello } }
     spec:
+      terminationGracePeriodSeconds: 1
       containers:
       - { name: hello, image: localhost/hello:1, imagePullPolicy: Never }
 ---
@@ -47,8 +46,9 @@ metadata: { name: hello, namespace: shop }
 spec:
   selector: { app: hello }
   ports: [{ port: 80, targetPort: 8080 }]
----
-apiVersion: rbac.authorization.k8s.io/v1
+";
+/// Whoever asks may see how the site is, which no real site's seed says.
+const ONLOOKER: &str = r"apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: { name: onlooker }
 rules:
@@ -64,7 +64,7 @@ subjects:
 ";
 
 /// Headquarters, and two machines that it has at its depot.
-pub struct Born {
+pub struct Founding {
     /// The machine that is to found the site.
     pub first: Vm,
     /// The one that is to join it.
@@ -75,7 +75,7 @@ pub struct Born {
     pub hq: Hq,
 }
 
-impl Born {
+impl Founding {
     /// The plan is written, both machines are registered, the provisioner of the first is certified.
     pub fn plan(name: &str) -> Result<Self> {
         let (lan, programs) = (Lan::new(name)?, Programs::build()?);
@@ -83,7 +83,7 @@ impl Born {
         hq.edit(&format!("sites/{SITE}/site.yaml"), PLAN)?;
         hq.edit(&format!("sites/{SITE}/slots.yaml"), SLOTS)?;
         fs::create_dir(hq.dir().join("seed"))?;
-        hq.edit("seed/shop.yaml", SEED)?;
+        hq.edit("seed/shop.yaml", &[NAMESPACE, PODS, ONLOOKER].join("---\n"))?;
         // With less, the programs of a control plane are read from the emulated disk again and again.
         let founder = Board { memory: 6144, ..Board::new("VM0011", Bus::Nvme) };
         let mut first = Vm::new(&lan, &format!("{name}-1"), founder)?;

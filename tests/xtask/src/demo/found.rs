@@ -1,11 +1,11 @@
-//! How a site is born, as a story: one stick, two machines with empty disks, and nothing else.
+//! How a site is founded, as a story: one stick, two machines with empty disks, and nothing else.
 
 use anyhow::Result;
-use tests::stage::born::{Born, PATIENCE};
-use tests::stage::whole_images;
+use tests::stage::found::{Founding, PATIENCE};
+use tests::stage::{JOINED, whole_images};
 
+use super::story::{Story, indent};
 use crate::need;
-use crate::story::{Story, indent};
 
 /// Runs the story.
 pub fn demo() -> Result<()> {
@@ -15,11 +15,11 @@ pub fn demo() -> Result<()> {
     story.say(
         "A new ship: no cluster, no provisioner. Headquarters plans it, and has two machines at its depot.",
     );
-    let mut born =
-        story.step("plan written, machines registered, provisioner certified", || Born::plan("demo"))?;
-    let stick = story.step("HQ writes the site's stick", || born.hq.whole_kit())?;
+    let mut site =
+        story.step("plan written, machines registered, provisioner certified", || Founding::plan("demo"))?;
+    let stick = story.step("HQ writes the site's stick", || site.hq.whole_kit())?;
     story.say("On board, both get the stick, network and power. Headquarters is away from here on.");
-    for vm in [&mut born.first, &mut born.second] {
+    for vm in [&mut site.first, &mut site.second] {
         vm.plug_stick(&stick);
         vm.power_on()?;
     }
@@ -28,21 +28,20 @@ pub fn demo() -> Result<()> {
         ("it installs itself", "The system is on the disk."),
         ("it founds the cluster", "This machine founds the cluster of its site."),
         ("the cluster is there", "The cluster is founded."),
-        ("it is a member", "This machine is part of the cluster."),
+        ("it is a member", JOINED),
     ] {
-        story.step(&format!("the first machine: {step}"), || Ok(born.first.says(words, PATIENCE)?))?;
+        story.step(&format!("the first machine: {step}"), || Ok(site.first.says(words, PATIENCE)?))?;
         story.say(&format!("The first machine: {step}."));
     }
-    let member = "This machine is part of the cluster.";
-    story.step("the second machine: it is a member", || Ok(born.second.says(member, PATIENCE)?))?;
-    let pods = story.step("a Pod on each", || born.pods())?;
+    story.step("the second machine: it is a member", || Ok(site.second.says(JOINED, PATIENCE)?))?;
+    let pods = story.step("a Pod on each", || site.pods())?;
     let ask = format!("http://{}:8080/ask/hello.shop", pods[0].1);
     let heard = story.step("one asks a Service by its name", || {
-        born.answered("an answer", &ask, |said| said.contains("heard"))
+        site.answered("an answer", &ask, |said| said.contains("heard"))
     })?;
     print!("{}", indent(&heard));
     println!("{}", story.table());
     println!("What the first machine said, from power-on to now:\n");
-    print!("{}", indent(&born.first.console()));
+    print!("{}", indent(&site.first.console()));
     Ok(())
 }

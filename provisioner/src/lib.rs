@@ -7,3 +7,4 @@ pub mod model; // a site and its slots, as HQ writes them
 pub mod registrar; // towards a pledge: TLS, messages, limits, EST, discovery
 pub mod render; // template x profile x site -> machine config
 pub mod site; // store, admission, controller, clock, admin interface
+mod yaml; // what people write, and what is wrong with it in words

@@ -19,6 +19,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Headquarters' folder, and its keys apart from it.
+use crate::yaml;
+
 pub struct Hq {
     /// YAML under Git.
     pub dir: PathBuf,
@@ -29,7 +31,7 @@ pub struct Hq {
 /// Reads a YAML file.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_saphyr::from_str(&text).with_context(|| format!("reading {}", path.display()))
+    yaml::read(&text).with_context(|| format!("reading {}", path.display()))
 }
 
 /// Writes a YAML file, whole or not at all.

@@ -12,6 +12,7 @@ use protocol::csr::Csr;
 use protocol::id::{Id, is_slot_name};
 use protocol::issue::{Role, issue};
 use protocol::json;
+use protocol::record::{Record, Status};
 use protocol::refusal::{Refusal, Refused};
 use protocol::tpm::{Ek, Public, make_credential};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,15 @@ pub struct Provisioner {
     pub certificate: String,
     /// The number of its last report.
     pub last_report: u64,
+}
+
+/// What a site's sticks bring to machines that are provisioners.
+#[derive(Default)]
+pub struct OnSticks {
+    /// The hash of the endorsement key of each, and what its machine needs.
+    pub brought: Vec<(Digest, Certified)>,
+    /// Which others there are, and why they are not brought: a line each.
+    pub left_out: Vec<String>,
 }
 
 impl Hq {
@@ -165,27 +175,42 @@ impl Hq {
         write_text(&self.certified_folder(site).join(format!("{hash}.json")), &text)
     }
 
-    /// The provisioners of a site that were certified in advance and are believed: the hash of the endorsement key of
-    /// each, and what its machine needs.
-    pub fn certified(&self, site: &str) -> Result<Vec<(Digest, Certified)>> {
+    /// The provisioners of a site that were certified in advance: those that its sticks bring to their machines, and why
+    /// the others are left out.
+    pub fn certified(&self, site: &str) -> Result<OnSticks> {
         let mut believed = Vec::new();
         for provisioner in self.site_ca(site)?.provisioners {
             believed.push(Cert::parse(&from_b64(&provisioner.certificate)?)?.spki);
         }
-        let mut found = Vec::new();
+        let (records, mut found) = (self.records()?, OnSticks::default());
         for entry in std::fs::read_dir(self.certified_folder(site)).into_iter().flatten() {
             let path = entry?.path();
             let reading = || format!("reading {}", path.display());
-            let certified: Certified = json::parse(&std::fs::read(&path)?).with_context(reading)?;
+            let certified: Certified =
+                json::parse(&std::fs::read(&path).with_context(reading)?).with_context(reading)?;
             let csr = Csr::parse(&certified.request.csr.0).with_context(reading)?;
-            let ek = certified.request.ek.as_ref().map(|ek| Ek::parse(&ek.0)).transpose()?.map(|ek| ek.id());
-            // A CA that was withdrawn takes its provisioners with it.
-            if let Some(Id::Ek(hash)) = ek.filter(|_| believed.contains(&csr.spki)) {
-                found.push((hash, certified));
+            let ek =
+                certified.request.ek.as_ref().map(|ek| Ek::parse(&ek.0)).transpose().with_context(reading)?;
+            let Some(Id::Ek(hash)) = ek.map(|ek| ek.id()) else { continue };
+            let why = if believed.contains(&csr.spki) {
+                locked_out(site, &Id::Ek(hash), &records)
+            } else {
+                Some("its CA was withdrawn; have it certified anew, or delete the file".to_owned())
+            };
+            match why {
+                Some(why) => found.left_out.push(format!("{} is not on the stick: {why}", path.display())),
+                None => found.brought.push((hash, certified)),
             }
         }
-        found.sort_by_key(|(hash, _)| hash.0);
+        found.brought.sort_by_key(|(hash, _)| hash.0);
+        found.left_out.sort();
         Ok(found)
+    }
+
+    /// Whether a provisioner of this site was certified in the TPM of a machine.
+    pub fn is_certified(&self, site: &str, record: &Record) -> bool {
+        let file = |hash: &Digest| self.certified_folder(site).join(format!("{hash}.json"));
+        record.auth.iter().any(|auth| matches!(auth.id(), Id::Ek(hash) if file(&hash).exists()))
     }
 
     fn grant(&self, site: &str, issuing: &[u8], pin: &Cert) -> Result<Grant> {
@@ -207,14 +232,8 @@ impl Hq {
         };
         let refused = |case, detail: &str| Refused::new(Refusal::CaRequestRefused, case, detail);
         let ek = Ek::parse(&ek.0).map_err(|error| refused('a', &error.to_string()))?;
-        let ours = self
-            .records()?
-            .into_iter()
-            .any(|record| record.site.contains(site) && record.auth.iter().any(|auth| auth.id() == ek.id()));
-        ensure!(
-            ours,
-            refused('a', &format!("no machine of {site} is registered with {}", Id::to_string(&ek.id())))
-        );
+        let locked_out = locked_out(site, &ek.id(), &self.records()?);
+        ensure!(locked_out.is_none(), refused('a', &locked_out.unwrap_or_default()));
         let key = Public::node_key(&key.0).map_err(|_| refused('c', "the key is not held by a TPM"))?;
         ensure!(key.spki() == csr.spki, refused('c', "the request is signed by another key than the TPM's"));
         let k = random::<32>()?;
@@ -239,6 +258,21 @@ impl Hq {
             }
         }
         Ok(next.generation)
+    }
+}
+
+/// Why a machine with this key is not made a provisioner of the site; none where it may be one. R48a.
+fn locked_out(site: &str, ek: &Id, records: &[Record]) -> Option<String> {
+    let has_key = |record: &&Record| record.auth.iter().any(|auth| auth.id() == *ek);
+    let ours: Vec<_> = records.iter().filter(has_key).filter(|record| record.site.contains(site)).collect();
+    match ours.as_slice() {
+        [] => Some(format!(
+            "no machine of {site} is registered with {ek}: `provisioner hq machines import` its row first"
+        )),
+        ours => {
+            let out = ours.iter().find(|record| record.status != Status::Active)?;
+            Some(format!("its machine {} is {}", out.id, out.status.word()))
+        }
     }
 }
 

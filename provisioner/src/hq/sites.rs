@@ -7,7 +7,7 @@ use protocol::cert::Cert;
 use protocol::certify::{CaReply, CaRequest, Certified, Grant, seal_to_key, seal_with_secret};
 use protocol::claim::Code;
 use protocol::clock::Time;
-use protocol::crypto::{Alg, SystemRandom, random};
+use protocol::crypto::{Alg, Signer, SystemRandom, random};
 use protocol::csr::Csr;
 use protocol::id::{Id, is_slot_name};
 use protocol::issue::{Role, issue};
@@ -108,22 +108,46 @@ impl Hq {
             is_slot_name(site),
             "a site's name is at most 50 small letters, digits and hyphens, as in ship-7"
         );
-        ensure!(!self.site_ca_path(site).exists(), "site {site} is there already");
-        self.keys.make_scalar(&format!("site-{site}-bundle"))?;
-        self.keys.make_scalar(&format!("site-{site}-approve"))?;
-        let ca = self.new_ca(site, 1, now)?;
+        ensure!(
+            !self.site_ca_path(site).exists(),
+            "site {site} is there already: edit sites/{site}/site.yaml and slots.yaml"
+        );
+        let anchor = self.site_anchor()?;
+        let left = || {
+            format!(
+                "site {site} has keys and no sites/{site}/ca.yaml: bring that back from Git, or, where an earlier attempt \
+                 to add it was cut off, delete the site-{site}-*.pem that it left"
+            )
+        };
+        self.keys.make_scalar(&format!("site-{site}-bundle")).with_context(left)?;
+        self.keys.make_scalar(&format!("site-{site}-approve")).with_context(left)?;
+        let ca = self.new_ca(site, 1, &anchor, now)?;
         let folder = self.dir.join("sites").join(site);
         write_text(&folder.join("site.yaml"), &SITE.replace("SITE", site))?;
         write_text(&folder.join("slots.yaml"), SLOTS)?;
         self.save_site_ca(site, &ca)
     }
 
+    /// What certifies the CAs of sites. Its key is offline, and is asked for before anything is made that it has to sign.
+    fn site_anchor(&self) -> Result<(Cert, Box<dyn Signer>)> {
+        let name = "site-anchor-a";
+        Ok((self.certificate(name)?, self.key(name).context("nothing was made or withdrawn")?))
+    }
+
     /// The CA of a generation, which has certified nobody yet.
-    fn new_ca(&self, site: &str, generation: u32, now: Time) -> Result<SiteCa> {
-        let key = self.keys.make(&format!("site-{site}-g{generation}"), Alg::Es256)?;
-        let (anchor, anchor_key) = (self.certificate("site-anchor-a")?, self.key("site-anchor-a")?);
+    fn new_ca(
+        &self,
+        site: &str,
+        generation: u32,
+        (anchor, anchor_key): &(Cert, Box<dyn Signer>),
+        now: Time,
+    ) -> Result<SiteCa> {
+        let name = format!("site-{site}-g{generation}");
+        let key = self.keys.make(&name, Alg::Es256).with_context(|| {
+            format!("where an earlier attempt was cut off, delete the {name}.pem that it left")
+        })?;
         let role = Role::SiteCa { site, generation };
-        let der = issue(&role, protocol::crypto::Signer::spki(&key), &anchor, &*anchor_key, now)?;
+        let der = issue(&role, key.spki(), anchor, &**anchor_key, now)?;
         Ok(SiteCa { generation, certificate: b64(&der), provisioners: vec![] })
     }
 
@@ -245,11 +269,11 @@ impl Hq {
     /// Withdraws a site's CA, and makes the next one: no machine believes the old one any more once it has heard, no
     /// provisioner of it is heard here, and the next bundles carry vouchers for the new one. The new generation.
     pub fn revoke_site(&self, site: &str, now: Time) -> Result<u32> {
-        let ca = self.site_ca(site)?;
+        let (ca, anchor) = (self.site_ca(site)?, self.site_anchor()?);
         let withdrawn =
             RevokedSite { name: format!("{site} g{}", ca.generation), spki: self.pin(site)?.key_hash };
+        let next = self.new_ca(site, ca.generation + 1, &anchor, now)?;
         self.publish_revoked(&[withdrawn], now)?;
-        let next = self.new_ca(site, ca.generation + 1, now)?;
         self.save_site_ca(site, &next)?;
         for mut record in self.records()? {
             if record.site.contains(site) {

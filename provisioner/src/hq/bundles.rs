@@ -1,6 +1,7 @@
 //! What a site is sent: registrations, vouchers, withdrawals, slots, templates, profiles, in one sealed file.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::bundle::{Index, Section, public_of, seal};
@@ -50,13 +51,19 @@ pub struct Built {
     pub vouchers: usize,
     /// What is perhaps not what was meant: a line each.
     pub warnings: Vec<String>,
+    site: String,
+    sent: Sent,
 }
 
 impl Hq {
-    /// Builds the next bundle of a site.
+    fn sent_path(&self, site: &str) -> PathBuf {
+        self.dir.join("bundles").join(format!("{site}.yaml"))
+    }
+
+    /// Builds the next bundle of a site. Its number is used once [`Hq::send`] has made a file of it.
     pub fn build_bundle(&self, site: &str, now: Time) -> Result<Built> {
         let ca = self.site_ca(site)?;
-        let path = self.dir.join("bundles").join(format!("{site}.yaml"));
+        let path = self.sent_path(site);
         let mut sent: Sent = if path.exists() { read(&path)? } else { Sent::default() };
         sent.seq += 1;
         let all: Vec<Record> =
@@ -69,10 +76,8 @@ impl Hq {
             .context("the site's bundle key")?;
         let carried: Vec<_> = sections.values().map(Vec::as_slice).collect();
         let file = seal(&index, &carried, site, &public)?;
-        write(&path, &sent)?;
         let slots = self.slots(site)?;
-        let mut warnings = doubts(site, &ca, &slots, &all);
-        warnings.extend(self.doubts_of_founding(site, &all)?);
+        let warnings = self.doubts(site, &ca, &slots, &all)?;
         let lines =
             |bytes: &Vec<u8>| bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
         Ok(Built {
@@ -82,7 +87,36 @@ impl Hq {
             slots: slots.slots.len(),
             vouchers: sections.get("vouchers").map_or(0, lines),
             warnings,
+            site: site.to_owned(),
+            sent,
         })
+    }
+
+    /// Has `make` write a file with a bundle. A number is used as soon as somebody could carry the file away, and not
+    /// where there is none: the file gets its name last.
+    pub fn send(&self, bundle: &Built, output: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        ensure!(!output.is_dir(), "{} is a folder: name a file in it", output.display());
+        // What is no file, such as a pipe, is written to as it is: a rename would put a file in its place.
+        if std::fs::metadata(output).is_ok_and(|found| !found.is_file()) {
+            self.remember(bundle)?;
+            return make(output);
+        }
+        let mut beside = output.as_os_str().to_owned();
+        beside.push(".part");
+        let beside = PathBuf::from(beside);
+        let named = || format!("writing {}", output.display());
+        let made = make(&beside)
+            .and_then(|()| self.remember(bundle))
+            .and_then(|()| std::fs::rename(&beside, output).with_context(named));
+        if made.is_err() {
+            let _ = std::fs::remove_file(&beside);
+        }
+        made
+    }
+
+    /// Uses the number of a bundle.
+    fn remember(&self, bundle: &Built) -> Result<()> {
+        write(&self.sent_path(&bundle.site), &bundle.sent)
     }
 
     fn sections(

@@ -173,32 +173,6 @@ impl Hq {
         Ok(sections)
     }
 
-    /// What would keep the site from being founded, and can be known here.
-    fn doubts_of_founding(&self, site: &str, all: &[Record]) -> Result<Vec<String>> {
-        let plan = self.site(site)?;
-        let Some(slot) = plan.cluster.found else { return Ok(Vec::new()) };
-        if self.has_joined(site) {
-            let file = format!("sites/{site}/site.yaml");
-            return Ok(vec![format!(
-                "{site} has its cluster: cluster.found is left out; take it out of {file} too"
-            )]);
-        }
-        let certified = self.certified(site)?;
-        let is_certified = |record: &&Record| {
-            let ids: Vec<_> = record.auth.iter().map(protocol::record::Auth::id).collect();
-            certified.iter().any(|(ek, _)| ids.contains(&Id::Ek(*ek)))
-        };
-        let there = all
-            .iter()
-            .filter(|record| record.slot.as_ref() == Some(&slot))
-            .any(|record| is_certified(&record));
-        let doubt = format!(
-            "nobody can found {site}: no machine that is registered for {slot} has a provisioner certified in its TPM; \
-             on that machine `node-boot register --csr {site}`, then `provisioner hq site certify {site} REQUEST`"
-        );
-        Ok(if there { Vec::new() } else { vec![doubt] })
-    }
-
     /// A voucher for each active machine with a proof; one that still fits is not signed anew.
     fn vouchers(&self, site: &str, all: &[Record], sent: &mut Sent, now: Time) -> Result<Vec<u8>> {
         let (signer, key, pin) = (self.certificate("signer")?, self.key("signer")?, self.pin(site)?);
@@ -314,27 +288,4 @@ fn check_founding(site: &str, slots: &Slots, name: &str) -> Result<()> {
         "{file}: {name} founds the cluster; give it the `address` of its API server, and its `cidr`"
     );
     Ok(())
-}
-
-/// What would keep machines out of the site, and can be known here.
-fn doubts(site: &str, ca: &SiteCa, slots: &Slots, all: &[Record]) -> Vec<String> {
-    let mut doubts = Vec::new();
-    if ca.provisioners.is_empty() {
-        doubts.push(format!(
-            "{site} has no certified provisioner that could open it: `provisioner hq site certify {site} REQUEST`"
-        ));
-    }
-    if slots.slots.is_empty() {
-        doubts.push(format!("{site} has no slots, so no machine gets a place: edit sites/{site}/slots.yaml"));
-    }
-    if all.is_empty() {
-        doubts.push(format!("no machine is registered for {site}: `provisioner hq machines import FILE`"));
-    }
-    for record in all.iter().filter(|record| record.status == Status::Active) {
-        if let Some(Err(what)) = record.slot.as_ref().map(|slot| slots.named(site, slot)) {
-            doubts
-                .push(format!("{} gets no place: {what}, or correct machines/{}.yaml", record.id, record.id));
-        }
-    }
-    doubts
 }

@@ -2,6 +2,7 @@
 
 pub mod bundles; // what a site is sent
 pub mod cli; // the command line
+mod doubts; // what is perhaps not what was meant
 pub mod firmware; // what machines start, signed for their firmware
 pub mod images; // images that sites may run
 pub mod import; // registrations from a table

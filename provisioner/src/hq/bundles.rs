@@ -19,8 +19,9 @@ use serde_json::value::RawValue;
 
 use super::sites::SiteCa;
 use super::{Hq, read, write};
-use crate::model::{Role, Slots};
+use crate::model::{Role, Site, Slots};
 use crate::render::profile::{Profile, Profiles};
+use crate::render::template::Templates;
 
 /// `bundles/<site>.yaml`: what was sent last, and vouchers to use again.
 #[derive(Default, Serialize, Deserialize)]
@@ -137,9 +138,8 @@ impl Hq {
             let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
             bail!("sites/{site}/slots.yaml:\n- {}", lines.join("\n- "));
         }
-        let fault = plan.network.fault();
-        ensure!(fault.is_none(), "sites/{site}/site.yaml: {}", fault.unwrap_or_default());
-        ensure!(plan.name == site, "sites/{site}/site.yaml is of site {}", plan.name);
+        let templates = self.texts("templates")?;
+        check_plan(site, &plan, &templates)?;
         if let Some(name) = &plan.cluster.found {
             check_founding(site, &slots, name)?;
         }
@@ -162,7 +162,7 @@ impl Hq {
             ("revocations".to_owned(), json::to_vec(&revocations)),
             ("site".to_owned(), json::to_vec(&plan)),
             ("slots".to_owned(), json::to_vec(&slots)),
-            ("templates".to_owned(), json::to_vec(&self.texts("templates")?)),
+            ("templates".to_owned(), json::to_vec(&templates)),
             ("profiles".to_owned(), json::to_vec(&self.profiles()?)),
             ("images".to_owned(), self.images_of(site, &plan.system)?),
         ]);
@@ -271,6 +271,23 @@ fn index(
     };
     let sections = sections.iter().map(named).collect();
     Ok(Index { seq, base: None, site: site.to_owned(), created_on: now, reports, sections })
+}
+
+/// What stands in `site.yaml` is of this site, and can be made true.
+fn check_plan(site: &str, plan: &Site, texts: &BTreeMap<String, String>) -> Result<()> {
+    let file = format!("sites/{site}/site.yaml");
+    let fault = plan.network.fault().or_else(|| plan.system.fault()).or_else(|| plan.cluster.fault());
+    ensure!(fault.is_none(), "{file}: {}", fault.unwrap_or_default());
+    ensure!(plan.name == site, "{file} is of site {}: write `name: {site}` into it", plan.name);
+    let mut templates = Templates::built_in();
+    texts.iter().for_each(|(name, text)| templates.set(name, text));
+    let distribution = &plan.cluster.distribution;
+    ensure!(
+        templates.has(distribution),
+        "{file}: cluster.distribution {distribution:?} has no templates: write kubeadm, whose are built in, or make \
+         templates/{distribution}/"
+    );
+    Ok(())
 }
 
 /// The slot whose machine founds the cluster is one that can.

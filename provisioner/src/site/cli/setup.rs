@@ -48,24 +48,13 @@ pub fn finish(dir: &Path, reply: &Path) -> Result<()> {
 pub fn take(dir: &Path, certified: &Path, tpm: &str, owner: &Path, returns: bool) -> Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
     keys::take(dir, &read(certified)?, tpm, &read(owner)?, returns)?;
-    println!("This machine is a provisioner of {}.", identity(dir)?.site);
+    println!("This machine is a provisioner of {}.", keys::Identity::load(dir)?.site);
     Ok(())
-}
-
-/// Who the provisioner is; before HQ certified it, what to do.
-pub fn identity(dir: &Path) -> Result<keys::Identity> {
-    let path = dir.join("identity.json");
-    if !path.exists() {
-        let begun =
-            if dir.join(keys::REQUEST).exists() { "--reply REPLY.json" } else { "--site SITE --owner FILE" };
-        bail!("{0} is not certified by HQ: run `provisioner init --dir {0} {begun}`", dir.display());
-    }
-    serde_json::from_slice(&std::fs::read(path)?).context("reading identity.json")
 }
 
 /// Shows what will be changed in the cluster, asks, changes it, and keeps a certificate of its own.
 pub async fn attach(dir: &Path, kubeconfig: &Path, yes: bool) -> Result<()> {
-    let identity = identity(dir)?;
+    let identity = keys::Identity::load(dir)?;
     ensure!(kubeconfig.exists(), "there is no file {}", kubeconfig.display());
     let attach = Attach::with(kubeconfig).await?;
     let plan = attach.plan(&identity.site, identity.number).await?;

@@ -19,9 +19,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Headquarters' folder, and its keys apart from it.
 use crate::yaml;
 
+/// Headquarters' folder, and its keys apart from it.
 pub struct Hq {
     /// YAML under Git.
     pub dir: PathBuf,

@@ -70,11 +70,18 @@ impl Hq {
     pub fn init(&self, name: &str, allow_phone: bool, now: Time) -> Result<Option<std::path::PathBuf>> {
         check_name(name)?;
         let path = self.dir.join("owner.yaml");
-        ensure!(!path.exists(), "{} is there already; an owner is made once", path.display());
+        ensure!(
+            !path.exists(),
+            "there is an owner in {} already, and one is made once; name another folder by --dir for another owner",
+            self.dir.display()
+        );
         let left_out = self.keys.keep_from_git(&self.dir)?;
         let mut certificates = BTreeMap::new();
         for anchor in ANCHORS {
-            let key = self.keys.make(anchor, Alg::Es384)?;
+            let key = self.keys.make(anchor, Alg::Es384).context(
+                "this folder has an owner's keys: name another one by --keys, or, where an earlier attempt was cut off, \
+                 delete the *.pem that it left",
+            )?;
             let words = anchor.replace('-', " ");
             let der = self_signed(&Role::Anchor { name: &format!("{name} {words}") }, &key, now)?;
             certificates.insert(anchor.to_owned(), protocol::bytes::b64(&der));

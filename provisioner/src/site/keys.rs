@@ -230,7 +230,11 @@ fn finish_after(dir: &Path, reply: &[u8], bundle: u64) -> Result<()> {
     let begun: Begun = serde_json::from_slice(&fs::read(dir.join("init.json")).with_context(first)?)?;
     let owner = owner_trust(&fs::read(dir.join(OWNER)).with_context(first)?)?;
     let request: CaRequest = serde_json::from_slice(&fs::read(dir.join(REQUEST))?)?;
-    let damaged = |why| anyhow::anyhow!("HQ's reply is cut off or damaged: bring it once more ({why})");
+    let damaged = |why| {
+        anyhow::anyhow!(
+            "this is no reply of HQ's, or one that is cut off: bring the file once more that `hq site certify` wrote ({why})"
+        )
+    };
     let reply: CaReply = protocol::json::parse(reply).map_err(damaged)?;
     let grant = open(dir, &begun, &request, &reply)?.context("the reply was made for another request")?;
     let trust = Trust::from_image(&grant.anchors)?;

@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use protocol::id::is_slot_name;
 
 use crate::cluster::attach::{Attach, Plan};
 use crate::cluster::credential::{Credential, FILE};
@@ -11,8 +12,14 @@ use crate::site::keys;
 
 /// Makes the keys and the request for HQ, and says what to do with it.
 pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: &Path, again: bool) -> Result<()> {
-    let bytes = std::fs::read(owner).with_context(|| format!("reading {}", owner.display()))?;
-    keys::owner_trust(&bytes).with_context(|| format!("{} is no owner's file", owner.display()))?;
+    ensure!(
+        is_slot_name(site),
+        "{site:?} is no site of HQ's: a site's name is at most 50 small letters, digits and hyphens, as in ship-7"
+    );
+    let whose = "it is HQ's public/owner.json, brought by hand";
+    let bytes = std::fs::read(owner)
+        .with_context(|| format!("reading the owner's file {}, {whose}", owner.display()))?;
+    keys::owner_trust(&bytes).with_context(|| format!("{} is no owner's file: {whose}", owner.display()))?;
     if again {
         keys::drop_request(dir)?;
     }
@@ -35,7 +42,7 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: &Path, again: boo
 
 /// Finishes with HQ's answer.
 pub fn finish(dir: &Path, reply: &Path) -> Result<()> {
-    let bytes = std::fs::read(reply).with_context(|| format!("reading {}", reply.display()))?;
+    let bytes = std::fs::read(reply).with_context(|| format!("reading HQ's reply {}", reply.display()))?;
     keys::finish(dir, &bytes)?;
     println!("This provisioner is certified. Next:");
     println!("1. provisioner attach --dir {} KUBECONFIG", dir.display());

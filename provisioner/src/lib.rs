@@ -8,3 +8,4 @@ pub mod plain; // text that comes from outside, as a person may read it
 pub mod registrar; // towards a pledge: TLS, messages, limits, EST, discovery
 pub mod render; // template x profile x site -> machine config
 pub mod site; // store, admission, controller, clock, admin interface
+mod yaml; // what people write, and what is wrong with it in words

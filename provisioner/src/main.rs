@@ -44,4 +44,22 @@ mod tests {
     fn every_command_can_be_asked_for_its_help() {
         super::Cli::command().debug_assert();
     }
+
+    /// Arguments of a command and of those below it whose help says no more than a word or two.
+    fn short(command: &clap::Command) -> Vec<String> {
+        let is_short = |arg: &&clap::Arg| {
+            arg.get_help().is_none_or(|help| help.to_string().split_whitespace().count() < 3)
+        };
+        let short_ones = command.get_arguments().filter(is_short);
+        let named = short_ones.map(|arg| format!("{} {}", command.get_name(), arg.get_id()));
+        named
+            .filter(|name| !name.ends_with(" json"))
+            .chain(command.get_subcommands().flat_map(short))
+            .collect()
+    }
+
+    #[test]
+    fn the_help_of_every_argument_says_what_is_to_be_given() {
+        assert_eq!(short(&super::Cli::command()), [""; 0]);
+    }
 }

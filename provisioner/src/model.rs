@@ -1,11 +1,14 @@
 //! A site and its slots as HQ writes them in YAML and the bundle carries them in JSON.
 
+mod system; // which versions its machines run
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use protocol::id::is_slot_name;
-use protocol::image::Kind;
 use serde::{Deserialize, Serialize};
+
+pub use self::system::{Activate, SystemPlan, foreign_build};
 
 /// A site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,45 +25,6 @@ pub struct Site {
     /// What its machines run, where their whole system is ours.
     #[serde(default, skip_serializing_if = "SystemPlan::says_nothing")]
     pub system: SystemPlan,
-}
-
-/// Which versions the machines of a site run, where their whole system is ours.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct SystemPlan {
-    /// Of the operating system; none leaves each machine what it has.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub os: Option<String>,
-    /// Of Kubernetes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kubernetes: Option<String>,
-    /// When what was staged is tried.
-    pub activate: Activate,
-}
-
-/// When what was staged is tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Activate {
-    /// Once somebody at the site, or a later bundle, says so.
-    #[default]
-    Hold,
-    /// As soon as it is whole, one machine after the other.
-    Now,
-}
-
-impl SystemPlan {
-    fn says_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// The version of this kind.
-    pub fn version(&self, kind: Kind) -> Option<&str> {
-        match kind {
-            Kind::Os => self.os.as_deref(),
-            Kind::Kubernetes => self.kubernetes.as_deref(),
-        }
-    }
 }
 
 /// What every machine of a site is told of the network.
@@ -125,6 +89,24 @@ pub struct ClusterPlan {
     /// The slot whose machine founds the cluster, where the site has none yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found: Option<String>,
+}
+
+impl ClusterPlan {
+    /// What is wrong with it, and what would be right.
+    pub fn fault(&self) -> Option<String> {
+        let is_range = |text: &str| Range::parse(text).is_some();
+        let faults = [
+            (!is_range(&self.service_cidr), "service-cidr", &self.service_cidr, "10.96.0.0/12"),
+            (
+                !is_range(&self.pod_cidr) || !self.pod_cidr.ends_with("/16"),
+                "pod-cidr",
+                &self.pod_cidr,
+                "10.244.0.0/16",
+            ),
+        ];
+        let (_, key, text, right) = faults.into_iter().find(|(is_so, ..)| *is_so)?;
+        Some(format!("cluster.{key} {text:?}: an address, a slash and a number, as in {right}"))
+    }
 }
 
 impl Default for ClusterPlan {
@@ -283,7 +265,9 @@ impl Slot {
         let outside = |address: Option<IpAddr>| {
             range.as_ref().zip(address).is_some_and(|(range, address)| !range.contains(&address))
         };
+        let pods = self.pod_cidr.as_deref().map(Range::parse);
         let faults = [
+            (pods == Some(None), "pod-cidr is an address, a slash and a number of bits, as in 10.244.9.0/24"),
             (
                 self.cidr.is_some() && range.is_none(),
                 "cidr is an address, a slash and a number of bits, as in 10.7.0.0/24",
@@ -344,6 +328,7 @@ impl Slots {
     pub fn faults(&self) -> Vec<Wrong> {
         let mut faults = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
+        let mut addresses = BTreeMap::new();
         for slot in &self.slots {
             let mut wrong = |what: String| faults.push(Wrong { place: format!("slot {}", slot.name), what });
             if !is_slot_name(&slot.name) {
@@ -356,6 +341,9 @@ impl Slots {
                 if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&taint.effect.as_str()) {
                     wrong(format!("effect {:?}: NoSchedule, PreferNoSchedule or NoExecute", taint.effect));
                 }
+            }
+            if let Some(other) = slot.address.and_then(|address| addresses.insert(address, &slot.name)) {
+                wrong(format!("its address is {other}'s too; give each its own"));
             }
             slot.network_faults().into_iter().for_each(|what| wrong(what.to_owned()));
         }

@@ -1,9 +1,10 @@
 //! What a machine says of its own start.
 
 use harness::{Board, Bus};
+use tests::stage::JOINED;
 
 use crate::install::joined;
-use crate::{DEADLINE, JOINED, site_and_machine};
+use crate::{DEADLINE, site_and_machine};
 
 /// The most memory that PID 1 may have had, MiB: it is there for the life of the machine.
 const MOST: f64 = 6.0;

@@ -58,6 +58,8 @@ impl Desk {
     /// The next bundle as headquarters makes it, not sealed.
     pub fn next(&self) -> Loose {
         let built = self.0.build_bundle(SITE, system_clock()).unwrap();
+        let file = self.0.dir.join("next.nbb");
+        self.0.send(&built, &file, |file| Ok(std::fs::write(file, &built.file)?)).unwrap();
         let key = self.0.keys.scalar("site-ship-7-bundle").unwrap();
         let opened = bundle::open(&built.file, SITE, &key[..]).unwrap();
         let index: Index = payload(&opened.index);

@@ -179,7 +179,10 @@ fn headquarters_signs_for_its_machines_only_what_belongs_together_and_was_let_in
     };
     assert!(kit().unwrap_err().contains("images.yaml has no os 0.2.0: `provisioner hq image add"));
     served.hq.run(&["image", "add", &path]).unwrap();
-    kit().unwrap();
+    let nowhere = dir.path().join("nowhere/stick").display().to_string();
+    served.hq.run(&["site", "kit", "ship-7", "--images", &path, "-o", &nowhere]).unwrap_err();
+    served.hq.run(&["site", "kit", "ship-7", "--images", &path, "-o", "/dev/null"]).unwrap_err();
+    assert!(kit().unwrap().contains("with bundle 1,"), "a stick that was not written uses no number");
 
     // Somebody who can write to the folder puts a program of his own there, and has the list name it.
     let stub = fs::read(STUB).unwrap();
@@ -199,4 +202,30 @@ fn headquarters_signs_for_its_machines_only_what_belongs_together_and_was_let_in
         }
         assert_eq!(fs::read(dir.path().join("node-boot.signed.efi")).unwrap(), before, "nothing is signed");
     }
+}
+
+#[test]
+fn a_folder_that_holds_no_provisioner_gets_no_images() {
+    let served = Served::with(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    if folder(dir.path()).is_none() {
+        return;
+    }
+    let (path, none) = (dir.path().display().to_string(), dir.path().join("none"));
+    let said = served.elsewhere(&["images", "add", "--dir", &none.display().to_string(), &path]).unwrap_err();
+    assert!(said.to_string().contains("provisioner init"), "{said}");
+    assert!(!none.exists());
+}
+
+#[test]
+fn another_distributions_build_of_kubernetes_is_not_let_in() {
+    let served = Served::with(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut images) = folder(dir.path()) else { return };
+    images[1].version = "v1.36.2+k3s1".into();
+    fs::write(dir.path().join("images.json"), json::to_vec(&images)).unwrap();
+    served.hq.run(&["secure-boot"]).unwrap();
+    let said = served.hq.run(&["image", "add", &dir.path().display().to_string()]).unwrap_err().to_string();
+    assert!(said.contains("nothing was let in") && said.contains("as v1.36.2"), "{said}");
+    assert!(!served.hq.dir().join("images.yaml").exists());
 }

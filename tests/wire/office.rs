@@ -223,3 +223,42 @@ fn a_plan_by_which_no_site_can_be_founded_is_not_sent_and_says_what_to_write() {
     hq.edit("seed/shop.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n").unwrap();
     hq.bundle().unwrap();
 }
+
+#[test]
+fn a_bundle_that_is_not_made_uses_no_number_and_its_fault_is_named_with_the_file() {
+    let hq = Hq::found(&Programs::build().unwrap(), "Wire").unwrap();
+    let file = format!("sites/{SITE}/site.yaml");
+    for (text, words) in [
+        ("clustr: {}\n", "clustr"),
+        ("cluster: { distribution: k3s }\n", "templates/k3s/"),
+        ("cluster: { pod-cidr: big }\n", "cluster.pod-cidr"),
+        ("system: { kubernetes: v1.36.2+k3s1 }\n", "as v1.36.2"),
+    ] {
+        hq.edit(&file, &format!("name: ship-7\n{text}")).unwrap();
+        let said = hq.bundle().unwrap_err().to_string();
+        assert!(said.contains(&file) && said.contains(words) && !said.contains("<input>"), "{said}");
+    }
+    hq.edit(&file, "name: ship-8\n").unwrap();
+    says(hq.bundle().map(|_| String::new()), &[&file, "write `name: ship-7`"]);
+    hq.edit(&file, "name: ship-7\n").unwrap();
+    let nowhere = hq.path("nowhere/site.nbb").display().to_string();
+    says(hq.run(&["bundle", "build", SITE, "-o", &nowhere]), &["writing", &nowhere]);
+    let site = hq.path("site.nbb").display().to_string();
+    let build = || hq.run(&["bundle", "build", SITE, "-o", &site]).unwrap();
+    says(hq.run(&["bundle", "build", SITE, "-o", "/tmp"]), &["/tmp is a folder"]);
+    assert!(build().contains("Bundle 1 of ship-7"));
+    assert!(build().contains("Bundle 2 of ship-7"));
+}
+
+#[test]
+fn what_needs_a_key_that_is_offline_leaves_nothing_half_made_and_is_done_once_the_key_is_back() {
+    let hq = Hq::found(&Programs::build().unwrap(), "Wire").unwrap();
+    let [key, away] = ["keys/site-anchor-a.pem", "away.pem"].map(|name| hq.path(name));
+    std::fs::rename(&key, &away).unwrap();
+    let words = ["nothing was made or withdrawn", "site-anchor-a.pem"];
+    says(hq.run(&["site", "add", "ship-9"]), &words);
+    says(hq.run(&["site", "revoke", SITE]), &words);
+    std::fs::rename(&away, &key).unwrap();
+    hq.run(&["site", "add", "ship-9"]).unwrap();
+    assert!(hq.run(&["site", "revoke", SITE]).unwrap().contains("generation 2"));
+}

@@ -7,6 +7,7 @@ use protocol::bytes::{B64u, Digest};
 use protocol::certify::CaRequest;
 use protocol::crypto::{Alg, Signer as _, SoftKey};
 use protocol::issue;
+use protocol::record::{Sites, Status};
 use protocol::report::{self, Join};
 use protocol::tpm::Ek;
 use provisioner::site::rebuild::Stage;
@@ -19,6 +20,11 @@ use crate::forge::{Desk, stolen_keys, tpm};
 /// The machine of the vectors is registered, and a provisioner in its TPM certified.
 fn certify(served: &Served) {
     served.hq.import(&format!("serial,ek-p256,site,roles\nPRV1,{},{SITE},worker\n", tpm::ek_id())).unwrap();
+    certify_one_more(served).unwrap();
+}
+
+/// Headquarters is asked to certify a provisioner in that TPM.
+fn certify_one_more(served: &Served) -> anyhow::Result<String> {
     let (key, _) = SoftKey::generate(Alg::Es256).unwrap();
     let request = CaRequest {
         csr: B64u(issue::request("ship-7 issuing CA", None, &key).unwrap()),
@@ -30,7 +36,34 @@ fn certify(served: &Served) {
     let [path, reply] = ["request.json", "reply.json"].map(|name| served.hq.path(name));
     std::fs::write(&path, protocol::json::to_vec(&request)).unwrap();
     let (path, reply) = (path.display().to_string(), reply.display().to_string());
-    served.hq.run(&["site", "certify", SITE, &path, "-o", &reply]).unwrap();
+    served.hq.run(&["site", "certify", SITE, &path, "-o", &reply])
+}
+
+#[test]
+fn a_machine_that_is_locked_out_becomes_no_provisioner_by_a_stick_nor_by_a_new_certificate_until_it_is_back()
+{
+    let served = Served::with(&[]);
+    certify(&served);
+    let desk = Desk::of(&served.hq);
+    for word in ["lost", "rma"] {
+        let said = served.hq.run(&["machines", "revoke", "PRV1", &format!("--{word}")]).unwrap();
+        assert!(
+            said.contains("provisioner of ship-7") && said.contains("`provisioner hq site revoke ship-7`"),
+            "{said}"
+        );
+        let found = desk.0.certified(SITE).unwrap();
+        assert!(
+            found.brought.is_empty() && found.left_out[0].contains(&format!("is {word}")),
+            "{:?}",
+            found.left_out
+        );
+        let said = certify_one_more(&served).unwrap_err().to_string();
+        assert!(said.contains(&format!("is {word}")), "{said}");
+        desk.amend(|record| record.status = Status::Active);
+        assert_eq!(desk.0.certified(SITE).unwrap().brought.len(), 1);
+    }
+    desk.amend(|record| record.site = Sites::One("ship-9".to_owned()));
+    assert!(desk.0.certified(SITE).unwrap().left_out[0].contains("no machine of ship-7 is registered"));
 }
 
 #[test]
@@ -39,10 +72,11 @@ fn a_stick_brings_provisioners_only_while_their_ca_is_believed() {
     certify(&served);
     let desk = Desk::of(&served.hq).0;
     let found = desk.certified(SITE).unwrap();
-    let hashes: Vec<_> = found.iter().map(|(ek, _)| ek.to_string()).collect();
-    assert_eq!(hashes, [tpm::ek_id()]);
+    let hashes: Vec<_> = found.brought.iter().map(|(ek, _)| ek.to_string()).collect();
+    assert_eq!((hashes, found.left_out), (vec![tpm::ek_id()], vec![]));
     desk.revoke_site(SITE, system_clock()).unwrap();
-    assert!(desk.certified(SITE).unwrap().is_empty());
+    let found = desk.certified(SITE).unwrap();
+    assert!(found.brought.is_empty() && found.left_out[0].contains("its CA was withdrawn"));
 }
 
 /// A TPM that is on until it is dropped.

@@ -36,15 +36,21 @@ pub(crate) struct Part {
     pub size: u64,
 }
 
-/// Writes a disk with these partitions; the same partitions make the same bytes. What was there stays until all of it is written.
-pub(crate) fn write(parts: &[Part], out: &Path) -> Result<()> {
-    let size: u64 = parts.iter().map(|part| part.size).sum();
-    let writing = || format!("writing {} ({size} MiB at most)", out.display());
+/// Whether a disk can be written there: a stick itself is none of our business, nor is a folder.
+pub fn check_place(out: &Path) -> Result<()> {
     ensure!(
         out.is_file() || !out.exists(),
         "{} is no file: have one written, and copy it onto the stick as a whole",
         out.display()
     );
+    Ok(())
+}
+
+/// Writes a disk with these partitions; the same partitions make the same bytes. What was there stays until all of it is written.
+pub(crate) fn write(parts: &[Part], out: &Path) -> Result<()> {
+    let size: u64 = parts.iter().map(|part| part.size).sum();
+    let writing = || format!("writing {} ({size} MiB at most)", out.display());
+    check_place(out)?;
     let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).with_context(writing)?;
     write_parts(parts, file.as_file_mut()).with_context(writing)?;

@@ -16,5 +16,6 @@ pub mod uki; // one file that the firmware starts
 mod verity; // the hash tree behind an image
 
 pub use debian::{Pin, listed as pins_of, pins, unpack_listed as unpack};
+pub use disk::check_place;
 pub use recipe::{Built, Inputs, SIGNED, build};
 pub use stick::stick;

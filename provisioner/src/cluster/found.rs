@@ -21,7 +21,7 @@ pub struct BadManifest {
 /// Every object of a manifest, in its order; empty documents are left out.
 pub fn objects(file: &str, text: &str) -> Result<Vec<Value>, BadManifest> {
     let bad = |why: String| BadManifest { file: file.to_owned(), why };
-    let all: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| bad(error.to_string()))?;
+    let all: Vec<Value> = crate::yaml::read_all(text).map_err(|error| bad(error.to_string()))?;
     let objects: Vec<Value> = all.into_iter().filter(|object| !object.is_null()).collect();
     for (place, object) in objects.iter().enumerate() {
         let has = |pointer: &str| object.pointer(pointer).is_some_and(Value::is_string);

@@ -1,6 +1,7 @@
 //! What a site is sent: registrations, vouchers, withdrawals, slots, templates, profiles, in one sealed file.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::bundle::{Index, Section, public_of, seal};
@@ -18,8 +19,9 @@ use serde_json::value::RawValue;
 
 use super::sites::SiteCa;
 use super::{Hq, read, write};
-use crate::model::{Role, Slots};
+use crate::model::{Role, Site, Slots};
 use crate::render::profile::{Profile, Profiles};
+use crate::render::template::Templates;
 
 /// `bundles/<site>.yaml`: what was sent last, and vouchers to use again.
 #[derive(Default, Serialize, Deserialize)]
@@ -50,13 +52,19 @@ pub struct Built {
     pub vouchers: usize,
     /// What is perhaps not what was meant: a line each.
     pub warnings: Vec<String>,
+    site: String,
+    sent: Sent,
 }
 
 impl Hq {
-    /// Builds the next bundle of a site.
+    fn sent_path(&self, site: &str) -> PathBuf {
+        self.dir.join("bundles").join(format!("{site}.yaml"))
+    }
+
+    /// Builds the next bundle of a site. Its number is used once [`Hq::send`] has made a file of it.
     pub fn build_bundle(&self, site: &str, now: Time) -> Result<Built> {
         let ca = self.site_ca(site)?;
-        let path = self.dir.join("bundles").join(format!("{site}.yaml"));
+        let path = self.sent_path(site);
         let mut sent: Sent = if path.exists() { read(&path)? } else { Sent::default() };
         sent.seq += 1;
         let all: Vec<Record> =
@@ -69,10 +77,8 @@ impl Hq {
             .context("the site's bundle key")?;
         let carried: Vec<_> = sections.values().map(Vec::as_slice).collect();
         let file = seal(&index, &carried, site, &public)?;
-        write(&path, &sent)?;
         let slots = self.slots(site)?;
-        let mut warnings = doubts(site, &ca, &slots, &all);
-        warnings.extend(self.doubts_of_founding(site, &all)?);
+        let warnings = self.doubts(site, &ca, &slots, &all)?;
         let lines =
             |bytes: &Vec<u8>| bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
         Ok(Built {
@@ -82,7 +88,36 @@ impl Hq {
             slots: slots.slots.len(),
             vouchers: sections.get("vouchers").map_or(0, lines),
             warnings,
+            site: site.to_owned(),
+            sent,
         })
+    }
+
+    /// Has `make` write a file with a bundle. A number is used as soon as somebody could carry the file away, and not
+    /// where there is none: the file gets its name last.
+    pub fn send(&self, bundle: &Built, output: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        ensure!(!output.is_dir(), "{} is a folder: name a file in it", output.display());
+        // What is no file, such as a pipe, is written to as it is: a rename would put a file in its place.
+        if std::fs::metadata(output).is_ok_and(|found| !found.is_file()) {
+            self.remember(bundle)?;
+            return make(output);
+        }
+        let mut beside = output.as_os_str().to_owned();
+        beside.push(".part");
+        let beside = PathBuf::from(beside);
+        let named = || format!("writing {}", output.display());
+        let made = make(&beside)
+            .and_then(|()| self.remember(bundle))
+            .and_then(|()| std::fs::rename(&beside, output).with_context(named));
+        if made.is_err() {
+            let _ = std::fs::remove_file(&beside);
+        }
+        made
+    }
+
+    /// Uses the number of a bundle.
+    fn remember(&self, bundle: &Built) -> Result<()> {
+        write(&self.sent_path(&bundle.site), &bundle.sent)
     }
 
     fn sections(
@@ -103,9 +138,8 @@ impl Hq {
             let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
             bail!("sites/{site}/slots.yaml:\n- {}", lines.join("\n- "));
         }
-        let fault = plan.network.fault();
-        ensure!(fault.is_none(), "sites/{site}/site.yaml: {}", fault.unwrap_or_default());
-        ensure!(plan.name == site, "sites/{site}/site.yaml is of site {}", plan.name);
+        let templates = self.texts("templates")?;
+        check_plan(site, &plan, &templates)?;
         if let Some(name) = &plan.cluster.found {
             check_founding(site, &slots, name)?;
         }
@@ -128,7 +162,7 @@ impl Hq {
             ("revocations".to_owned(), json::to_vec(&revocations)),
             ("site".to_owned(), json::to_vec(&plan)),
             ("slots".to_owned(), json::to_vec(&slots)),
-            ("templates".to_owned(), json::to_vec(&self.texts("templates")?)),
+            ("templates".to_owned(), json::to_vec(&templates)),
             ("profiles".to_owned(), json::to_vec(&self.profiles()?)),
             ("images".to_owned(), self.images_of(site, &plan.system)?),
         ]);
@@ -137,32 +171,6 @@ impl Hq {
             sections.insert("seed".to_owned(), json::to_vec(&seed));
         }
         Ok(sections)
-    }
-
-    /// What would keep the site from being founded, and can be known here.
-    fn doubts_of_founding(&self, site: &str, all: &[Record]) -> Result<Vec<String>> {
-        let plan = self.site(site)?;
-        let Some(slot) = plan.cluster.found else { return Ok(Vec::new()) };
-        if self.has_joined(site) {
-            let file = format!("sites/{site}/site.yaml");
-            return Ok(vec![format!(
-                "{site} has its cluster: cluster.found is left out; take it out of {file} too"
-            )]);
-        }
-        let certified = self.certified(site)?;
-        let is_certified = |record: &&Record| {
-            let ids: Vec<_> = record.auth.iter().map(protocol::record::Auth::id).collect();
-            certified.iter().any(|(ek, _)| ids.contains(&Id::Ek(*ek)))
-        };
-        let there = all
-            .iter()
-            .filter(|record| record.slot.as_ref() == Some(&slot))
-            .any(|record| is_certified(&record));
-        let doubt = format!(
-            "nobody can found {site}: no machine that is registered for {slot} has a provisioner certified in its TPM; \
-             on that machine `node-boot register --csr {site}`, then `provisioner hq site certify {site} REQUEST`"
-        );
-        Ok(if there { Vec::new() } else { vec![doubt] })
     }
 
     /// A voucher for each active machine with a proof; one that still fits is not signed anew.
@@ -265,6 +273,23 @@ fn index(
     Ok(Index { seq, base: None, site: site.to_owned(), created_on: now, reports, sections })
 }
 
+/// What stands in `site.yaml` is of this site, and can be made true.
+fn check_plan(site: &str, plan: &Site, texts: &BTreeMap<String, String>) -> Result<()> {
+    let file = format!("sites/{site}/site.yaml");
+    let fault = plan.network.fault().or_else(|| plan.system.fault()).or_else(|| plan.cluster.fault());
+    ensure!(fault.is_none(), "{file}: {}", fault.unwrap_or_default());
+    ensure!(plan.name == site, "{file} is of site {}: write `name: {site}` into it", plan.name);
+    let mut templates = Templates::built_in();
+    texts.iter().for_each(|(name, text)| templates.set(name, text));
+    let distribution = &plan.cluster.distribution;
+    ensure!(
+        templates.has(distribution),
+        "{file}: cluster.distribution {distribution:?} has no templates: write kubeadm, whose are built in, or make \
+         templates/{distribution}/"
+    );
+    Ok(())
+}
+
 /// The slot whose machine founds the cluster is one that can.
 fn check_founding(site: &str, slots: &Slots, name: &str) -> Result<()> {
     let slot = slots
@@ -280,27 +305,4 @@ fn check_founding(site: &str, slots: &Slots, name: &str) -> Result<()> {
         "{file}: {name} founds the cluster; give it the `address` of its API server, and its `cidr`"
     );
     Ok(())
-}
-
-/// What would keep machines out of the site, and can be known here.
-fn doubts(site: &str, ca: &SiteCa, slots: &Slots, all: &[Record]) -> Vec<String> {
-    let mut doubts = Vec::new();
-    if ca.provisioners.is_empty() {
-        doubts.push(format!(
-            "{site} has no certified provisioner that could open it: `provisioner hq site certify {site} REQUEST`"
-        ));
-    }
-    if slots.slots.is_empty() {
-        doubts.push(format!("{site} has no slots, so no machine gets a place: edit sites/{site}/slots.yaml"));
-    }
-    if all.is_empty() {
-        doubts.push(format!("no machine is registered for {site}: `provisioner hq machines import FILE`"));
-    }
-    for record in all.iter().filter(|record| record.status == Status::Active) {
-        if let Some(Err(what)) = record.slot.as_ref().map(|slot| slots.named(site, slot)) {
-            doubts
-                .push(format!("{} gets no place: {what}, or correct machines/{}.yaml", record.id, record.id));
-        }
-    }
-    doubts
 }

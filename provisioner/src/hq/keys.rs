@@ -24,7 +24,8 @@ impl Keys {
     /// The folder; the passphrase comes from a file, or from `NODEBOOT_PASSPHRASE`.
     pub fn new(dir: PathBuf, passphrase_file: Option<&Path>) -> Result<Self> {
         let passphrase = match passphrase_file {
-            Some(path) => fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?,
+            Some(path) => fs::read_to_string(path)
+                .with_context(|| format!("reading the passphrase in {}", path.display()))?,
             None => std::env::var("NODEBOOT_PASSPHRASE").unwrap_or_default(),
         };
         Ok(Self { dir, passphrase: Zeroizing::new(passphrase.trim_end_matches(['\n', '\r']).to_owned()) })
@@ -126,7 +127,8 @@ impl Keys {
 
     fn open(&self, name: &str) -> Result<Zeroizing<Vec<u8>>> {
         let path = self.path(name);
-        let which = || format!("reading the key {}: is --keys the right folder?", path.display());
+        let which =
+            || format!("reading the key {}: is --keys the right folder, or is it offline?", path.display());
         let pem = fs::read_to_string(&path).with_context(which)?;
         let wrong = || format!("the key {} cannot be opened: is this the right passphrase?", path.display());
         let (_, sealed) = SecretDocument::from_pem(&pem).ok().with_context(wrong)?;

@@ -2,6 +2,7 @@
 
 pub mod bundles; // what a site is sent
 pub mod cli; // the command line
+mod doubts; // what is perhaps not what was meant
 pub mod firmware; // what machines start, signed for their firmware
 pub mod images; // images that sites may run
 pub mod import; // registrations from a table
@@ -18,6 +19,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::yaml;
+
 /// Headquarters' folder, and its keys apart from it.
 pub struct Hq {
     /// YAML under Git.
@@ -29,7 +32,7 @@ pub struct Hq {
 /// Reads a YAML file.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_saphyr::from_str(&text).with_context(|| format!("reading {}", path.display()))
+    yaml::read(&text).with_context(|| format!("reading {}", path.display()))
 }
 
 /// Writes a YAML file, whole or not at all.

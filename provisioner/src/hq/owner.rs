@@ -68,12 +68,20 @@ impl Hq {
     /// Makes the owner: anchors A and B of both kinds, signer, key for answers by voice. The file that keeps the keys
     /// from Git, where they are inside of its folder.
     pub fn init(&self, name: &str, allow_phone: bool, now: Time) -> Result<Option<std::path::PathBuf>> {
+        check_name(name)?;
         let path = self.dir.join("owner.yaml");
-        ensure!(!path.exists(), "{} is there already; an owner is made once", path.display());
+        ensure!(
+            !path.exists(),
+            "there is an owner in {} already, and one is made once; name another folder by --dir for another owner",
+            self.dir.display()
+        );
         let left_out = self.keys.keep_from_git(&self.dir)?;
         let mut certificates = BTreeMap::new();
         for anchor in ANCHORS {
-            let key = self.keys.make(anchor, Alg::Es384)?;
+            let key = self.keys.make(anchor, Alg::Es384).context(
+                "this folder has an owner's keys: name another one by --keys, or, where an earlier attempt was cut off, \
+                 delete the *.pem that it left",
+            )?;
             let words = anchor.replace('-', " ");
             let der = self_signed(&Role::Anchor { name: &format!("{name} {words}") }, &key, now)?;
             certificates.insert(anchor.to_owned(), protocol::bytes::b64(&der));
@@ -136,5 +144,32 @@ impl Hq {
     /// What a machine of this owner believes.
     pub fn trust(&self) -> Result<Trust> {
         Ok(Trust::from_image(&self.anchors()?)?)
+    }
+}
+
+/// The name stands in every certificate of the owner, which has 64 symbols for it and more words (RFC 5280, appendix A.1).
+fn check_name(name: &str) -> Result<()> {
+    let is_good =
+        !name.trim().is_empty() && name.chars().count() <= 40 && !name.chars().any(char::is_control);
+    ensure!(
+        is_good,
+        "nothing was made: the owner's name {name:?} stands in every certificate; give --name 1 to 40 symbols in one line, \
+         as in \"Example Line\""
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_has_a_name_that_can_be_read_in_a_certificate() {
+        for name in ["Example Line", "Reederei Größe & Söhne", "x"] {
+            check_name(name).unwrap();
+        }
+        for name in ["", "  ", "two\nlines", "\x1b[2J", &"x".repeat(41)] {
+            assert!(check_name(name).unwrap_err().to_string().contains("--name"), "{name:?}");
+        }
     }
 }

@@ -7,11 +7,12 @@ use protocol::cert::Cert;
 use protocol::certify::{CaReply, CaRequest, Certified, Grant, seal_to_key, seal_with_secret};
 use protocol::claim::Code;
 use protocol::clock::Time;
-use protocol::crypto::{Alg, SystemRandom, random};
+use protocol::crypto::{Alg, Signer, SystemRandom, random};
 use protocol::csr::Csr;
 use protocol::id::{Id, is_slot_name};
 use protocol::issue::{Role, issue};
 use protocol::json;
+use protocol::record::{Record, Status};
 use protocol::refusal::{Refusal, Refused};
 use protocol::tpm::{Ek, Public, make_credential};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,15 @@ pub struct Provisioner {
     pub certificate: String,
     /// The number of its last report.
     pub last_report: u64,
+}
+
+/// What a site's sticks bring to machines that are provisioners.
+#[derive(Default)]
+pub struct OnSticks {
+    /// The hash of the endorsement key of each, and what its machine needs.
+    pub brought: Vec<(Digest, Certified)>,
+    /// Which others there are, and why they are not brought: a line each.
+    pub left_out: Vec<String>,
 }
 
 impl Hq {
@@ -98,22 +108,46 @@ impl Hq {
             is_slot_name(site),
             "a site's name is at most 50 small letters, digits and hyphens, as in ship-7"
         );
-        ensure!(!self.site_ca_path(site).exists(), "site {site} is there already");
-        self.keys.make_scalar(&format!("site-{site}-bundle"))?;
-        self.keys.make_scalar(&format!("site-{site}-approve"))?;
-        let ca = self.new_ca(site, 1, now)?;
+        ensure!(
+            !self.site_ca_path(site).exists(),
+            "site {site} is there already: edit sites/{site}/site.yaml and slots.yaml"
+        );
+        let anchor = self.site_anchor()?;
+        let left = || {
+            format!(
+                "site {site} has keys and no sites/{site}/ca.yaml: bring that back from Git, or, where an earlier attempt \
+                 to add it was cut off, delete the site-{site}-*.pem that it left"
+            )
+        };
+        self.keys.make_scalar(&format!("site-{site}-bundle")).with_context(left)?;
+        self.keys.make_scalar(&format!("site-{site}-approve")).with_context(left)?;
+        let ca = self.new_ca(site, 1, &anchor, now)?;
         let folder = self.dir.join("sites").join(site);
         write_text(&folder.join("site.yaml"), &SITE.replace("SITE", site))?;
         write_text(&folder.join("slots.yaml"), SLOTS)?;
         self.save_site_ca(site, &ca)
     }
 
+    /// What certifies the CAs of sites. Its key is offline, and is asked for before anything is made that it has to sign.
+    fn site_anchor(&self) -> Result<(Cert, Box<dyn Signer>)> {
+        let name = "site-anchor-a";
+        Ok((self.certificate(name)?, self.key(name).context("nothing was made or withdrawn")?))
+    }
+
     /// The CA of a generation, which has certified nobody yet.
-    fn new_ca(&self, site: &str, generation: u32, now: Time) -> Result<SiteCa> {
-        let key = self.keys.make(&format!("site-{site}-g{generation}"), Alg::Es256)?;
-        let (anchor, anchor_key) = (self.certificate("site-anchor-a")?, self.key("site-anchor-a")?);
+    fn new_ca(
+        &self,
+        site: &str,
+        generation: u32,
+        (anchor, anchor_key): &(Cert, Box<dyn Signer>),
+        now: Time,
+    ) -> Result<SiteCa> {
+        let name = format!("site-{site}-g{generation}");
+        let key = self.keys.make(&name, Alg::Es256).with_context(|| {
+            format!("where an earlier attempt was cut off, delete the {name}.pem that it left")
+        })?;
         let role = Role::SiteCa { site, generation };
-        let der = issue(&role, protocol::crypto::Signer::spki(&key), &anchor, &*anchor_key, now)?;
+        let der = issue(&role, key.spki(), anchor, &**anchor_key, now)?;
         Ok(SiteCa { generation, certificate: b64(&der), provisioners: vec![] })
     }
 
@@ -165,27 +199,42 @@ impl Hq {
         write_text(&self.certified_folder(site).join(format!("{hash}.json")), &text)
     }
 
-    /// The provisioners of a site that were certified in advance and are believed: the hash of the endorsement key of
-    /// each, and what its machine needs.
-    pub fn certified(&self, site: &str) -> Result<Vec<(Digest, Certified)>> {
+    /// The provisioners of a site that were certified in advance: those that its sticks bring to their machines, and why
+    /// the others are left out.
+    pub fn certified(&self, site: &str) -> Result<OnSticks> {
         let mut believed = Vec::new();
         for provisioner in self.site_ca(site)?.provisioners {
             believed.push(Cert::parse(&from_b64(&provisioner.certificate)?)?.spki);
         }
-        let mut found = Vec::new();
+        let (records, mut found) = (self.records()?, OnSticks::default());
         for entry in std::fs::read_dir(self.certified_folder(site)).into_iter().flatten() {
             let path = entry?.path();
             let reading = || format!("reading {}", path.display());
-            let certified: Certified = json::parse(&std::fs::read(&path)?).with_context(reading)?;
+            let certified: Certified =
+                json::parse(&std::fs::read(&path).with_context(reading)?).with_context(reading)?;
             let csr = Csr::parse(&certified.request.csr.0).with_context(reading)?;
-            let ek = certified.request.ek.as_ref().map(|ek| Ek::parse(&ek.0)).transpose()?.map(|ek| ek.id());
-            // A CA that was withdrawn takes its provisioners with it.
-            if let Some(Id::Ek(hash)) = ek.filter(|_| believed.contains(&csr.spki)) {
-                found.push((hash, certified));
+            let ek =
+                certified.request.ek.as_ref().map(|ek| Ek::parse(&ek.0)).transpose().with_context(reading)?;
+            let Some(Id::Ek(hash)) = ek.map(|ek| ek.id()) else { continue };
+            let why = if believed.contains(&csr.spki) {
+                locked_out(site, &Id::Ek(hash), &records)
+            } else {
+                Some("its CA was withdrawn; have it certified anew, or delete the file".to_owned())
+            };
+            match why {
+                Some(why) => found.left_out.push(format!("{} is not on the stick: {why}", path.display())),
+                None => found.brought.push((hash, certified)),
             }
         }
-        found.sort_by_key(|(hash, _)| hash.0);
+        found.brought.sort_by_key(|(hash, _)| hash.0);
+        found.left_out.sort();
         Ok(found)
+    }
+
+    /// Whether a provisioner of this site was certified in the TPM of a machine.
+    pub fn is_certified(&self, site: &str, record: &Record) -> bool {
+        let file = |hash: &Digest| self.certified_folder(site).join(format!("{hash}.json"));
+        record.auth.iter().any(|auth| matches!(auth.id(), Id::Ek(hash) if file(&hash).exists()))
     }
 
     fn grant(&self, site: &str, issuing: &[u8], pin: &Cert) -> Result<Grant> {
@@ -207,14 +256,8 @@ impl Hq {
         };
         let refused = |case, detail: &str| Refused::new(Refusal::CaRequestRefused, case, detail);
         let ek = Ek::parse(&ek.0).map_err(|error| refused('a', &error.to_string()))?;
-        let ours = self
-            .records()?
-            .into_iter()
-            .any(|record| record.site.contains(site) && record.auth.iter().any(|auth| auth.id() == ek.id()));
-        ensure!(
-            ours,
-            refused('a', &format!("no machine of {site} is registered with {}", Id::to_string(&ek.id())))
-        );
+        let locked_out = locked_out(site, &ek.id(), &self.records()?);
+        ensure!(locked_out.is_none(), refused('a', &locked_out.unwrap_or_default()));
         let key = Public::node_key(&key.0).map_err(|_| refused('c', "the key is not held by a TPM"))?;
         ensure!(key.spki() == csr.spki, refused('c', "the request is signed by another key than the TPM's"));
         let k = random::<32>()?;
@@ -226,11 +269,11 @@ impl Hq {
     /// Withdraws a site's CA, and makes the next one: no machine believes the old one any more once it has heard, no
     /// provisioner of it is heard here, and the next bundles carry vouchers for the new one. The new generation.
     pub fn revoke_site(&self, site: &str, now: Time) -> Result<u32> {
-        let ca = self.site_ca(site)?;
+        let (ca, anchor) = (self.site_ca(site)?, self.site_anchor()?);
         let withdrawn =
             RevokedSite { name: format!("{site} g{}", ca.generation), spki: self.pin(site)?.key_hash };
+        let next = self.new_ca(site, ca.generation + 1, &anchor, now)?;
         self.publish_revoked(&[withdrawn], now)?;
-        let next = self.new_ca(site, ca.generation + 1, now)?;
         self.save_site_ca(site, &next)?;
         for mut record in self.records()? {
             if record.site.contains(site) {
@@ -239,6 +282,21 @@ impl Hq {
             }
         }
         Ok(next.generation)
+    }
+}
+
+/// Why a machine with this key is not made a provisioner of the site; none where it may be one. R48a.
+fn locked_out(site: &str, ek: &Id, records: &[Record]) -> Option<String> {
+    let has_key = |record: &&Record| record.auth.iter().any(|auth| auth.id() == *ek);
+    let ours: Vec<_> = records.iter().filter(has_key).filter(|record| record.site.contains(site)).collect();
+    match ours.as_slice() {
+        [] => Some(format!(
+            "no machine of {site} is registered with {ek}: `provisioner hq machines import` its row first"
+        )),
+        ours => {
+            let out = ours.iter().find(|record| record.status != Status::Active)?;
+            Some(format!("its machine {} is {}", out.id, out.status.word()))
+        }
     }
 }
 

@@ -69,4 +69,18 @@ fn every_fault_of_the_slots_is_named() {
     let wired: Slots = serde_json::from_str(text).unwrap();
     assert_eq!(wired.faults().len(), 5, "{:?}", wired.faults());
     assert_eq!(slots.pod_cidr("a", &ClusterPlan::default()).unwrap(), "10.244.2.0/24");
+    let text = r#"{"slots":[{"name":"a","address":"10.7.0.3"},{"name":"b","address":"10.7.0.3","pod-cidr":"10.1"}]}"#;
+    let faults = serde_json::from_str::<Slots>(text).unwrap().faults();
+    let said: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("slot b: its address is a's too") && said[1].contains("pod-cidr"), "{said:?}");
+}
+
+#[test]
+fn ranges_that_nobody_could_deal_out_are_named() {
+    assert_eq!(ClusterPlan::default().fault(), None);
+    let of = |text: &str| serde_json::from_str::<ClusterPlan>(text).unwrap().fault().unwrap();
+    assert!(of(r#"{"service-cidr":"10.96.0.0"}"#).starts_with("cluster.service-cidr"));
+    for range in ["10.244.0.0", "10.244.0.0/24", "none/16"] {
+        assert!(of(&format!(r#"{{"pod-cidr":"{range}"}}"#)).starts_with("cluster.pod-cidr"), "{range}");
+    }
 }

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::yaml;
+
 /// A rendered file that its reader would refuse.
 #[derive(Debug, thiserror::Error)]
 #[error("the rendered {path} would be refused: {why}")]
@@ -19,10 +21,8 @@ pub struct CheckError {
 /// Reads `text` as what is expected at `path`.
 pub fn check(path: &str, text: &str) -> Result<(), CheckError> {
     let why = match path.rsplit('/').next().unwrap_or_default() {
-        "config.yaml" => {
-            serde_saphyr::from_str::<KubeletConfiguration>(text).map(drop).map_err(|e| e.to_string())
-        }
-        "kubelet.conf" => serde_saphyr::from_str::<Kubeconfig>(text).map(drop).map_err(|e| e.to_string()),
+        "config.yaml" => yaml::read::<KubeletConfiguration>(text).map(drop).map_err(|e| e.to_string()),
+        "kubelet.conf" => yaml::read::<Kubeconfig>(text).map(drop).map_err(|e| e.to_string()),
         "disk.json" => serde_json::from_str::<OwnDisk>(text).map(drop).map_err(|e| e.to_string()),
         "network.json" => serde_json::from_str::<OwnNetwork>(text).map(drop).map_err(|e| e.to_string()),
         "services.json" => serde_json::from_str::<Vec<Service>>(text).map(drop).map_err(|e| e.to_string()),

@@ -136,7 +136,7 @@ impl Profiles {
 
     /// Reads one profile in YAML.
     pub fn read(name: &str, text: &str) -> Result<Profile, ProfileError> {
-        serde_saphyr::from_str(text)
+        crate::yaml::read(text)
             .map_err(|error| ProfileError { name: name.to_owned(), why: error.to_string() })
     }
 

@@ -56,6 +56,11 @@ impl Templates {
         ))
     }
 
+    /// Whether a distribution has any.
+    pub fn has(&self, distribution: &str) -> bool {
+        self.0.keys().any(|name| name.split('/').next() == Some(distribution))
+    }
+
     /// Puts HQ's template in the place of the built-in one of that name.
     pub fn set(&mut self, name: &str, text: &str) {
         self.0.insert(name.to_owned(), text.to_owned());

@@ -20,6 +20,8 @@ use zeroize::Zeroizing;
 
 /// Name of the request that a person carries to HQ.
 pub const REQUEST: &str = "ca-request.json";
+/// Who the provisioner is, once HQ certified it.
+const IDENTITY: &str = "identity.json";
 /// The owner's file, brought by hand at the first step.
 pub const OWNER: &str = "owner.json";
 
@@ -54,6 +56,16 @@ pub struct Identity {
     /// What HQ gave it.
     pub grant: Grant,
     tpm: Option<String>,
+}
+
+impl Identity {
+    /// Who the provisioner of a folder is; before HQ certified it, what to do.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let why = uncertified(dir);
+        ensure!(why.is_none(), "{}", why.unwrap_or_default());
+        let reading = || format!("reading {}", dir.join(IDENTITY).display());
+        serde_json::from_slice(&fs::read(dir.join(IDENTITY)).with_context(reading)?).with_context(reading)
+    }
 }
 
 /// The provisioner's keys.
@@ -149,9 +161,22 @@ fn make_folder(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What to do in a folder whose provisioner HQ has not certified, or where there is none.
+pub fn uncertified(dir: &Path) -> Option<String> {
+    if dir.join(IDENTITY).exists() {
+        return None;
+    }
+    let rest = if dir.join(REQUEST).exists() { "--reply REPLY.json" } else { "--site SITE --owner FILE" };
+    Some(format!(
+        "there is no provisioner in {0} that HQ has certified: run `provisioner init --dir {0} {rest}`, or name another \
+         folder by --dir",
+        dir.display()
+    ))
+}
+
 /// A provisioner is certified once; another site or another CA is another folder.
 fn check_fresh(dir: &Path) -> Result<()> {
-    let Ok(bytes) = fs::read(dir.join("identity.json")) else { return Ok(()) };
+    let Ok(bytes) = fs::read(dir.join(IDENTITY)) else { return Ok(()) };
     let identity: Identity = serde_json::from_slice(&bytes).context("reading identity.json")?;
     bail!("{} is already certified for {}: nothing is left to do here", dir.display(), identity.site)
 }
@@ -205,7 +230,11 @@ fn finish_after(dir: &Path, reply: &[u8], bundle: u64) -> Result<()> {
     let begun: Begun = serde_json::from_slice(&fs::read(dir.join("init.json")).with_context(first)?)?;
     let owner = owner_trust(&fs::read(dir.join(OWNER)).with_context(first)?)?;
     let request: CaRequest = serde_json::from_slice(&fs::read(dir.join(REQUEST))?)?;
-    let damaged = |why| anyhow::anyhow!("HQ's reply is cut off or damaged: bring it once more ({why})");
+    let damaged = |why| {
+        anyhow::anyhow!(
+            "this is no reply of HQ's, or one that is cut off: bring the file once more that `hq site certify` wrote ({why})"
+        )
+    };
     let reply: CaReply = protocol::json::parse(reply).map_err(damaged)?;
     let grant = open(dir, &begun, &request, &reply)?.context("the reply was made for another request")?;
     let trust = Trust::from_image(&grant.anchors)?;
@@ -218,7 +247,7 @@ fn finish_after(dir: &Path, reply: &[u8], bundle: u64) -> Result<()> {
     let kept = KeptTrust { kept: trust.kept().clone(), floor, bundle };
     save(&dir.join("trust.json"), &protocol::json::to_vec(&kept))?;
     let identity = Identity { site: begun.site, generation, number, grant, tpm: begun.tpm };
-    save(&dir.join("identity.json"), &protocol::json::to_vec(&identity))?;
+    save(&dir.join(IDENTITY), &protocol::json::to_vec(&identity))?;
     let _ = fs::remove_file(dir.join("seal.key"));
     Ok(())
 }
@@ -290,14 +319,7 @@ fn issuing_key(dir: &Path, tpm: Option<&str>) -> Result<Arc<dyn Signer>> {
 impl Keys {
     /// Reads the keys of a certified provisioner; makes its leaf where there is none or half its life is over.
     pub fn load(dir: &Path, now: Time) -> Result<Self> {
-        let missing = || {
-            format!(
-                "{} is not certified: run `provisioner init --site SITE --owner FILE`, carry {REQUEST} to HQ",
-                dir.display()
-            )
-        };
-        let identity: Identity =
-            serde_json::from_slice(&fs::read(dir.join("identity.json")).with_context(missing)?)?;
+        let identity = Identity::load(dir)?;
         let issuing_key = issuing_key(dir, identity.tpm.as_deref())?;
         let mut certs = identity.grant.chain.iter().map(|der| Cert::parse(&der.0));
         let issuing = certs.next().context("the issuing CA")??;

@@ -11,7 +11,7 @@ pub struct Args {
     /// Private keys; without this `node-boot-keys` in that folder, which Git is told to leave out.
     #[arg(long, env = "NODEBOOT_KEYS")]
     pub(super) keys: Option<PathBuf>,
-    /// A file that holds the passphrase of the keys.
+    /// A file that holds the passphrase of the keys; without this it is the variable `NODEBOOT_PASSPHRASE`.
     #[arg(long)]
     pub(super) passphrase_file: Option<PathBuf>,
     #[command(subcommand)]
@@ -22,7 +22,7 @@ pub struct Args {
 pub(super) enum Command {
     /// Make the owner: anchors, signer, approve key. Once, and offline.
     Init {
-        /// The owner's name.
+        /// The owner's name, as machines show it and certificates bear it: 1 to 40 symbols.
         #[arg(long)]
         name: String,
         /// Let machines be admitted by voice alone: for sites that never have a link.
@@ -39,13 +39,13 @@ pub(super) enum Command {
     Machines(MachinesCommand),
     /// Say yes to the code on a machine's screen.
     Approve {
-        /// The site.
+        /// The site that telephones, as `site add` named it.
         site: String,
-        /// The slot that the machine gets.
+        /// The slot that the machine gets, one of the site's `slots.yaml`.
         slot: String,
-        /// The code that was read to you.
+        /// The code that was read to you, as in WT0T-BSPH-K.
         code: String,
-        /// Where to write the approval.
+        /// Where to write the approval, to be sent to the site.
         #[arg(short, long, default_value = "approval.jws")]
         output: PathBuf,
     },
@@ -54,7 +54,7 @@ pub(super) enum Command {
     Bundle(BundleCommand),
     /// Take in what a site has to say.
     Ingest {
-        /// The report.
+        /// The file that `provisioner report` wrote on site.
         report: PathBuf,
     },
     /// Vouchers of anybody.
@@ -67,29 +67,29 @@ pub(super) enum Command {
 
 #[derive(clap::Subcommand)]
 pub(super) enum SiteCommand {
-    /// Make a site.
+    /// Make a site: its CA, and `sites/<site>/` with files to fill in.
     Add {
-        /// Its name.
+        /// Its name: small letters, digits and hyphens, as in ship-7.
         site: String,
     },
-    /// Certify a provisioner.
+    /// Certify a provisioner of a site.
     Certify {
-        /// The site.
+        /// The site that it is for, as `site add` named it.
         site: String,
-        /// Its request.
+        /// The `ca-request.json` that `provisioner init` or `node-boot register --csr` made.
         request: PathBuf,
         /// The code that a person reads to you, where there is no TPM.
         #[arg(long)]
         code: Option<String>,
-        /// Where to write the reply.
+        /// Where to write the reply, to be carried back for `provisioner init --reply`.
         #[arg(short, long, default_value = "reply.json")]
         output: PathBuf,
     },
     /// Write the stick of a site: its machines start from it, install themselves and join.
     Kit {
-        /// The site.
+        /// The site whose stick it is, as `site add` named it.
         site: String,
-        /// A folder with images, as `image build` makes it.
+        /// A folder with images, as `image build` makes it and `image add` let it in.
         #[arg(long)]
         images: PathBuf,
         /// Where to write it: a file, to be copied onto a stick as a whole.
@@ -103,9 +103,9 @@ pub(super) enum SiteCommand {
         #[arg(long, requires = "depot")]
         flash: bool,
     },
-    /// Withdraw the site's CA.
+    /// Withdraw the CA of a site, and with it every provisioner that it certified.
     Revoke {
-        /// The site.
+        /// The site whose CA is withdrawn, as `site add` named it.
         site: String,
     },
 }
@@ -114,21 +114,21 @@ pub(super) enum SiteCommand {
 pub(super) enum MachinesCommand {
     /// Register every machine of a table, or none.
     Import {
-        /// The table, CSV.
+        /// The table in CSV, its first row the columns: `node-boot register --csv` prints a machine's row.
         file: PathBuf,
     },
     /// List registrations.
     List {
-        /// Only of this site.
+        /// Only those of this site.
         #[arg(long)]
         site: Option<String>,
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
-    /// End a registration.
+    /// End a registration: for ever, unless one of --lost and --rma says that it may come back.
     Revoke {
-        /// Its id or serial.
+        /// Its id (`mc_…`) or serial, as `machines list` shows them.
         machine: String,
         /// It is missing.
         #[arg(long, conflicts_with = "rma")]
@@ -146,9 +146,9 @@ pub(super) enum MachinesCommand {
 pub(super) enum BundleCommand {
     /// Build the next bundle of a site.
     Build {
-        /// The site.
+        /// The site that it is for, as `site add` named it.
         site: String,
-        /// Where to write it.
+        /// Where to write it; without this SITE.nbb in the current folder.
         #[arg(short, long)]
         output: Option<PathBuf>,
     },
@@ -180,7 +180,7 @@ pub(super) enum ImageCommand {
     },
     /// Let sites run the images of a folder: from now on `system` in a site's `site.yaml` may name their versions.
     Add {
-        /// The folder.
+        /// A folder with images, as `image build` makes it.
         folder: PathBuf,
     },
 }
@@ -189,12 +189,12 @@ pub(super) enum ImageCommand {
 pub(super) enum VoucherCommand {
     /// Show what a voucher says, and the certificates of who signed it.
     Show {
-        /// The file.
+        /// The voucher or voucher request, a JWS.
         file: PathBuf,
     },
     /// Show it, and fail unless every signature is good.
     Verify {
-        /// The file.
+        /// The voucher or voucher request, a JWS.
         file: PathBuf,
     },
 }

@@ -70,57 +70,126 @@ fn shown(file: &Path) -> Result<String> {
 /// Writes the stick of a site, with its next bundle. `depot_of` makes it a depot's, which also flashes disks or does not.
 pub(super) fn stick(hq: &Hq, site: &str, images: &Path, output: &Path, depot_of: Option<bool>) -> Result<()> {
     hq.check_site(site)?;
+    image::check_place(output)?;
     let (built, now) = (Built::open(images)?, system_clock());
     built.check()?;
     let program = hq.sign_program(&built.program()?)?;
-    // What is signed here starts every machine of the owner: it is what was let in once, whatever lies in the folder now.
-    for image in signed(&built, &program) {
-        let is_in = hq.check_image(&image)?;
-        let (kind, folder) = (image.kind.word(), images.display());
+    check_let_in(hq, &signed(&built, &program), images)?;
+    let keys = depot_of.map(|_| hq.firmware_keys()).transpose()?;
+    let depot = depot_of.zip(keys).map(|(flash, keys)| Depot { site: site.to_owned(), flash, keys });
+    let plan = hq.site(site)?;
+    let first = plan.network.first_contact.as_ref();
+    let section = hq.section(&signed(&built, &program), depot.as_ref(), first, now)?;
+    let bundle = hq.build_bundle(site, now)?;
+    let provisioners = hq.certified(site)?;
+    for warning in bundle.warnings.iter().chain(&provisioners.left_out) {
+        eprintln!("warning: {}", plain::shown(warning));
+    }
+    let mut files = vec![(layout::BUNDLE.to_owned(), bundle.file.clone())];
+    for (ek, certified) in &provisioners.brought {
+        files.push((layout::provisioner(ek), protocol::json::to_vec(certified)));
+    }
+    let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    let write = |output: &Path| image::stick(&built, &program, section.as_bytes(), &files, output);
+    hq.send(&bundle, output, write)?;
+    let many = provisioners.brought.len();
+    let facts =
+        Facts { site, bundle: bundle.seq, depot_of, many, certified: hq.site_ca(site)?.provisioners.len() };
+    print!("{}", facts.said(output));
+    Ok(())
+}
+
+/// What is signed here starts every machine of the owner: it is what was let in once, whatever lies in the folder now.
+fn check_let_in(hq: &Hq, images: &[Image], folder: &Path) -> Result<()> {
+    for image in images {
+        let is_in = hq.check_image(image)?;
+        let (kind, folder) = (image.kind.word(), folder.display());
         ensure!(
             is_in,
             "images.yaml has no {kind} {}: `provisioner hq image add {folder}` first",
             image.version
         );
     }
-    let keys = depot_of.map(|_| hq.firmware_keys()).transpose()?;
-    let depot = depot_of.zip(keys).map(|(flash, keys)| Depot { site: site.to_owned(), flash, keys });
-    let first = hq.site(site)?.network.first_contact;
-    let section = hq.section(&signed(&built, &program), depot.as_ref(), first.as_ref(), now)?;
-    let bundle = hq.build_bundle(site, now)?;
-    for warning in &bundle.warnings {
-        eprintln!("warning: {}", plain::shown(warning));
-    }
-    let mut files = vec![(layout::BUNDLE.to_owned(), bundle.file)];
-    let provisioners = hq.certified(site)?;
-    for (ek, certified) in &provisioners {
-        files.push((layout::provisioner(ek), protocol::json::to_vec(certified)));
-    }
-    let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
-    image::stick(&built, &program, section.as_bytes(), &files, output)?;
-    let (file, of) =
-        (output.display(), if depot.is_some() { "the depot's stick for" } else { "the stick of" });
-    println!("{file} is {of} {site}, with bundle {}, signed for the firmware of your machines.", bundle.seq);
-    match provisioners.len() {
-        0 => {
-            println!(
-                "No machine is made a provisioner by it: the site has one already, or gets one by hand."
-            );
-        }
-        many => {
-            println!("It makes {} of the site's own.", plain::count(many, "provisioner"));
-            println!(
-                "Whoever has it, and one of those machines for ten minutes, has the site's keys: keep it as you keep them, \
-                 and serve it over no network."
-            );
-        }
-    }
-    println!("Copy it onto a stick as a whole, as with `dd if={file} of=/dev/sdX bs=4M`.");
     Ok(())
+}
+
+/// What a stick that was written is, and what it is worth.
+struct Facts<'a> {
+    site: &'a str,
+    /// Number of its bundle.
+    bundle: u64,
+    /// Whether it is a depot's, and flashes disks.
+    depot_of: Option<bool>,
+    /// So many machines it makes provisioners.
+    many: usize,
+    /// So many provisioners of the site are certified, by whatever road.
+    certified: usize,
+}
+
+impl Facts<'_> {
+    /// What it is, who is to keep it how, and what to do with it.
+    fn said(&self, output: &Path) -> String {
+        let (file, site, bundle) = (output.display(), self.site, self.bundle);
+        let whose = if self.depot_of.is_some() { "the depot's stick for" } else { "the stick of" };
+        let is = format!(
+            "{file} is {whose} {site}, with bundle {bundle}, signed for the firmware of your machines."
+        );
+        let does = self.depot_of.map(|flash| {
+            let disk = if flash { ", the stick's system onto its disk where that is empty" } else { "" };
+            format!(
+                "A machine that starts from it gets your keys into its firmware{disk}, and its row into \
+                 nodeboot/machines.csv on the stick; then it switches itself off."
+            )
+        });
+        let copy = format!("Copy it onto a stick as a whole, as with `dd if={file} of=/dev/sdX bs=4M`.");
+        let lines = [Some(is), does, Some(self.worth()), Some(copy)];
+        lines.into_iter().flatten().map(|line| line + "\n").collect()
+    }
+
+    fn worth(&self) -> String {
+        let (site, certified) = (self.site, plain::count(self.certified, "provisioner"));
+        match (self.many, self.certified) {
+            (0, 0) => format!(
+                "No machine becomes a provisioner by it, and {site} has none yet: machines wait until one is certified \
+                 (`provisioner hq site certify {site} REQUEST`) and serves."
+            ),
+            (0, _) => format!("No machine becomes a provisioner by it: {site} has {certified} beside it."),
+            (many, _) => format!(
+                "It makes {} a provisioner of {site}. Whoever has it, and such a machine for ten minutes, has the site's \
+                 keys: keep it as you keep the machine and apart from it, take it away once the machine has installed \
+                 itself, and serve it over no network.",
+                plain::count(many, "machine")
+            ),
+        }
+    }
 }
 
 /// The images as they are on a stick, where what the firmware starts is signed.
 fn signed(built: &Built, program: &[u8]) -> [Image; 2] {
     let signed = Program { sha256: Digest::of(program), size: program.len() as u64 };
     built.images().map(|image| Image { program: image.program.map(|_| signed), ..image.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_stick_is_what_it_does_and_what_it_is_worth() {
+        let said = |depot_of, many, certified| {
+            Facts { site: "ship-7", bundle: 3, depot_of, many, certified }.said(Path::new("stick"))
+        };
+        let founding = said(None, 1, 1);
+        for words in
+            ["stick of ship-7, with bundle 3", "makes 1 machine a provisioner", "serve it over no network"]
+        {
+            assert!(founding.contains(words), "{words:?} is not in {founding}");
+        }
+        assert!(said(None, 0, 1).contains("ship-7 has 1 provisioner beside it"));
+        assert!(said(None, 0, 0).contains("`provisioner hq site certify ship-7 REQUEST`"));
+        let (depot, flashing) = (said(Some(false), 0, 1), said(Some(true), 0, 1));
+        assert!(depot.contains("depot's stick") && depot.contains("nodeboot/machines.csv"), "{depot}");
+        assert!(!depot.contains("onto its disk") && flashing.contains("onto its disk"), "{flashing}");
+        assert!(!founding.contains("machines.csv"), "{founding}");
+    }
 }

@@ -42,6 +42,12 @@ pub(super) fn run(hq: &Hq, command: MachinesCommand) -> Result<()> {
             if wipe {
                 println!("It erases its disk when it speaks there after that.");
             }
+            for site in record.site.iter().filter(|site| hq.is_certified(site, &record)) {
+                println!(
+                    "It is a provisioner of {site} as well: new sticks leave that out, old ones do not. Machines go on \
+                     believing it until `provisioner hq site revoke {site}`."
+                );
+            }
             Ok(())
         }
     }

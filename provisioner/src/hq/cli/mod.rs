@@ -116,7 +116,9 @@ fn site(hq: &Hq, command: SiteCommand) -> Result<()> {
         SiteCommand::Certify { site, request, code, output } => {
             let reading = || format!("reading the request {}", request.display());
             let request = std::fs::read(&request).with_context(reading)?;
-            let request = serde_json::from_slice(&request).with_context(reading)?;
+            let request = serde_json::from_slice(&request).with_context(|| {
+                format!("{}; is it the ca-request.json that a provisioner made?", reading())
+            })?;
             let reply = hq.certify(&site, &request, code.as_deref(), now)?;
             write_text(&output, &String::from_utf8_lossy(&protocol::json::to_vec(&reply)))?;
             println!(
@@ -181,7 +183,8 @@ fn check_place(hq: &Hq, site: &str, slot: &str) -> Result<()> {
 fn bundle(hq: &Hq, site: &str, output: Option<PathBuf>) -> Result<()> {
     let built = hq.build_bundle(site, system_clock())?;
     let output = output.unwrap_or_else(|| PathBuf::from(format!("{site}.nbb")));
-    std::fs::write(&output, &built.file).with_context(|| format!("writing {}", output.display()))?;
+    let writing = || format!("writing {}", output.display());
+    hq.send(&built, &output, |output| std::fs::write(output, &built.file).with_context(writing))?;
     for warning in &built.warnings {
         eprintln!("warning: {}", plain::shown(warning));
     }

@@ -41,7 +41,8 @@ impl Hq {
         let mut owner = self.owner()?;
         ensure!(
             !owner.certificates.contains_key(KEYS[0]),
-            "there are keys for machines' firmware already: machines that believe them would not believe new ones"
+            "there are keys for machines' firmware already, and nothing is left to do: `provisioner hq image add` and `site kit` \
+             sign with them; machines that believe them would not believe new ones"
         );
         let mut held = Vec::new();
         for name in KEYS {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Ask, SOCKET};
+use crate::site::keys;
 
 /// The longest act, a bundle that is put in force, takes less.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -38,7 +39,15 @@ fn connect(dir: &Path) -> Result<UnixStream> {
                 dir.display()
             )
         }
-        _ => anyhow!("provisioner is not running: start it with `provisioner serve --dir {}`", dir.display()),
+        _ => {
+            let start = || {
+                format!(
+                    "provisioner is not running: start it with `provisioner serve --dir {}`",
+                    dir.display()
+                )
+            };
+            anyhow!(keys::uncertified(dir).unwrap_or_else(start))
+        }
     })
 }
 

@@ -178,7 +178,11 @@ fn an_audit_line_reads_like_what_was_done() {
 #[test]
 fn without_a_provisioner_the_client_says_how_to_start_it() {
     let dir = tempfile::tempdir().unwrap();
-    let error = ask::<Value>(dir.path(), &Ask::Health {}).unwrap_err().to_string();
+    let asked = || ask::<Value>(dir.path(), &Ask::Health {}).unwrap_err().to_string();
+    let init = format!("`provisioner init --dir {} --site SITE", dir.path().display());
+    assert!(asked().contains(&init), "{}", asked());
+    std::fs::write(dir.path().join("identity.json"), "{}").unwrap();
+    let error = asked();
     let start = format!(
         "provisioner is not running: start it with `provisioner serve --dir {}`",
         dir.path().display()

@@ -21,7 +21,7 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// The site.
+        /// The site that it is a provisioner of, as HQ calls it.
         #[arg(long, required_unless_present_any = ["reply", "certified"])]
         site: Option<String>,
         /// The TPM that holds the issuing CA's key: /dev/tpmrm0, unix:PATH or tcp:HOST:PORT.
@@ -33,7 +33,7 @@ pub enum Command {
         /// Drop a request that waits for HQ's answer, and its keys, and begin anew.
         #[arg(long)]
         again: bool,
-        /// HQ's answer.
+        /// HQ's answer to the request, the file that `hq site certify` wrote.
         #[arg(long, conflicts_with_all = ["site", "tpm", "owner", "again"])]
         reply: Option<PathBuf>,
         /// Be the provisioner that HQ certified in advance, with the file that a site's stick has for this machine.
@@ -121,7 +121,7 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// The file.
+        /// The file that HQ sent: a bundle (.nbb) or an approval (.jws).
         file: PathBuf,
     },
     /// Say "I am plugging in a machine": for a while, one that nobody registered may show a code.
@@ -129,7 +129,7 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// For so long.
+        /// For so many minutes, at most an hour.
         #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=60))]
         minutes: u32,
     },
@@ -153,10 +153,10 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// The slot that HQ said.
+        /// The slot that HQ said, with --code.
         #[arg(long, requires = "code")]
         slot: Option<String>,
-        /// The code that HQ said.
+        /// The code that HQ said, with --slot: not the one on the machine's screen.
         #[arg(long, requires = "slot")]
         code: Option<String>,
         /// A registered machine whose policy asks for a person's yes, or that cannot open its disk since its Secure Boot is off
@@ -172,7 +172,7 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// What it is called.
+        /// Its id, serial, MAC, Node, slot, ek: or key: id, or the beginning of one.
         machine: String,
     },
     /// Take a machine out of service: its Node is removed, its slot is free.
@@ -180,7 +180,7 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// What it is called.
+        /// Its id, serial, MAC, Node, slot, ek: or key: id, or the beginning of one.
         machine: String,
         /// Take that back, or an earlier yes or no.
         #[arg(long)]
@@ -191,7 +191,7 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// What it is called.
+        /// Its id, serial, MAC, Node, slot, ek: or key: id, or the beginning of one.
         machine: String,
     },
     /// Show the files that a machine would be sent.
@@ -199,7 +199,7 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// What it is called.
+        /// Its id, serial, MAC, Node, slot, ek: or key: id, or the beginning of one.
         #[arg(long)]
         machine: String,
         /// Only what differs from the files below this folder of this computer: a copy of the machine's, or / where the
@@ -218,7 +218,7 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// The file.
+        /// Where to write it; it holds private keys.
         file: PathBuf,
     },
     /// Put a backup back, while the provisioner does not run.
@@ -226,7 +226,7 @@ pub enum Command {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
-        /// The file.
+        /// The file that `provisioner backup` wrote.
         file: PathBuf,
     },
     /// The images that machines are sent.

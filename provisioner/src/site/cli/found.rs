@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::setup;
 use crate::cluster::attach::Attach;
 use crate::cluster::credential::{Credential, FILE};
 use crate::cluster::{ClusterError, found};
@@ -21,7 +20,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The basics, the seed, and last a credential of our own: while that is not there, everything is done again.
 pub(super) async fn found(dir: &Path, kubeconfig: &Path) -> Result<()> {
-    let identity = setup::identity(dir)?;
+    let identity = keys::Identity::load(dir)?;
     if Credential::load(dir)?.is_some() {
         println!("The cluster is founded and attached already.");
         return Ok(());

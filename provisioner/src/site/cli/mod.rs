@@ -18,7 +18,7 @@ pub use self::args::{Command, EstClient, Where};
 use super::admin::{Ask, Heeded, ask};
 use super::explain::{ClaimRow, Explained, Listed, SlotRow};
 use super::machine::Said;
-use super::{Site, images, serve, system_clock};
+use super::{Site, images, keys, serve, system_clock};
 
 /// Runs one command.
 pub fn run(command: Command) -> Result<()> {
@@ -40,7 +40,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Found { at, kubeconfig } => runtime()?.block_on(found::found(&at.dir, &kubeconfig)),
         Command::Serve { at, listen, est, metrics, patience, log } => {
             logs(&log);
-            setup::identity(&at.dir)?;
+            keys::Identity::load(&at.dir)?;
             let site = Arc::new(Site::open(&at.dir, system_clock)?);
             let patience = std::time::Duration::from_secs(patience.into());
             runtime()?.block_on(serve::run(site, serve::Options { listen, est, metrics, patience }))
@@ -54,6 +54,7 @@ pub fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Images { what: Images::Add { at, folder } } => {
+            keys::Identity::load(&at.dir)?;
             for image in images::add(&at.dir, &folder)? {
                 println!("{} {} is here: {}", image.kind.word(), image.version, image.partition());
             }

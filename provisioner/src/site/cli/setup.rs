@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use protocol::id::is_slot_name;
 
 use crate::cluster::attach::{Attach, Plan};
 use crate::cluster::credential::{Credential, FILE};
@@ -11,8 +12,14 @@ use crate::site::keys;
 
 /// Makes the keys and the request for HQ, and says what to do with it.
 pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: &Path, again: bool) -> Result<()> {
-    let bytes = std::fs::read(owner).with_context(|| format!("reading {}", owner.display()))?;
-    keys::owner_trust(&bytes).with_context(|| format!("{} is no owner's file", owner.display()))?;
+    ensure!(
+        is_slot_name(site),
+        "{site:?} is no site of HQ's: a site's name is at most 50 small letters, digits and hyphens, as in ship-7"
+    );
+    let whose = "it is HQ's public/owner.json, brought by hand";
+    let bytes = std::fs::read(owner)
+        .with_context(|| format!("reading the owner's file {}, {whose}", owner.display()))?;
+    keys::owner_trust(&bytes).with_context(|| format!("{} is no owner's file: {whose}", owner.display()))?;
     if again {
         keys::drop_request(dir)?;
     }
@@ -35,7 +42,7 @@ pub fn begin(dir: &Path, site: &str, tpm: Option<&str>, owner: &Path, again: boo
 
 /// Finishes with HQ's answer.
 pub fn finish(dir: &Path, reply: &Path) -> Result<()> {
-    let bytes = std::fs::read(reply).with_context(|| format!("reading {}", reply.display()))?;
+    let bytes = std::fs::read(reply).with_context(|| format!("reading HQ's reply {}", reply.display()))?;
     keys::finish(dir, &bytes)?;
     println!("This provisioner is certified. Next:");
     println!("1. provisioner attach --dir {} KUBECONFIG", dir.display());
@@ -48,24 +55,13 @@ pub fn finish(dir: &Path, reply: &Path) -> Result<()> {
 pub fn take(dir: &Path, certified: &Path, tpm: &str, owner: &Path, returns: bool) -> Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
     keys::take(dir, &read(certified)?, tpm, &read(owner)?, returns)?;
-    println!("This machine is a provisioner of {}.", identity(dir)?.site);
+    println!("This machine is a provisioner of {}.", keys::Identity::load(dir)?.site);
     Ok(())
-}
-
-/// Who the provisioner is; before HQ certified it, what to do.
-pub fn identity(dir: &Path) -> Result<keys::Identity> {
-    let path = dir.join("identity.json");
-    if !path.exists() {
-        let begun =
-            if dir.join(keys::REQUEST).exists() { "--reply REPLY.json" } else { "--site SITE --owner FILE" };
-        bail!("{0} is not certified by HQ: run `provisioner init --dir {0} {begun}`", dir.display());
-    }
-    serde_json::from_slice(&std::fs::read(path)?).context("reading identity.json")
 }
 
 /// Shows what will be changed in the cluster, asks, changes it, and keeps a certificate of its own.
 pub async fn attach(dir: &Path, kubeconfig: &Path, yes: bool) -> Result<()> {
-    let identity = identity(dir)?;
+    let identity = keys::Identity::load(dir)?;
     ensure!(kubeconfig.exists(), "there is no file {}", kubeconfig.display());
     let attach = Attach::with(kubeconfig).await?;
     let plan = attach.plan(&identity.site, identity.number).await?;

@@ -109,6 +109,11 @@ pub fn start_next(file: &str) -> Result<()> {
     boot::once(&firmware()?, file)
 }
 
+/// Whether the firmware has started what runs for that one start.
+pub fn was_started_once() -> bool {
+    boot::was_once()
+}
+
 /// Has the firmware start this file of the machine's disk from now on.
 pub fn start_first(file: &str) -> Result<()> {
     boot::prefer(&firmware()?, file)

@@ -262,10 +262,19 @@ impl Awake {
             state,
         };
         let mut site = shut::Keys { proved, setup };
-        let own = &mut self.own;
+        let (own, mut held) = (&mut self.own, false);
         // What the provisioner on this machine has written goes along, once it writes no more.
-        let hold_still = || own.take().iter_mut().for_each(Services::stop);
-        disk::install(&system, &mut site, hold_still)
+        let hold_still = || {
+            let mut own = own.take();
+            held = own.is_some();
+            own.iter_mut().for_each(Services::stop);
+        };
+        let done = disk::install(&system, &mut site, hold_still);
+        if held && done.is_err() {
+            // The machine may have no other one to be installed by.
+            self.start_own();
+        }
+        done
     }
 
     /// A name that was used before is used for good: this installation is over, and a new one begins with a new key.

@@ -75,9 +75,12 @@ pub fn install(
         Ok(disk) => Path::new("/dev").join(&disk.name),
         Err(found) => return Ok(Some(found)),
     };
-    say(&format!("Installing on {}.", disk.display()));
     let (os, kubernetes) = (&system.banks.os.kept, &system.banks.kubernetes.kept);
     let names = Names { os: os.partition(), kubernetes: kubernetes.partition() };
+    if let Err(missing) = check_sources(&disk, &names) {
+        return Ok(Some(format!("Nothing is installed on {}: {missing:#}.", disk.display())));
+    }
+    say(&format!("Installing on {}.", disk.display()));
     let begun = table::begin(&disk, &names)?;
     // First, while the site listens: copying takes longer than it does.
     let [state, volumes] = opened(&disk, system.tpm, site)?;
@@ -110,6 +113,14 @@ pub fn install(
         say(&format!("The firmware was not told to start this disk first: {error:#}. Pull the stick out."));
     }
     Ok(None)
+}
+
+/// What a disk holds is given up only where a stick has what takes its place: until then the machine starts from it.
+fn check_sources(disk: &Path, names: &Names) -> Result<()> {
+    if table::has_system(disk, names) {
+        return Ok(());
+    }
+    [STICK, &names.os, &names.kubernetes].into_iter().try_for_each(|name| on_stick(name).map(drop))
 }
 
 /// The devices for state and volumes: encrypted where the machine has a TPM. A disk that was encrypted before by this machine
@@ -178,7 +189,9 @@ pub(super) fn disks() -> Result<Vec<Seen>> {
 
 fn on_stick(name: &str) -> Result<PathBuf> {
     let found = partitions(name).into_iter().find(|(_, disk)| is_removable(disk));
-    found.map(|(device, _)| device).with_context(|| format!("the stick has no partition {name}"))
+    found
+        .map(|(device, _)| device)
+        .with_context(|| format!("no stick has the partition {name}; plug the site's stick in"))
 }
 
 /// Copies partitions, each to the beginning of another one, and waits until they are there.
@@ -313,6 +326,20 @@ mod tests {
             "sealed by somebody who had the TPM for a moment"
         );
         assert_eq!(found(None), None);
+    }
+
+    #[test]
+    fn a_disk_whose_system_is_another_one_keeps_it_until_a_stick_has_what_takes_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk");
+        File::create(&disk).unwrap().set_len(8 << 30).unwrap();
+        let names = |os: &str| Names { os: os.to_owned(), kubernetes: "kubernetes-2d".to_owned() };
+        assert!(check_sources(&disk, &names("os-0f")).is_err(), "it is empty");
+        table::make(&disk).unwrap();
+        table::finish(&disk, &names("os-0f")).unwrap();
+        check_sources(&disk, &names("os-0f")).unwrap();
+        let said = check_sources(&disk, &names("os-1e")).unwrap_err().to_string();
+        assert!(said.contains("plug the site's stick in"), "{said}");
     }
 
     #[test]

@@ -96,11 +96,7 @@ pub fn install(
     }
     say(&format!("Copying the system to {}.", disk.display()));
     copy_all(&copies)?;
-    format(&state, "state")?;
-    // What Pods have kept there outlives the system.
-    if !is_formatted(&volumes)? {
-        format(&volumes, "volumes")?;
-    }
+    make_file_systems(&state, &volumes)?;
     hold_still();
     fill(&state, system.folders)?;
     let firmware = table::finish(&disk, &names)?;
@@ -251,6 +247,12 @@ pub(super) fn copy_range(source: &File, target: &File, range: Range<u64>) -> std
     Ok(())
 }
 
+/// The state's is made anew. What Pods have kept in their volumes outlives the system.
+fn make_file_systems(state: &Path, volumes: &Path) -> Result<()> {
+    format(state, "state")?;
+    if is_formatted(volumes)? { Ok(()) } else { format(volumes, "volumes") }
+}
+
 fn format(device: &Path, label: &str) -> Result<()> {
     let mut tool = Command::new("mke2fs");
     tool.stdout(Stdio::null()).args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", label]).arg(device);
@@ -326,6 +328,28 @@ mod tests {
             "sealed by somebody who had the TPM for a moment"
         );
         assert_eq!(found(None), None);
+    }
+
+    #[test]
+    fn a_new_installation_makes_the_state_anew_and_leaves_volumes_that_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let [state, volumes] = ["state", "volumes"].map(|name| folder.path().join(name));
+        for path in [&state, &volumes] {
+            File::create(path).unwrap().set_len(16 << 20).unwrap();
+            assert!(!is_formatted(path).unwrap());
+        }
+        if Command::new("mke2fs").arg("-V").stderr(Stdio::null()).status().is_err() {
+            return harness::skip("e2fsprogs is not installed");
+        }
+        let mut before = Vec::new();
+        for kept in [false, true] {
+            make_file_systems(&state, &volumes).unwrap();
+            let now = [&state, &volumes].map(|path| fs::read(path).unwrap());
+            assert!(is_formatted(&state).unwrap() && is_formatted(&volumes).unwrap());
+            assert!(!kept || before[0] != now[0], "the state is a new one");
+            assert!(!kept || before[1] == now[1], "what Pods have kept is there");
+            before = now.to_vec();
+        }
     }
 
     #[test]

@@ -5,13 +5,14 @@ mod section; // how it is read: signed for the firmware, or plain
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use protocol::clock::Time;
 use protocol::image::Image;
 use protocol::section::Depot;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::os::disk::Shut;
 use crate::os::init::{self, System};
 use crate::os::network::plan::FirstContact;
 use crate::os::secure;
@@ -53,10 +54,49 @@ impl Owner {
         let firmware = system.map(|_| secure::look()).unwrap_or_default();
         let text = section::accept(&text, &firmware)?;
         let owner = serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
-        // What is installed may have become newer than the stick that it came from.
         if system == Some(System::Live) {
-            section::check_images(&owner, &init::running()?.partition())?;
+            check_running(&owner, Shut::found().as_ref(), &init::running()?.partition())?;
         }
         Ok(owner)
+    }
+}
+
+/// Whether a system that keeps nothing is what the section came with. What is installed may have become newer than the stick that
+/// it came from: it keeps nothing either while its disk is `shut`, and all that it does then is to have that opened.
+fn check_running(owner: &Owner, shut: Option<&Shut>, running: &str) -> Result<()> {
+    match (section::check_images(owner, running), shut) {
+        (Err(_), Some(shut)) if shut.locked => Ok(()),
+        (Err(_), Some(shut)) => bail!(
+            "{}; and its system is newer than what it was installed from: plug the site's stick in, and start from that by the \
+             firmware's menu",
+            shut.why
+        ),
+        (checked, _) => checked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::bytes::Digest;
+    use protocol::image::Kind;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_that_was_updated_and_whose_disk_is_shut_is_no_mixture_of_two_sticks() {
+        let (root, program) = (Digest([7; 32]), None);
+        let image = Image { kind: Kind::Os, version: "0.1.0".into(), root, blocks: 1, size: 8192, program };
+        let text = serde_json::json!({ "anchors": {}, "image-time": 0, "images": [image] });
+        let owner: Owner = serde_json::from_value(text).unwrap();
+        let shut = |locked| Shut { why: "PCR 7 is another".to_owned(), locked };
+        let newer = "os-0808080808080808";
+        for found in [None, Some(shut(true)), Some(shut(false))] {
+            check_running(&owner, found.as_ref(), &image.partition()).unwrap();
+        }
+        check_running(&owner, Some(&shut(true)), newer).unwrap();
+        let said = check_running(&owner, Some(&shut(false)), newer).unwrap_err().to_string();
+        assert!(said.contains("PCR 7 is another; ") && said.contains("the site's stick"), "{said}");
+        let said = check_running(&owner, None, newer).unwrap_err().to_string();
+        assert!(said.contains("two sticks"), "{said}");
     }
 }

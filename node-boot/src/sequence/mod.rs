@@ -277,10 +277,19 @@ impl Awake {
             state,
         };
         let mut site = shut::Keys { proved, setup };
-        let own = &mut self.own;
+        let (own, mut held) = (&mut self.own, false);
         // What the provisioner on this machine has written goes along, once it writes no more.
-        let hold_still = || own.take().iter_mut().for_each(Services::stop);
-        disk::install(&system, &mut site, hold_still)
+        let hold_still = || {
+            let mut own = own.take();
+            held = own.is_some();
+            own.iter_mut().for_each(Services::stop);
+        };
+        let done = disk::install(&system, &mut site, hold_still);
+        if held && done.is_err() {
+            // The machine may have no other one to be installed by.
+            self.start_own();
+        }
+        done
     }
 
     /// A name that was used before is used for good: this installation is over, and a new one begins with a new key.
@@ -324,9 +333,9 @@ impl Awake {
 fn no_disk(none: &NoDisk, node: &str) -> String {
     let found = &none.found;
     match none.marks.first() {
-        None => format!("{found} Put an empty disk in."),
+        None => found.clone(),
         Some(mark) => format!(
-            "{found} Put an empty disk in, or have somebody at the site say that one of these may be overwritten: `provisioner \
+            "{found} Or have somebody at the site say that what one of these holds may be overwritten: `provisioner \
              approve --machine {node} --overwrite {mark}`."
         ),
     }
@@ -342,7 +351,7 @@ mod tests {
             let marks = marks.iter().map(|mark| (*mark).to_owned()).collect();
             no_disk(&NoDisk { found: "There is no disk.".into(), marks }, "node-1-k3v9q2")
         };
-        assert_eq!(none(&[]), "There is no disk. Put an empty disk in.");
+        assert_eq!(none(&[]), "There is no disk.");
         let said = none(&["1a2b3c4d"]);
         assert!(
             said.ends_with("`provisioner approve --machine node-1-k3v9q2 --overwrite 1a2b3c4d`."),

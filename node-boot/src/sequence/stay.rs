@@ -95,7 +95,7 @@ impl Awake {
 
     /// The provisioner on this machine, where it is one. A machine that cannot become one may still be a member of a site
     /// that has another.
-    fn start_own(&mut self) {
+    pub(super) fn start_own(&mut self) {
         let Some(kit) = self.at.kit.clone() else { return };
         // One with its memory may be on the disk that is shut: without that it would be another one of the same name.
         if self.shut.as_ref().is_some_and(|shut| shut.locked) {

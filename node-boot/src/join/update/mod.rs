@@ -100,17 +100,7 @@ impl Updates {
     /// Once the kubelet runs for the Node called `node`: whatever is being tried is watched.
     pub fn watch(&self, node: &str, services: &Handle) -> Result<()> {
         let mounted = bank::mounted().unwrap_or_default();
-        let started = self.keeper.change(|banks| {
-            let bank = &mut banks.kubernetes;
-            let staged = bank.staged.as_ref().filter(|staged| staged.partition() == mounted);
-            let running = staged.unwrap_or(&bank.kept).root;
-            let started = bank.start(&running);
-            if started == Started::TryAgain {
-                bank.fail("its image cannot be mounted");
-            }
-            bank.count_try();
-            started
-        })?;
+        let started = self.keeper.change(|banks| banks.start_kubelet(&mounted))?;
         if matches!(started, Started::FellBack | Started::TryAgain) {
             self.say_dropped(Kind::Kubernetes);
         }
@@ -160,9 +150,7 @@ impl Updates {
             return Ok(());
         }
         let banks = self.keeper.banks();
-        let bank = banks.of(image.kind);
-        // Neither what is tried nor what is there already is written over.
-        if bank.trial.is_some() || bank.staged.as_ref() == Some(&image) {
+        if !banks.of(image.kind).lacks(&image) {
             return Ok(());
         }
         self.keeper.change(|banks| banks.of_mut(image.kind).clear())?;

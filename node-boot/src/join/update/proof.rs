@@ -95,10 +95,7 @@ pub(super) fn conclude(
     let word = kind.word();
     match (kind, outcome) {
         (_, Ok(())) => {
-            if kind == Kind::Os {
-                bank::start_always(staged)?;
-            }
-            keeper.change(|banks| banks.of_mut(kind).keep())?;
+            keep(kind, keeper, || bank::start_always(staged))?;
             say(&format!("All is well with {word} {}: it is kept.", staged.version));
             Ok(())
         }
@@ -118,6 +115,15 @@ pub(super) fn conclude(
     }
 }
 
+/// Keeps what was tried: an operating system once the firmware starts it always. Were it kept before that, a power cut in between
+/// would leave the former one running, in the bank that is free for the next.
+fn keep(kind: Kind, keeper: &Keeper, start_always: impl FnOnce() -> Result<()>) -> Result<()> {
+    if kind == Kind::Os {
+        start_always()?;
+    }
+    keeper.change(|banks| banks.of_mut(kind).keep())
+}
+
 /// Takes the image of Kubernetes that is tried away, and puts the kept one back.
 pub(super) fn drop_kubernetes(keeper: &Keeper, why: &str, services: &Handle) -> Result<()> {
     let kept = keeper.change(|banks| {
@@ -135,7 +141,39 @@ pub(super) fn switch(image: &Image) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::bytes::Digest;
+
     use super::*;
+    use crate::os::bank::{Banks, FILE};
+    use crate::state::State;
+
+    #[test]
+    fn a_system_is_kept_no_sooner_than_the_firmware_starts_it_always() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        let image = |kind, root: u8| {
+            let (version, root) = ("1".to_owned(), Digest([root; 32]));
+            Image { kind, version, root, blocks: 1, size: 8192, program: None }
+        };
+        let tried = [image(Kind::Os, 3), image(Kind::Kubernetes, 4)];
+        let mut banks = Banks::installed(&[image(Kind::Os, 1), image(Kind::Kubernetes, 2)]).unwrap();
+        for image in &tried {
+            banks.of_mut(image.kind).has_staged(image.clone());
+            assert!(banks.of_mut(image.kind).begin_trial(&image.root));
+        }
+        state.save(FILE, &banks).unwrap();
+        let keeper = Keeper::load(&state).unwrap().unwrap();
+        assert!(keep(Kind::Os, &keeper, || anyhow::bail!("the firmware takes nothing")).is_err());
+        assert_eq!(keeper.banks(), banks);
+        keep(Kind::Os, &keeper, || {
+            assert_eq!(keeper.banks(), banks, "a power cut now leaves it on trial");
+            Ok(())
+        })
+        .unwrap();
+        keep(Kind::Kubernetes, &keeper, || unreachable!("the firmware starts no Kubernetes")).unwrap();
+        let after: Banks = state.load(FILE).unwrap().unwrap();
+        assert_eq!([after.os.kept, after.kubernetes.kept], tried, "and it is on disk");
+    }
 
     #[test]
     fn an_image_is_kept_when_all_is_well_and_dropped_for_a_reason_that_is_named() {

@@ -4,16 +4,22 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
+use protocol::bytes::Digest;
 
 use super::{Banks, FILE, Started};
-use crate::os::init;
+use crate::os::{disk, init};
 use crate::state::{STATE, State};
 
 /// Whether the operating system that runs is one that is tried.
 pub fn is_tried() -> bool {
     let banks = State::open(Path::new(STATE)).and_then(|state| state.load::<Banks>(FILE)).ok().flatten();
-    let running = init::running().and_then(|root| root.hash()).ok();
-    banks.zip(running).is_some_and(|(mut banks, running)| banks.os.start(&running) == Started::OnTrial)
+    let running = init::running().and_then(|root| root.hash());
+    running.is_ok_and(|running| is_on_trial(banks, &running, disk::was_started_once()))
+}
+
+/// A system that does not get at the state, as a bad one may not, cannot know it from there: the firmware has started it `once`.
+fn is_on_trial(banks: Option<Banks>, running: &Digest, once: bool) -> bool {
+    banks.map_or(once, |mut banks| banks.os.start(running) == Started::OnTrial)
 }
 
 /// The banks of this machine.
@@ -48,5 +54,28 @@ impl Keeper {
             *banks = next;
         }
         Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::image::{Image, Kind};
+
+    use super::*;
+
+    #[test]
+    fn a_system_that_does_not_get_at_the_state_is_tried_where_the_firmware_has_started_it_for_one_start() {
+        let image = |kind, root: u8| {
+            let (version, root) = ("1".to_owned(), Digest([root; 32]));
+            Image { kind, version, root, blocks: 1, size: 8192, program: None }
+        };
+        let (kept, tried) = (image(Kind::Os, 1), image(Kind::Os, 2));
+        let mut banks = Banks::installed(&[kept.clone(), image(Kind::Kubernetes, 3)]).unwrap();
+        for once in [false, true] {
+            assert_eq!(is_on_trial(None, &tried.root, once), once);
+            assert!(!is_on_trial(Some(banks.clone()), &kept.root, once), "the state says what it is");
+        }
+        banks.os.has_staged(tried.clone());
+        assert!(banks.os.begin_trial(&tried.root) && is_on_trial(Some(banks), &tried.root, false));
     }
 }

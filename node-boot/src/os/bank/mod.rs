@@ -85,6 +85,11 @@ impl Bank {
         (self.staged, self.trial) = (None, None);
     }
 
+    /// Whether this image is to be written to the other bank: neither what is tried nor what is there already is written over.
+    pub fn lacks(&self, image: &Image) -> bool {
+        self.trial.is_none() && self.staged.as_ref() != Some(image)
+    }
+
     /// The other bank holds this image, whole.
     pub fn has_staged(&mut self, image: Image) {
         (self.staged, self.trial) = (Some(image), None);
@@ -191,6 +196,19 @@ impl Banks {
         }
     }
 
+    /// The kubelet starts, with the image of Kubernetes in the partition called `mounted`: another try of that, where it is tried.
+    pub fn start_kubelet(&mut self, mounted: &str) -> Started {
+        let bank = &mut self.kubernetes;
+        let staged = bank.staged.as_ref().filter(|staged| staged.partition() == mounted);
+        let running = staged.unwrap_or(&bank.kept).root;
+        let started = bank.start(&running);
+        if started == Started::TryAgain {
+            bank.fail("its image cannot be mounted");
+        }
+        bank.count_try();
+        started
+    }
+
     /// What the provisioner is told.
     pub fn report(&self) -> BTreeMap<Kind, BankReport> {
         Kind::ALL.into_iter().map(|kind| (kind, self.of(kind).report())).collect()
@@ -268,6 +286,43 @@ mod tests {
         assert!(!bank.begin_trial(&image(2).root));
         assert_eq!(bank.in_use(), &image(1));
         assert_eq!(bank.start(&image(1).root), Started::Kept);
+    }
+
+    #[test]
+    fn nothing_is_written_over_what_is_tried() {
+        let mut bank = staged();
+        assert!(bank.lacks(&image(3)) && !bank.lacks(&image(2)), "one is there already");
+        assert!(bank.begin_trial(&image(2).root) && !bank.lacks(&image(3)));
+        bank.give_up("it hangs");
+        assert!(!bank.lacks(&image(3)), "it runs until the machine starts anew");
+    }
+
+    #[test]
+    fn a_kubernetes_that_takes_the_machine_down_with_it_is_started_twice_and_no_more() {
+        let of = |kind, root| Image { kind, ..image(root) };
+        let (kept, tried) = (of(Kind::Kubernetes, 1), of(Kind::Kubernetes, 2));
+        let mut banks = Banks::installed(&[of(Kind::Os, 9), kept.clone()]).unwrap();
+        banks.kubernetes.has_staged(tried.clone());
+        assert!(banks.kubernetes.begin_trial(&tried.root));
+        // It was put in place of the former one, and then the machine started anew, again and again.
+        banks.kubernetes.count_try();
+        assert_eq!(banks.kubernetes.in_use(), &tried);
+        assert_eq!(banks.start_kubelet(&tried.partition()), Started::OnTrial);
+        assert_eq!(banks.kubernetes.in_use(), &kept);
+        assert_eq!(banks.start_kubelet(&kept.partition()), Started::FellBack);
+        assert_eq!(banks.start_kubelet(&kept.partition()), Started::Kept);
+        assert!(!banks.kubernetes.begin_trial(&tried.root));
+    }
+
+    #[test]
+    fn a_kubernetes_that_cannot_be_mounted_is_dropped_at_once() {
+        let of = |kind, root| Image { kind, ..image(root) };
+        let mut banks = Banks::installed(&[of(Kind::Os, 9), of(Kind::Kubernetes, 1)]).unwrap();
+        banks.kubernetes.has_staged(of(Kind::Kubernetes, 2));
+        assert!(banks.kubernetes.begin_trial(&image(2).root));
+        assert_eq!(banks.start_kubelet(&of(Kind::Kubernetes, 1).partition()), Started::TryAgain);
+        assert_eq!(banks.kubernetes.failed.as_ref().unwrap().why, "its image cannot be mounted");
+        assert_eq!(banks.start_kubelet(""), Started::Kept);
     }
 
     #[test]

@@ -47,6 +47,11 @@ pub(super) fn once(disk: &Placed, file: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether what runs was started so.
+pub(super) fn was_once() -> bool {
+    get("BootCurrent").as_deref() == Some(&ONCE.to_le_bytes())
+}
+
 /// The order with our number at its head.
 fn first(order: &[u8]) -> Vec<u8> {
     let ours = ALWAYS.to_le_bytes();

@@ -220,3 +220,26 @@ fn a_power_cut_anywhere_loses_nothing_and_leaves_a_disk_that_the_machine_goes_on
         }
     }
 }
+
+#[test]
+fn a_power_cut_while_a_damaged_table_is_mended_leaves_the_one_that_was_read() {
+    if let Some(missing) = harness::missing_for_recorder() {
+        return harness::skip(&missing);
+    }
+    let recorder = Recorder::new(SIZE).unwrap();
+    table::make(&recorder.disk()).unwrap();
+    let disk = File::options().write(true).open(recorder.disk()).unwrap();
+    disk.write_all_at(&[0xa5; 16], 512).and_then(|()| disk.sync_all()).unwrap();
+    let begin = recorder.log().unwrap().flushes();
+    table::rename(&recorder.disk(), &[(part::STATE, WIPING)]).unwrap();
+    let (log, path) = (recorder.log().unwrap(), recorder.folder().join("cut"));
+    let mut replay = Replay::new(&log, &path, SIZE).unwrap();
+    for cut in log.cuts(400).into_iter().filter(|cut| cut.flush >= begin) {
+        replay.make(cut).unwrap();
+        let names = table::names(&path).unwrap_or_else(|error| panic!("{error:#} after the cut {cut}"));
+        assert!(
+            [UNFINISHED, WIPING].contains(&names[&part::STATE].as_str()),
+            "{names:?} after the cut {cut}"
+        );
+    }
+}

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use layout::{FIRMWARE_SIZE, MIB, OS_SIZE};
 
-use super::choose::{Holds, Rule, choose};
+use super::choose::{Holds, Rule, Seen, choose};
 use super::copy::copy_range;
 use super::install::disks;
 use super::{on_stick, table};
@@ -28,8 +28,7 @@ pub fn flash(banks: &Banks) -> Result<String> {
     let disks = disks();
     let device = |name: &str| Path::new("/dev").join(name);
     let chosen = match choose(&disks, &rule()) {
-        // One on which a power cut ended this has no table yet.
-        Ok(disk) if disk.holds == Holds::Ours && table::has_table(&device(&disk.name)) => {
+        Ok(disk) if is_done(disk, &device(&disk.name)) => {
             return Ok(format!("{} has a system of ours already, and is left as it is", disk.name));
         }
         Ok(disk) => disk.name.clone(),
@@ -39,6 +38,11 @@ pub fn flash(banks: &Banks) -> Result<String> {
     write(&device(&stick), &device(&chosen), size)
         .with_context(|| format!("writing the system on {chosen}"))?;
     Ok(format!("the system is on {chosen}; it needs no stick at its site"))
+}
+
+/// Whether a disk has a system of ours. One on which a power cut ended this has no table yet.
+fn is_done(disk: &Seen, device: &Path) -> bool {
+    disk.holds == Holds::Ours && table::has_table(device)
 }
 
 fn write(stick: &Path, disk: &Path, size: u64) -> Result<()> {
@@ -84,6 +88,24 @@ mod tests {
         };
         assert_eq!(marks.map(byte), [7, 7, 7, 7, 0]);
         assert_eq!(written.metadata().unwrap().len(), size + 8192);
+    }
+
+    #[test]
+    fn a_disk_that_has_a_system_of_ours_is_not_written_again_and_one_that_a_power_cut_left_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let is_done = || {
+            let (name, transport) = (String::new(), String::new());
+            let holds = super::super::holds::holds(&path).unwrap();
+            super::is_done(&Seen { name, transport, size: 0, is_guest: false, holds }, &path)
+        };
+        File::create(&path).unwrap().set_len(8 << 30).unwrap();
+        assert!(!is_done());
+        std::fs::write(&path, [&layout::MARK[..], &vec![0; 2 << 20]].concat()).unwrap();
+        assert!(!is_done(), "it is ours, and nothing is on it");
+        File::create(&path).unwrap().set_len(8 << 30).unwrap();
+        table::make(&path).unwrap();
+        assert!(is_done());
     }
 
     #[test]

@@ -62,9 +62,13 @@ pub fn install(
         Ok(disk) => Path::new("/dev").join(&disk.name),
         Err(none) => return Ok(Some(none)),
     };
-    say(&format!("Installing on {}.", disk.display()));
     let (os, kubernetes) = (&system.banks.os.kept, &system.banks.kubernetes.kept);
     let names = Names { os: os.partition(), kubernetes: kubernetes.partition() };
+    if let Err(missing) = check_sources(&disk, &names) {
+        let found = format!("Nothing is installed on {}: {missing:#}.", disk.display());
+        return Ok(Some(NoDisk { found, marks: vec![] }));
+    }
+    say(&format!("Installing on {}.", disk.display()));
     let begun = table::begin(&disk, &names)?;
     // First, while the site listens: copying takes longer than it does.
     let [state, volumes] = opened(&disk, system.tpm, site)?;
@@ -80,11 +84,7 @@ pub fn install(
     }
     say(&format!("Copying the system to {}.", disk.display()));
     copy_all(&copies)?;
-    format(&state, "state")?;
-    // What Pods have kept there outlives the system.
-    if !is_formatted(&volumes)? {
-        format(&volumes, "volumes")?;
-    }
+    make_file_systems(&state, &volumes)?;
     hold_still();
     fill(&state, system.folders)?;
     let firmware = table::finish(&disk, &names)?;
@@ -103,6 +103,14 @@ pub fn install(
 pub(super) fn rule(path: &Path) -> Result<Rule> {
     let reading = || format!("reading {}", path.display());
     serde_json::from_slice(&fs::read(path).with_context(reading)?).with_context(reading)
+}
+
+/// What a disk holds is given up only where a stick has what takes its place: until then the machine starts from it.
+fn check_sources(disk: &Path, names: &Names) -> Result<()> {
+    if table::has_system(disk, names) {
+        return Ok(());
+    }
+    [STICK, &names.os, &names.kubernetes].into_iter().try_for_each(|name| on_stick(name).map(drop))
 }
 
 /// The devices for state and volumes: encrypted where the machine has a TPM. A disk that was encrypted before by this machine
@@ -174,6 +182,12 @@ fn on_stick(name: &str) -> Result<PathBuf> {
     super::on_stick(name).map(|(device, _)| device)
 }
 
+/// The state's is made anew. What Pods have kept in their volumes outlives the system.
+fn make_file_systems(state: &Path, volumes: &Path) -> Result<()> {
+    format(state, "state")?;
+    if is_formatted(volumes)? { Ok(()) } else { format(volumes, "volumes") }
+}
+
 /// What the machine has become so far goes with it.
 fn fill(device: &Path, folders: &[&Path]) -> Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
@@ -189,6 +203,9 @@ fn fill(device: &Path, folders: &[&Path]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::process::{Command, Stdio};
+
     use super::super::header::tests::header;
     use super::*;
 
@@ -216,5 +233,41 @@ mod tests {
             "sealed by somebody who had the TPM for a moment"
         );
         assert_eq!(found(None), None);
+    }
+
+    #[test]
+    fn a_new_installation_makes_the_state_anew_and_leaves_volumes_that_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let [state, volumes] = ["state", "volumes"].map(|name| folder.path().join(name));
+        for path in [&state, &volumes] {
+            File::create(path).unwrap().set_len(16 << 20).unwrap();
+            assert!(!is_formatted(path).unwrap());
+        }
+        if Command::new("mke2fs").arg("-V").stderr(Stdio::null()).status().is_err() {
+            return harness::skip("e2fsprogs is not installed");
+        }
+        let mut before = Vec::new();
+        for kept in [false, true] {
+            make_file_systems(&state, &volumes).unwrap();
+            let now = [&state, &volumes].map(|path| fs::read(path).unwrap());
+            assert!(is_formatted(&state).unwrap() && is_formatted(&volumes).unwrap());
+            assert!(!kept || before[0] != now[0], "the state is a new one");
+            assert!(!kept || before[1] == now[1], "what Pods have kept is there");
+            before = now.to_vec();
+        }
+    }
+
+    #[test]
+    fn a_disk_whose_system_is_another_one_keeps_it_until_a_stick_has_what_takes_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk");
+        File::create(&disk).unwrap().set_len(8 << 30).unwrap();
+        let names = |os: &str| Names { os: os.to_owned(), kubernetes: "kubernetes-2d".to_owned() };
+        assert!(check_sources(&disk, &names("os-0f")).is_err(), "it is empty");
+        table::make(&disk).unwrap();
+        table::finish(&disk, &names("os-0f")).unwrap();
+        check_sources(&disk, &names("os-0f")).unwrap();
+        let said = check_sources(&disk, &names("os-1e")).unwrap_err().to_string();
+        assert!(said.contains("plug the site's stick in"), "{said}");
     }
 }

@@ -24,9 +24,7 @@ const STICK_AT: &str = "/run/stick";
 /// this machine a provisioner.
 pub fn read_kit(provisioners: &[String]) -> Result<()> {
     let stick = stick();
-    // On the disk they are for its first installation. After that nothing but a person who plugs a stick in makes a machine
-    // a provisioner that has lost its memory.
-    let count = if stick.is_some() || !was_installed() { provisioners } else { &[] };
+    let count = if may_make_provisioner(stick.is_some(), was_installed()) { provisioners } else { &[] };
     let Some(device) = stick.or_else(|| partition(FIRMWARE)).or_else(|| partition(STICK)) else {
         return Ok(());
     };
@@ -34,6 +32,12 @@ pub fn read_kit(provisioners: &[String]) -> Result<()> {
         let files = count.iter().map(|file| (file.as_str(), PROVISIONER));
         files.chain([(BUNDLE, BUNDLE_SIZE)]).try_for_each(|file| take(volume, Path::new(KIT), file))
     })
+}
+
+/// On the disk they are for its first installation. After that nothing but a person who plugs a stick in makes a machine a
+/// provisioner that has lost its memory.
+fn may_make_provisioner(has_stick: bool, was_installed: bool) -> bool {
+    has_stick || !was_installed
 }
 
 /// Copies a file where there is one. Whoever made the stick may have put anything there, and this is memory.
@@ -114,6 +118,13 @@ mod tests {
         assert_eq!(fs::read_dir(kit.join("nodeboot")).unwrap().count(), 1);
         let said = take(&stick, &kit, (BUNDLE, 3)).unwrap_err().to_string();
         assert!(said.contains("site.nbb is longer"), "{said}");
+    }
+
+    #[test]
+    fn a_disk_makes_a_machine_a_provisioner_the_first_time_and_after_that_a_stick_alone() {
+        assert!(may_make_provisioner(false, false));
+        assert!(!may_make_provisioner(false, true), "nobody is there who wants it");
+        assert!(may_make_provisioner(true, true) && may_make_provisioner(true, false));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub fn partition(name: &str) -> Option<PathBuf> {
 /// The same on what can be pulled out, with the disk that this is.
 fn on_stick(name: &str) -> Result<(PathBuf, String)> {
     let found = partitions(name).into_iter().find(|(_, disk)| is_removable(disk));
-    found.with_context(|| format!("the stick has no partition {name}"))
+    found.with_context(|| format!("no stick has the partition {name}; plug the site's stick in"))
 }
 
 /// The disk whose state is called so: one that cannot be pulled out, and has our partitions.
@@ -117,6 +117,11 @@ pub fn free_bank(kind: Kind, kept: &str) -> Result<BankPart> {
 /// Has the firmware start this file of the machine's disk once.
 pub fn start_next(file: &str) -> Result<()> {
     boot::once(&firmware()?, file)
+}
+
+/// Whether the firmware has started what runs for that one start.
+pub fn was_started_once() -> bool {
+    boot::was_once()
 }
 
 /// Has the firmware start this file of the machine's disk from now on.

@@ -86,12 +86,7 @@ fn enter(state: &Path, volumes: &Path) -> Result<(), Shut> {
         use_volumes(mount_mended(volumes, VOLUMES_AT));
         return Ok(());
     };
-    let mut vault = Vault::by_tpm(&header, &mut tpm).map_err(|error| Shut::locked(why(&error)))?;
-    // Before anything is read of what whoever had the disk may have written: no file system, and no program that came with the
-    // state, is to get the secret of this disk.
-    tpm.close().map_err(|error| {
-        Shut::locked(format!("the TPM would go on giving out the disk's secret, to every program: {error}"))
-    })?;
+    let mut vault = unseal(&header, &mut tpm)?;
     let device = vault.open(Part::State, state).map_err(damaged)?;
     if let Err(error) = mount_state(&device) {
         let _ = vault::close(Part::State);
@@ -108,25 +103,38 @@ fn enter(state: &Path, volumes: &Path) -> Result<(), Shut> {
     Ok(())
 }
 
+/// The disk's secret, once in a run. Before anything is read of what whoever had the disk may have written: no file system, and no
+/// program that came with the state, is to get it.
+fn unseal(header: &Header, tpm: &mut Tpm) -> Result<Vault, Shut> {
+    let vault = Vault::by_tpm(header, tpm).map_err(|error| Shut::locked(why(&error)))?;
+    tpm.close().map_err(|error| {
+        Shut::locked(format!("the TPM would go on giving out the disk's secret, to every program: {error}"))
+    })?;
+    Ok(vault)
+}
+
 /// The TPM for a disk that is encrypted; none for one that is not, on a machine without TPM. A machine with a TPM uses no
 /// other state than an encrypted one: anybody could have written that.
 fn chip(header: Option<Header>, state: &Path, volumes: &Path) -> Result<Option<(Tpm, Header)>, Shut> {
     let is_plain = |partition: &Path| is_formatted(partition).unwrap_or(false);
-    if !Path::new(TPM).exists() {
-        return match header {
-            Some(_) => Err(Shut::locked(
-                "the disk is encrypted by a TPM that is not there: switch it on in the firmware setup (TPM, PTT or fTPM)",
-            )),
-            None => Ok(None),
-        };
-    }
+    let Some(header) = check(header, Path::new(TPM).exists(), is_plain(state) || is_plain(volumes))? else {
+        return Ok(None);
+    };
     let tpm = Tpm::open(&Spec::Device(TPM.into())).map_err(|error| Shut::locked(error.to_string()))?;
+    Ok(Some((tpm, header)))
+}
+
+/// What opens a disk with this header, or one that `is_plain`; none where it needs nothing.
+fn check(header: Option<Header>, has_tpm: bool, is_plain: bool) -> Result<Option<Header>, Shut> {
     match header {
-        Some(header) => Ok(Some((tpm, header))),
-        None if is_plain(state) || is_plain(volumes) => Err(Shut::locked(
+        Some(_) if !has_tpm => Err(Shut::locked(
+            "the disk is encrypted by a TPM that is not there: switch it on in the firmware setup (TPM, PTT or fTPM)",
+        )),
+        None if has_tpm && is_plain => Err(Shut::locked(
             "the disk was set up while the TPM was off, and is not encrypted; it can be erased by `provisioner wipe`",
         )),
-        None => Err(Shut::damaged("no copy of the disk's header is whole")),
+        None if has_tpm => Err(Shut::damaged("no copy of the disk's header is whole")),
+        header => Ok(header),
     }
 }
 
@@ -204,7 +212,47 @@ pub(super) struct Parts {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_machine_with_a_tpm_uses_no_state_in_the_clear_and_one_without_opens_nothing_that_is_encrypted() {
+        let header = super::super::header::tests::header(1);
+        for is_plain in [false, true] {
+            assert_eq!(check(Some(header.clone()), true, is_plain).unwrap(), Some(header.clone()));
+            let off = check(Some(header.clone()), false, is_plain).unwrap_err();
+            assert!(off.locked && off.why.contains("TPM that is not there"), "{off:?}");
+            assert_eq!(check(None, false, is_plain).unwrap(), None);
+        }
+        let plain = check(None, true, true).unwrap_err();
+        assert!(plain.locked && plain.why.contains("not encrypted"), "{plain:?}");
+        assert!(!check(None, true, false).unwrap_err().locked, "it is installed anew");
+    }
+
+    #[test]
+    fn the_tpm_gives_a_disks_secret_out_once_in_a_run() {
+        if Command::new("swtpm").arg("--version").output().is_err() {
+            return harness::skip("`swtpm` is not installed");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [socket, control] = ["tpm", "control"].map(|name| folder.path().join(name));
+        let mut swtpm = Command::new("swtpm");
+        swtpm.args(["socket", "--tpm2", "--flags", "startup-clear"]);
+        swtpm.arg("--tpmstate").arg(format!("dir={}", folder.path().display()));
+        swtpm.arg("--server").arg(format!("type=unixio,path={}", socket.display()));
+        swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", control.display()));
+        let _power = harness::Process::start("swtpm", swtpm, &folder.path().join("log")).unwrap();
+        let spec: Spec = format!("unix:{}", socket.display()).parse().unwrap();
+        let open = || Tpm::open(&spec).map_err(|error| error.to_string());
+        let mut tpm = harness::wait::until("the TPM", Duration::from_secs(10), open).unwrap();
+        let tpm_seals = tpm.seal(&[5; 32]).unwrap();
+        let header = Header { tpm: tpm_seals, ..super::super::header::tests::header(1) };
+        unseal(&header, &mut tpm).unwrap();
+        let again = unseal(&header, &mut tpm).err().map(|shut| (shut.locked, shut.why.contains("PCR 7")));
+        assert_eq!(again, Some((true, true)), "nor to what comes after");
+    }
 
     #[test]
     fn what_keeps_a_disk_shut_is_said_in_words_that_help() {

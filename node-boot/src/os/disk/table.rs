@@ -65,6 +65,15 @@ impl Names {
     fn placed(&self) -> [(u32, &str); 2] {
         [(part::OS, &self.os), (part::KUBERNETES, &self.kubernetes)]
     }
+
+    fn are_among(&self, names: &BTreeMap<u32, String>) -> bool {
+        self.placed().iter().all(|(number, name)| names.get(number).is_some_and(|there| there == name))
+    }
+}
+
+/// Whether the disk has what is to be used where it is to be.
+pub(super) fn has_system(device: &Path, banks: &Names) -> bool {
+    names(device).is_ok_and(|names| banks.are_among(&names))
 }
 
 /// Whether the disk has a table, an installed disk's or a stick's.
@@ -83,7 +92,7 @@ pub(super) fn again(device: &Path, banks: &Names) -> Result<Option<Begun>> {
         return Ok(None);
     }
     // A name is given only once its content is whole.
-    if banks.placed().iter().all(|(number, name)| names.get(number).is_some_and(|there| there == name)) {
+    if banks.are_among(&names) {
         rename(device, &[(part::STATE, UNFINISHED)])?;
         return Ok(Some(Begun::WithSystem));
     }

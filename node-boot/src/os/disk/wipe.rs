@@ -76,3 +76,46 @@ fn empty(partition: &Path) -> Result<()> {
     file.sync_all()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn nothing_that_opens_a_disk_is_left_on_it_once_its_end_has_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = |name: &str| {
+            let path = folder.path().join(name);
+            File::create(&path).unwrap().set_len(2 * header::LENGTH).unwrap();
+            header::tests::header(1).write(&path).unwrap();
+            path
+        };
+        let parts = Parts { disk: PathBuf::new(), state: part("state"), volumes: part("volumes") };
+        forget_secret(&parts).unwrap();
+        for partition in [&parts.state, &parts.volumes] {
+            assert_eq!(header::Header::read(partition).unwrap(), None, "{}", partition.display());
+        }
+    }
+
+    #[test]
+    fn what_was_not_encrypted_is_overwritten_to_its_end() {
+        if let Some(missing) = harness::missing_for_recorder() {
+            return harness::skip(&missing);
+        }
+        let size = PIECE + header::LENGTH;
+        let recorder = harness::Recorder::new(size).unwrap();
+        let part = recorder.part(0..size).unwrap();
+        let file = File::options().read(true).write(true).open(part.path()).unwrap();
+        // As `mke2fs` marks its own, and somebody's letters.
+        file.write_all_at(&[0x53, 0xef], 1024 + 56).unwrap();
+        for at in [header::LENGTH, PIECE - 7, size - 7] {
+            file.write_all_at(b"letters", at).unwrap();
+        }
+        empty(part.path()).unwrap();
+        let mut left = vec![1; usize::try_from(size).unwrap()];
+        file.read_exact_at(&mut left, 0).unwrap();
+        assert!(left.iter().all(|byte| *byte == 0));
+    }
+}

@@ -51,7 +51,7 @@ fn look(agent: Option<Pid>, watchdog: &mut Watchdog, trial: &mut Option<Instant>
     watchdog.alive();
     let ended = bury(agent, || wait(WaitOptions::NOHANG));
     let agent = agent.filter(|_| ended.is_none());
-    if trial.take_if(|until| Instant::now() > *until).is_some() && bank::is_tried() {
+    if is_over(trial, Instant::now(), bank::is_tried) {
         say("This system has not proved itself. Starting the one before.");
         power::end(Ask::Restart, agent, watchdog);
     }
@@ -62,6 +62,11 @@ fn look(agent: Option<Pid>, watchdog: &mut Watchdog, trial: &mut Option<Instant>
         std::thread::sleep(GLANCE);
     }
     ended
+}
+
+/// Whether the time of a system that is tried is over, once; it may have been kept meanwhile.
+fn is_over(trial: &mut Option<Instant>, now: Instant, is_tried: impl FnOnce() -> bool) -> bool {
+    trial.take_if(|until| now > *until).is_some() && is_tried()
 }
 
 /// Takes everybody who has died, until it is the agent; how it did.
@@ -97,6 +102,19 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+
+    #[test]
+    fn a_system_that_has_not_proved_itself_in_its_time_is_left_and_one_that_was_kept_is_not() {
+        let now = Instant::now();
+        let until = now + PROOF;
+        for is_tried in [true, false] {
+            let mut trial = Some(until);
+            assert!(!is_over(&mut trial, until, || is_tried) && trial.is_some(), "it has time");
+            assert_eq!(is_over(&mut trial, until + GLANCE, || is_tried), is_tried);
+            assert!(!is_over(&mut trial, until + 2 * GLANCE, || is_tried), "once");
+        }
+        assert!(!is_over(&mut None, until + GLANCE, || true), "nothing was tried");
+    }
 
     #[test]
     fn everybody_who_died_is_buried_also_between_two_agents_and_the_end_of_the_agent_is_told_once() {

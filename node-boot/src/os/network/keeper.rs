@@ -320,7 +320,55 @@ fn after(plugged: &[Port], own: Option<u32>) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    /// A machine whose ports have a cable or not, and a plan that is tried from `now` on.
+    fn trying(folder: &Path, has_cable: bool, now: Instant) -> Keeper {
+        let state = State::open(folder).unwrap();
+        let mut keeper =
+            Keeper::new(folder.to_owned(), state, Plan::default(), Duration::from_secs(90)).unwrap();
+        let (name, mac) = ("eth0".to_owned(), [1; 6]);
+        keeper.cables.look(&[Port { index: 2, name, mac, mtu: 1500, is_up: true, has_link: has_cable }], now);
+        keeper.until = keeper.record.offer(bad(), &Plan::default()).then_some(now + keeper.patience);
+        keeper
+    }
+
+    fn bad() -> Plan {
+        Plan { vlan: Some(5), ..Plan::default() }
+    }
+
+    #[test]
+    fn a_plan_that_leads_to_nobody_in_its_time_is_taken_back_and_counts_as_bad_as_long_as_the_former_may_do_better()
+     {
+        let (folder, now) = (tempfile::tempdir().unwrap(), Instant::now());
+        let mut keeper = trying(folder.path(), true, now);
+        let late = now + keeper.patience;
+        keeper.judge(late - Duration::from_millis(1)).unwrap();
+        assert_eq!(keeper.record.plan(&keeper.first), &bad());
+        keeper.judge(late).unwrap();
+        assert_eq!(keeper.record.plan(&keeper.first), &Plan::default());
+        let why = keeper.why_not().unwrap();
+        assert!(why.contains("no provisioner was reached within 90 s"), "{why}");
+        assert!(!keeper.would_try(bad()));
+        // The former one has reached nobody either: a switch may have been off all the time.
+        keeper.judge(late + BLAME).unwrap();
+        assert!(keeper.would_try(bad()) && keeper.why_not().is_none());
+    }
+
+    #[test]
+    fn a_plan_is_not_to_blame_for_a_cable_that_is_out_nor_once_the_former_one_has_done_better() {
+        let (folder, now) = (tempfile::tempdir().unwrap(), Instant::now());
+        let mut keeper = trying(folder.path(), false, now);
+        let late = now + 10 * keeper.patience;
+        keeper.judge(late).unwrap();
+        assert_eq!(keeper.record.plan(&keeper.first), &bad(), "it has all of its time from then on");
+        keeper.take_back("nobody is there", late).unwrap();
+        keeper.reached(None).unwrap();
+        keeper.judge(late + 2 * BLAME).unwrap();
+        assert!(!keeper.would_try(bad()), "the former one has led to the provisioner, and this one did not");
+    }
 
     #[test]
     fn the_address_stays_on_its_port_goes_where_the_site_was_last_and_each_port_has_a_turn() {

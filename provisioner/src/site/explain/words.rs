@@ -246,9 +246,9 @@ fn no_disk(machine: &Machine, none: &NoDisk) -> String {
         (Some(mark), _) => {
             format!("{found} A person has said yes to {mark}: it is overwritten when the machine asks next")
         }
-        (None, None) => format!("{found} Put an empty disk in"),
+        (None, None) => found.clone(),
         (None, Some(mark)) => format!(
-            "{found} Put an empty disk in; or, where nobody needs what is there any more: `provisioner approve --machine {name} \
+            "{found} Or, where nobody needs what is there any more: `provisioner approve --machine {name} \
              --overwrite {mark}`"
         ),
     }

@@ -86,7 +86,8 @@ mod tests {
     fn a_machine_that_was_updated_and_whose_disk_is_shut_is_no_mixture_of_two_sticks() {
         let (root, program) = (Digest([7; 32]), None);
         let image = Image { kind: Kind::Os, version: "0.1.0".into(), root, blocks: 1, size: 8192, program };
-        let text = serde_json::json!({ "anchors": {}, "image-time": "2026-11-28T00:00:00Z", "images": [image] });
+        let text =
+            serde_json::json!({ "anchors": {}, "image-time": "2026-11-28T00:00:00Z", "images": [image] });
         let owner: Owner = serde_json::from_str(&text.to_string()).unwrap();
         let shut = |locked| Shut { why: "PCR 7 is another".to_owned(), locked };
         let newer = "os-0808080808080808";

@@ -180,9 +180,13 @@ fn headquarters_signs_for_its_machines_only_what_belongs_together_and_was_let_in
     assert!(kit().unwrap_err().contains("images.yaml has no os 0.2.0: `provisioner hq image add"));
     served.hq.run(&["image", "add", &path]).unwrap();
     let nowhere = dir.path().join("nowhere/stick").display().to_string();
+    let sent = || fs::read_to_string(served.hq.dir().join("bundles/ship-7.yaml")).unwrap_or_default();
+    let before = sent();
     served.hq.run(&["site", "kit", "ship-7", "--images", &path, "-o", &nowhere]).unwrap_err();
     served.hq.run(&["site", "kit", "ship-7", "--images", &path, "-o", "/dev/null"]).unwrap_err();
-    assert!(kit().unwrap().contains("with bundle 1,"), "a stick that was not written uses no number");
+    assert_eq!(sent(), before, "a stick that was not written uses no number");
+    kit().unwrap();
+    assert_ne!(sent(), before);
 
     // Somebody who can write to the folder puts a program of his own there, and has the list name it.
     let stub = fs::read(STUB).unwrap();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use protocol::attest::{self, Binding};
 use protocol::bytes::{B64u, Digest, Secret};
+use protocol::clock::Time;
 use protocol::id::Id;
 use protocol::inventory::{Facts, SecureBoot};
 use protocol::messages::{Act, DiskKey, Done, Message, StatusAnswer, StatusRequest};
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tests::pledge::Pledge;
 use tests::stage::SITE;
 
-use crate::forge::tpm;
+use crate::forge::{Desk, tpm};
 use crate::{Served, is};
 
 const DISK: [u8; 16] = [1; 16];
@@ -49,9 +50,12 @@ impl Inside {
         served.hq.import(&format!("serial,ek-p256,site,roles\n{rows}")).unwrap();
         served.deliver();
         served.kill();
+        (Self::at(served, system_clock), [ek(&tpm::ek_id()), ek(&other)])
+    }
+
+    fn at(served: Served, clock: fn() -> Time) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let site = Site::open(&served.path(), system_clock).unwrap();
-        (Self { site, runtime, served }, [ek(&tpm::ek_id()), ek(&other)])
+        Self { site: Site::open(&served.path(), clock).unwrap(), runtime, served }
     }
 
     fn prove(&self, key: u8, ek: &Id) {
@@ -132,6 +136,48 @@ fn a_machine_whose_secure_boot_was_switched_off_gets_its_disk_by_a_persons_word_
     // With its disk open it says itself how it is from now on: a person wanted it so.
     inside.keep(8, given(DISK, 7)).unwrap();
     assert_eq!(asks(&inside, SecureBoot::Off), key);
+}
+
+#[test]
+fn a_machine_that_is_to_wait_for_a_person_gets_its_disk_by_his_word_alone_and_within_an_hour_of_it() {
+    let mut served = Served::with(&[]);
+    let row = format!("TPM1,{},{SITE},worker\n", tpm::ek_id());
+    served.hq.import(&format!("serial,ek-p256,site,roles\n{row}")).unwrap();
+    Desk::of(&served.hq).amend(|record| record.policy.auto = false);
+    served.deliver();
+    served.kill();
+    let (inside, own) = (Inside::at(served, system_clock), ek(&tpm::ek_id()));
+    inside.prove_with(1, &own, SecureBoot::On);
+    inside.keep(1, given(DISK, 7)).unwrap();
+    let asks = |inside: &Inside| inside.disk_with(9, &own, DISK, SecureBoot::On).unwrap();
+    let wait = Answer::Wait(Wait::PendingHuman, 30);
+    let says_yes = |inside: Inside, clock: fn() -> Time| {
+        let Inside { site, mut served, .. } = inside;
+        drop(site);
+        served.start();
+        served.site(&["approve", "--machine", &own.to_string()]).unwrap();
+        served.kill();
+        Inside::at(served, clock)
+    };
+    assert_eq!(asks(&inside), wait, "nobody has said yes");
+    let inside = says_yes(inside, system_clock);
+    let key = Answer::Now(attest::Disk { key: Some(given(DISK, 7).key), wipe: false });
+    assert_eq!((asks(&inside), asks(&inside)), (key, wait.clone()));
+    let inside = says_yes(inside, || system_clock().plus(3700));
+    assert_eq!(asks(&inside), wait, "that was more than an hour ago");
+}
+
+#[test]
+fn a_machine_to_which_a_person_has_said_no_does_not_get_its_disk_opened() {
+    let (mut inside, [own, _]) = Inside::new();
+    inside.prove(1, &own);
+    inside.keep(1, given(DISK, 7)).unwrap();
+    drop(inside.site);
+    inside.served.start();
+    inside.served.site(&["refuse", &own.to_string()]).unwrap();
+    inside.served.kill();
+    inside.site = Site::open(&inside.served.path(), system_clock).unwrap();
+    assert_eq!(inside.disk(9, &own, DISK).unwrap_err().refusal, Refusal::SaidNo);
 }
 
 #[test]

@@ -7,6 +7,9 @@ use protocol::bytes::Digest;
 use protocol::image::{BankReport, Failed, Image, Images, Kind, Program};
 use protocol::json;
 use protocol::messages::{Act, Health, Message, SNI, StatusAnswer, StatusRequest};
+use provisioner::site::machine::{KubeletState, Machine};
+use provisioner::site::store::MACHINES;
+use provisioner::site::{Site, system_clock};
 use tests::pledge::{Pledge, Session};
 
 use crate::Served;
@@ -232,4 +235,71 @@ fn another_distributions_build_of_kubernetes_is_not_let_in() {
     let said = served.hq.run(&["image", "add", &dir.path().display().to_string()]).unwrap_err().to_string();
     assert!(said.contains("nothing was let in") && said.contains("as v1.36.2"), "{said}");
     assert!(!served.hq.dir().join("images.yaml").exists());
+}
+
+/// Every machine that the provisioner knows has joined its cluster.
+fn are_members(served: &mut Served) {
+    served.kill();
+    let site = Site::open(&served.path(), system_clock).unwrap();
+    let machines = site.machines().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let joined = site.store.write(move |tx| {
+        machines.into_iter().try_for_each(|machine| {
+            let life = serde_json::from_str("\"member\"").unwrap();
+            let machine = Machine { life, kubelet: KubeletState::Issued, ..machine };
+            tx.put(MACHINES, &machine.id, &machine)
+        })
+    });
+    runtime.block_on(joined).unwrap();
+    drop(site);
+    served.start();
+}
+
+#[test]
+fn one_member_after_the_other_tries_an_image_and_what_one_has_dropped_no_other_one_tries() {
+    let pledges = [Pledge::new().unwrap(), Pledge::new().unwrap()];
+    let mut served = Served::with(&[&pledges[0], &pledges[1]]);
+    let dir = tempfile::tempdir().unwrap();
+    let Some([os, _]) = folder(dir.path()) else { return };
+    let path = dir.path().display().to_string();
+    served.hq.run(&["secure-boot"]).unwrap();
+    served.hq.run(&["image", "add", &path]).unwrap();
+    served
+        .hq
+        .edit("sites/ship-7/site.yaml", "name: ship-7\nsystem: { os: 0.2.0, activate: hold }\n")
+        .unwrap();
+    served.slots(&["node-1", "node-2"]);
+    served.site_two(["images", "add"], &[&path]).unwrap();
+    for pledge in &pledges {
+        pledge.connect(served.address).unwrap().admission().unwrap();
+    }
+    are_members(&mut served);
+    let mut sessions = pledges.each_ref().map(|pledge| pledge.connect(served.address).unwrap());
+    let mut acts = |machine: usize, report: &BankReport| {
+        asks(&mut sessions[machine], report).orders.into_iter().map(|order| order.act).collect::<Vec<_>>()
+    };
+    let waits = |machine: usize, word: &str| {
+        let said = served.site(&["explain", &format!("WIRE{machine:03}")]).unwrap();
+        assert!(said.contains(&format!("({word})")), "{word}: {said}");
+    };
+    let (old, activate) = (Digest([1; 32]), vec![Act::Activate { root: os.root }]);
+    let (failed, refused, trial) = (None, None, false);
+    let staged =
+        BankReport { version: "0.1.0".into(), root: old, staged: Some(os.root), trial, failed, refused };
+    for machine in [0, 1] {
+        assert_eq!(acts(machine, &staged), []);
+        waits(machine, "held");
+    }
+    served.site(&["activate"]).unwrap();
+    assert_eq!((acts(0, &staged), acts(1, &staged)), (activate.clone(), vec![]));
+    waits(1, "not-its-turn");
+    assert_eq!(acts(0, &BankReport { trial: true, ..staged.clone() }), []);
+    assert_eq!(acts(1, &staged), []);
+    waits(1, "tried-elsewhere");
+    let why = Failed { version: "0.2.0".into(), root: os.root, why: "it hangs".into() };
+    assert_eq!(acts(0, &BankReport { failed: Some(why), ..staged.clone() }), []);
+    assert_eq!(acts(1, &staged), []);
+    waits(1, "image-spoilt");
+    served.site(&["retire", "WIRE000"]).unwrap();
+    assert_eq!(acts(1, &staged), activate, "one that was taken out keeps nobody");
 }

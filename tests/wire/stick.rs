@@ -1,17 +1,21 @@
 //! What headquarters puts on a site's stick for the machine that founds the site, and when it does not any more.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use protocol::attest::Binding;
 use protocol::bytes::{B64u, Digest};
 use protocol::certify::CaRequest;
 use protocol::crypto::{Alg, Signer as _, SoftKey};
+use protocol::id::Id;
 use protocol::issue;
 use protocol::record::{Sites, Status};
+use protocol::refusal::Refused;
 use protocol::report::{self, Join};
 use protocol::tpm::Ek;
 use provisioner::site::rebuild::Stage;
-use provisioner::site::{Site, system_clock};
+use provisioner::site::{Answer, Peer, Site, system_clock};
 use tests::stage::SITE;
 
 use crate::Served;
@@ -157,4 +161,41 @@ fn a_site_that_reported_a_node_is_never_told_to_found_a_cluster_again() {
     std::fs::write(&file, text).unwrap();
     served.hq.run(&["ingest", &file.display().to_string()]).unwrap();
     assert_eq!(told(), None);
+}
+
+/// What the machine of the vectors' TPM is told, when it asks with this key what it is to be.
+fn told(site: &Site, key: u8) -> Result<bool, Refused> {
+    let (s, source) = (Digest([key; 32]), SocketAddr::from(([10, 7, 0, 1], 1)));
+    let peer = Peer { s, binding: Binding { x: [0; 32], s }, source };
+    let ek: Id = format!("ek:{}", tpm::ek_id()).parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        site.prove(&peer, "tpm-ek", ek, None).await?;
+        match site.config(site.bound(&s)?, &peer).await? {
+            Answer::Now(config) => Ok(config.found),
+            Answer::Wait(..) => Ok(false),
+        }
+    })
+}
+
+#[test]
+fn the_first_installation_beside_the_provisioners_key_is_told_to_found_the_cluster_and_no_later_one() {
+    let mut served = Served::with(&[]);
+    let slots = "slots:\n- name: node-1\n  role: control-plane\n  address: 10.7.0.1\n  cidr: 10.7.0.0/24\n";
+    served.hq.edit(&format!("sites/{SITE}/slots.yaml"), slots).unwrap();
+    served.hq.edit(&format!("sites/{SITE}/site.yaml"), "name: ship-7\ncluster:\n  found: node-1\n").unwrap();
+    served.hq.import(&format!("serial,ek-p256,site,slot\nPRV1,{},{SITE},node-1\n", tpm::ek_id())).unwrap();
+    served.deliver();
+    served.kill();
+    let open = || Site::open(&served.path(), system_clock).unwrap();
+    let refused = told(&open(), 1).unwrap_err();
+    assert!(refused.to_string().contains("and this is another one"), "its key is in no TPM: {refused}");
+    let file = served.path().join("ca-request.json");
+    let mut request: CaRequest = protocol::json::parse(&std::fs::read(&file).unwrap()).unwrap();
+    request.ek = Some(B64u(tpm::ek()));
+    std::fs::write(&file, protocol::json::to_vec(&request)).unwrap();
+    assert!(told(&open(), 1).unwrap());
+    assert!(told(&open(), 1).unwrap(), "after a power cut it goes on");
+    let refused = told(&open(), 2).unwrap_err().to_string();
+    assert!(refused.contains("another installation of this machine has begun"), "{refused}");
 }

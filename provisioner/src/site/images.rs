@@ -122,7 +122,14 @@ mod tests {
         fs::write(&from, "whole").unwrap();
         take(dir.path(), &digest, &from).unwrap();
         fs::write(path(dir.path(), &digest), "wh\0le").unwrap();
+        let before = File::open(path(dir.path(), &digest)).unwrap();
         take(dir.path(), &digest, &from).unwrap();
+        let mut there = [0; 5];
+        before.read_exact_at(&mut there, 0).unwrap();
+        assert_eq!(
+            &there, b"wh\0le",
+            "it is put in the place of the former one, and nothing is written over"
+        );
         assert_eq!(fs::read(path(dir.path(), &digest)).unwrap(), b"whole");
         assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 1, "nothing else stays");
     }

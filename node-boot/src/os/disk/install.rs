@@ -72,15 +72,9 @@ pub fn install(
     let begun = table::begin(&disk, &names)?;
     // First, while the site listens: copying takes longer than it does.
     let [state, volumes] = opened(&disk, system.tpm, site)?;
-    let stick = on_stick(STICK);
-    // A disk that was flashed has its owner's file; a stick may be of another owner than the one before.
     let mut copies = Vec::new();
-    if begun == Begun::Empty || stick.is_ok() {
-        copies.push((stick?, part(&disk, number::FIRMWARE)?));
-    }
-    if begun == Begun::Empty {
-        copies.push((on_stick(&names.os)?, part(&disk, number::OS)?));
-        copies.push((on_stick(&names.kubernetes)?, part(&disk, number::KUBERNETES)?));
+    for (from, to) in sources(begun, &names, on_stick)? {
+        copies.push((from, part(&disk, to)?));
     }
     say(&format!("Copying the system to {}.", disk.display()));
     copy_all(&copies)?;
@@ -111,6 +105,26 @@ fn check_sources(disk: &Path, names: &Names) -> Result<()> {
         return Ok(());
     }
     [STICK, &names.os, &names.kubernetes].into_iter().try_for_each(|name| on_stick(name).map(drop))
+}
+
+/// What is copied from the stick, and into which partition.
+fn sources(
+    begun: Begun,
+    names: &Names,
+    on_stick: impl Fn(&str) -> Result<PathBuf>,
+) -> Result<Vec<(PathBuf, u32)>> {
+    // What the firmware starts is for one system: by that of a stick with another one the disk would start what it has not.
+    let stick = on_stick(&names.os).and_then(|_| on_stick(STICK));
+    let mut found = Vec::new();
+    // A disk that was flashed has its owner's file; a stick may be of another owner than the one before.
+    if begun == Begun::Empty || stick.is_ok() {
+        found.push((stick?, number::FIRMWARE));
+    }
+    if begun == Begun::Empty {
+        found.push((on_stick(&names.os)?, number::OS));
+        found.push((on_stick(&names.kubernetes)?, number::KUBERNETES));
+    }
+    Ok(found)
 }
 
 /// The devices for state and volumes: encrypted where the machine has a TPM. A disk that was encrypted before by this machine
@@ -255,6 +269,26 @@ mod tests {
             assert!(!kept || before[1] == now[1], "what Pods have kept is there");
             before = now.to_vec();
         }
+    }
+
+    #[test]
+    fn what_the_firmware_starts_comes_from_a_stick_with_the_same_system_alone() {
+        let names = Names { os: "os-0f".to_owned(), kubernetes: "kubernetes-2d".to_owned() };
+        let copied = |begun, stick: &[&str]| {
+            let on_stick = |name: &str| {
+                ensure!(stick.contains(&name), "it is not there");
+                Ok(PathBuf::from(name))
+            };
+            let found = sources(begun, &names, on_stick).ok()?;
+            Some(found.into_iter().map(|(_, number)| number).collect::<Vec<_>>())
+        };
+        let (same, newer) = ([STICK, "os-0f", "kubernetes-2d"], [STICK, "os-1e", "kubernetes-2d"]);
+        let all = vec![number::FIRMWARE, number::OS, number::KUBERNETES];
+        assert_eq!(copied(Begun::Empty, &same), Some(all));
+        assert_eq!(copied(Begun::WithSystem, &same), Some(vec![number::FIRMWARE]), "its owner's file");
+        assert_eq!(copied(Begun::WithSystem, &newer), Some(vec![]), "it would start os-1e");
+        assert_eq!(copied(Begun::WithSystem, &[]), Some(vec![]));
+        assert_eq!((copied(Begun::Empty, &newer), copied(Begun::Empty, &[])), (None, None));
     }
 
     #[test]

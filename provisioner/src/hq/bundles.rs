@@ -280,7 +280,9 @@ fn check_plan(site: &str, plan: &Site, texts: &BTreeMap<String, String>) -> Resu
     ensure!(fault.is_none(), "{file}: {}", fault.unwrap_or_default());
     ensure!(plan.name == site, "{file} is of site {}: write `name: {site}` into it", plan.name);
     let mut templates = Templates::built_in();
-    texts.iter().for_each(|(name, text)| templates.set(name, text));
+    for (name, text) in texts {
+        templates.set(name, text);
+    }
     let distribution = &plan.cluster.distribution;
     ensure!(
         templates.has(distribution),

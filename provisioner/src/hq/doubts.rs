@@ -93,7 +93,7 @@ fn of_machines(site: &str, slots: &Slots, all: &[Record]) -> Vec<String> {
                 }
             }
             None if record.roles.is_empty() => {
-                doubt("gets no place, as it has neither slot nor roles: correct")
+                doubt("gets no place, as it has neither slot nor roles: correct");
             }
             None => {}
         }

@@ -51,8 +51,9 @@ pub fn missing_for_cluster() -> Option<String> {
 
 /// Why this machine cannot run the machine tier, in one line, or `None` when it can.
 pub fn missing_for_machine() -> Option<String> {
-    let absent =
-        ["qemu-system-x86_64", "mkfs.erofs", "depmod"].into_iter().find(|name| !assets::on_path(name));
+    let absent = ["qemu-system-x86_64", "mkfs.erofs", "depmod", "dnsmasq"]
+        .into_iter()
+        .find(|name| !assets::on_path(name));
     missing_for_cluster()
         .or_else(|| absent.map(|program| format!("`{program}` is not installed: run `cargo xtask kube`")))
         .or_else(|| {

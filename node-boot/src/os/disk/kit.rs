@@ -81,7 +81,9 @@ fn scrub(folder: &Path) -> Result<()> {
 /// Mounts what the firmware reads for as long as `work` takes: a stick may be pulled out at any other time.
 fn with_volume<T>(device: &Path, access: MountFlags, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let flags = access | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    Place { at: STICK_AT, kind: "vfat", flags, options: None }.with(device, work)
+    // Of one that a power cut has damaged as much is read, and overwritten, as can be.
+    let options = Some(c"errors=continue");
+    Place { at: STICK_AT, kind: "vfat", flags, options }.with(device, work)
 }
 
 /// The device of what the firmware reads of a stick.

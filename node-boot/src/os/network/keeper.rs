@@ -345,7 +345,7 @@ mod tests {
         let (folder, now) = (tempfile::tempdir().unwrap(), Instant::now());
         let mut keeper = trying(folder.path(), true, now);
         let late = now + keeper.patience;
-        keeper.judge(late - Duration::from_millis(1)).unwrap();
+        keeper.judge(now + keeper.patience.saturating_sub(Duration::from_millis(1))).unwrap();
         assert_eq!(keeper.record.plan(&keeper.first), &bad());
         keeper.judge(late).unwrap();
         assert_eq!(keeper.record.plan(&keeper.first), &Plan::default());

@@ -32,22 +32,15 @@ pub fn ask<T: DeserializeOwned>(dir: &Path, ask: &Ask) -> Result<T> {
 }
 
 fn connect(dir: &Path) -> Result<UnixStream> {
-    UnixStream::connect(dir.join(SOCKET)).map_err(|error| match error.kind() {
-        ErrorKind::PermissionDenied => {
-            anyhow!(
-                "you may not speak to the provisioner in {}: run this as root or as its owner",
-                dir.display()
-            )
+    UnixStream::connect(dir.join(SOCKET)).map_err(|error| {
+        let place = dir.display();
+        if error.kind() == ErrorKind::PermissionDenied {
+            return anyhow!(
+                "you may not speak to the provisioner in {place}: run this as root or as its owner"
+            );
         }
-        _ => {
-            let start = || {
-                format!(
-                    "provisioner is not running: start it with `provisioner serve --dir {}`",
-                    dir.display()
-                )
-            };
-            anyhow!(keys::uncertified(dir).unwrap_or_else(start))
-        }
+        let start = || format!("provisioner is not running: start it with `provisioner serve --dir {place}`");
+        anyhow!(keys::uncertified(dir).unwrap_or_else(start))
     })
 }
 

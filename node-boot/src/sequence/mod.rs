@@ -239,7 +239,7 @@ impl Awake {
 
     /// Says which disks there are, to the site too, and waits. Where a person has said yes to one of them, it is emptied.
     fn without_disk(&mut self, proved: &mut Proved, config: &Config, none: &NoDisk) -> Result<()> {
-        stands(&no_disk(none, &config.node));
+        stands(&no_disk(none, &config.node, self.own.is_some()));
         let health = Health { no_disk: Some(none.clone()), ..self.health("install") };
         let told = agent::status(proved, &self.setup(&self.trust()?), health)?;
         self.belief = told.belief;
@@ -329,16 +329,20 @@ impl Awake {
     }
 }
 
-/// For whoever stands before a machine that may use none of its disks.
-fn no_disk(none: &NoDisk, node: &str) -> String {
+/// For whoever stands before a machine that may use none of its disks. Where its own provisioner is the only one, nobody can say
+/// anything to that.
+fn no_disk(none: &NoDisk, node: &str, is_own: bool) -> String {
     let found = &none.found;
-    match none.marks.first() {
-        None => found.clone(),
-        Some(mark) => format!(
-            "{found} Or have somebody at the site say that what one of these holds may be overwritten: `provisioner \
-             approve --machine {node} --overwrite {mark}`."
-        ),
-    }
+    let mark = match none.marks.as_slice() {
+        [] => return found.clone(),
+        _ if is_own => return format!("{found} Or empty one of these on another computer."),
+        [one] => one.as_str(),
+        _ => "DISK",
+    };
+    format!(
+        "{found} Or have somebody at the site say that what it holds may be overwritten: `provisioner approve --machine {node} \
+         --overwrite {mark}`."
+    )
 }
 
 #[cfg(test)]
@@ -347,12 +351,17 @@ mod tests {
 
     #[test]
     fn who_stands_before_a_machine_without_a_disk_reads_what_can_be_done() {
-        let none = |marks: &[&str]| {
+        let none = |marks: &[&str], is_own| {
             let marks = marks.iter().map(|mark| (*mark).to_owned()).collect();
-            no_disk(&NoDisk { found: "There is no disk.".into(), marks }, "node-1-k3v9q2")
+            no_disk(&NoDisk { found: "There is no disk.".into(), marks }, "node-1-k3v9q2", is_own)
         };
-        assert_eq!(none(&[]), "There is no disk.");
-        let said = none(&["1a2b3c4d"]);
+        assert_eq!(none(&[], false), "There is no disk.");
+        assert!(none(&["1a2b3c4d"], true).ends_with("on another computer."), "nobody is there to say it to");
+        assert!(
+            none(&["1a2b3c4d", "5e6f7a8b"], false).ends_with("--overwrite DISK`."),
+            "which one is for a person to say"
+        );
+        let said = none(&["1a2b3c4d"], false);
         assert!(
             said.ends_with("`provisioner approve --machine node-1-k3v9q2 --overwrite 1a2b3c4d`."),
             "{said}"

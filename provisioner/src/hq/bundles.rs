@@ -96,6 +96,8 @@ impl Hq {
     /// Has `make` write a file with a bundle. A number is used as soon as somebody could carry the file away, and not
     /// where there is none: the file gets its name last.
     pub fn send(&self, bundle: &Built, output: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        // What a link names is written, and the link stays.
+        let output = &std::fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
         ensure!(!output.is_dir(), "{} is a folder: name a file in it", output.display());
         // What is no file, such as a pipe, is written to as it is: a rename would put a file in its place.
         if std::fs::metadata(output).is_ok_and(|found| !found.is_file()) {
@@ -117,7 +119,13 @@ impl Hq {
 
     /// Uses the number of a bundle.
     fn remember(&self, bundle: &Built) -> Result<()> {
-        write(&self.sent_path(&bundle.site), &bundle.sent)
+        let (path, site) = (self.sent_path(&bundle.site), &bundle.site);
+        let last = if path.exists() { read::<Sent>(&path)?.seq } else { 0 };
+        ensure!(
+            last < bundle.seq,
+            "bundle {last} of {site} was built while this one was: build it once more, so that it has a number of its own"
+        );
+        write(&path, &bundle.sent)
     }
 
     fn sections(

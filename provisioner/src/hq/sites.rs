@@ -270,6 +270,8 @@ impl Hq {
     /// provisioner of it is heard here, and the next bundles carry vouchers for the new one. The new generation.
     pub fn revoke_site(&self, site: &str, now: Time) -> Result<u32> {
         let (ca, anchor) = (self.site_ca(site)?, self.site_anchor()?);
+        // It signs the withdrawal: where it cannot be had, nothing is begun.
+        self.key("signer")?;
         let withdrawn =
             RevokedSite { name: format!("{site} g{}", ca.generation), spki: self.pin(site)?.key_hash };
         let next = self.new_ca(site, ca.generation + 1, &anchor, now)?;

@@ -163,7 +163,8 @@ fn make_folder(dir: &Path) -> Result<()> {
 
 /// What to do in a folder whose provisioner HQ has not certified, or where there is none.
 pub fn uncertified(dir: &Path) -> Option<String> {
-    if dir.join(IDENTITY).exists() {
+    // Whoever may not look is told so by who reads it.
+    if !matches!(dir.join(IDENTITY).try_exists(), Ok(false)) {
         return None;
     }
     let rest = if dir.join(REQUEST).exists() { "--reply REPLY.json" } else { "--site SITE --owner FILE" };

@@ -14,6 +14,8 @@ use protocol::record::{Record, Status};
 use protocol::refusal::{Refusal, Refused, Wait};
 use serde::{Deserialize, Serialize};
 
+use super::overwrite::Yes;
+
 /// For so many seconds after it asked a machine counts as waiting for its disk.
 const DISK_WAITS: u64 = 300;
 
@@ -78,8 +80,8 @@ pub struct Machine {
     pub banks: BTreeMap<Kind, BankReport>,
     /// Which disks it has found, where it may use none of them.
     pub no_disk: Option<NoDisk>,
-    /// The mark of the disk whose content a person lets it overwrite.
-    pub overwrite: Option<String>,
+    /// A person's yes to overwriting one of its disks.
+    pub overwrite: Option<Yes>,
 }
 
 /// What a person at the site said.

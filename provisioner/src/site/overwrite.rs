@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use decide::Alarm;
-use protocol::clock::DAY;
+use protocol::clock::{DAY, Time};
 use protocol::messages::{Act, NoDisk, Order, StatusRequest};
+use serde::{Deserialize, Serialize};
 
 use super::admin::Heeded;
 use super::machine::Machine;
@@ -15,11 +16,24 @@ use crate::plain;
 const OVERWRITE: &str = "overwrite";
 /// Disks of one machine that a person can say yes to.
 const MOST: usize = 16;
+/// Symbols of what is on them all: a person chooses one by that.
+const FOUND: usize = 4000;
+/// For so long, seconds, a yes is good: nobody changes what is on the disk meanwhile.
+const GOOD: i64 = 3600;
+
+/// A person's yes to one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Yes {
+    /// The disk's mark.
+    pub mark: String,
+    /// Until when it is good.
+    pub until: Time,
+}
 
 /// What a machine says, as it is kept.
 pub(super) fn kept(said: Option<&NoDisk>) -> Option<NoDisk> {
     said.map(|none| NoDisk {
-        found: plain::sentence(&none.found),
+        found: plain::shown(&none.found).chars().take(FOUND).collect(),
         marks: none.marks.iter().take(MOST).map(|mark| plain::word(mark)).collect(),
     })
 }
@@ -27,15 +41,20 @@ pub(super) fn kept(said: Option<&NoDisk>) -> Option<NoDisk> {
 impl Machine {
     /// Notes which disks it has found; a yes to one that it does not show any more is over.
     pub(super) fn finds(&mut self, none: Option<NoDisk>) {
-        let shown = |mark: &String| none.as_ref().is_some_and(|none| none.marks.contains(mark));
+        let shown = |yes: &Yes| none.as_ref().is_some_and(|none| none.marks.contains(&yes.mark));
         self.overwrite = self.overwrite.take().filter(shown);
         self.no_disk = none;
     }
 
+    /// A person's yes that is still good.
+    pub(super) fn yes_to_disk(&self, now: Time) -> Option<&Yes> {
+        self.overwrite.as_ref().filter(|yes| now <= yes.until)
+    }
+
     /// The order that a person's yes is, as long as the machine shows that disk.
-    pub(super) fn order_to_overwrite(&self, asked: &StatusRequest) -> Option<Order> {
+    pub(super) fn order_to_overwrite(&self, asked: &StatusRequest, now: Time) -> Option<Order> {
         let shown = &asked.health.no_disk.as_ref()?.marks;
-        let mark = self.overwrite.clone().filter(|mark| shown.contains(mark))?;
+        let mark = self.yes_to_disk(now).map(|yes| yes.mark.clone()).filter(|mark| shown.contains(mark))?;
         Some(Order { id: OVERWRITE.to_owned(), act: Act::Overwrite { mark } })
     }
 }
@@ -59,11 +78,12 @@ impl Site {
             "{name} shows no disk {mark}, but {}: `provisioner explain {name}` says what is on each",
             marks.join(", ")
         );
-        let (id, s, mark) = (machine.id, machine.s, mark.to_owned());
+        let (id, s) = (machine.id, machine.s);
+        let yes = Yes { mark: mark.to_owned(), until: self.now().plus(GOOD) };
         let named = id.clone();
         let change = self.store.write(move |tx| {
             if let Some(mut machine) = tx.get::<Machine>(MACHINES, &named)? {
-                machine.overwrite = Some(mark);
+                machine.overwrite = Some(yes);
                 tx.put(MACHINES, &named, &machine)?;
             }
             Ok(())

@@ -57,7 +57,7 @@ impl Site {
         let revoked = trust.latest_revoked().map(|(seq, text)| (seq, text.to_owned()));
         let id = bound.record.canonical_id().map(|id| id.to_string()).unwrap_or_default();
         let voucher = self.store.look().and_then(|look| look.bytes(VOUCHERS, &id)).map_err(broken)?;
-        let overwrite = bound.machine.order_to_overwrite(asked);
+        let overwrite = bound.machine.order_to_overwrite(asked, self.now());
         let updates = self.update_orders(&bound.machine, asked).await.map_err(broken)?;
         // Only a machine whose whole system is ours has use for it.
         let images =

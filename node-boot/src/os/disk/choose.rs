@@ -3,6 +3,8 @@
 use protocol::messages::NoDisk;
 use serde::Deserialize;
 
+use super::table;
+
 /// The profile's rule.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -56,13 +58,12 @@ impl Rule {
     }
 
     fn is_large(&self, disk: &Seen) -> bool {
-        disk.size >= self.min_gib << 30
+        disk.size >= self.min_gib << 30 && table::layout(disk.size).is_ok()
     }
 
     /// Whether the system could be on it, whatever it holds.
     fn fits(&self, disk: &Seen) -> bool {
-        let is_good = !disk.is_guest && !matches!(disk.holds, Holds::Unreadable(_));
-        is_good && self.rank(disk).is_some() && self.is_large(disk)
+        !disk.is_guest && self.rank(disk).is_some() && self.is_large(disk)
     }
 }
 
@@ -70,14 +71,35 @@ impl Seen {
     fn foreign(&self) -> Option<&Foreign> {
         if let Holds::Foreign(foreign) = &self.holds { Some(foreign) } else { None }
     }
+
+    fn unreadable(&self) -> Option<&str> {
+        if let Holds::Unreadable(why) = &self.holds { Some(why) } else { None }
+    }
 }
 
-/// The disk for the system: ours already, else the best empty one. Else what was found, for a person.
-pub fn choose<'a>(disks: &'a [Seen], rule: &Rule) -> Result<&'a Seen, NoDisk> {
-    let mut good: Vec<_> = disks.iter().filter(|disk| rule.fits(disk) && disk.foreign().is_none()).collect();
+/// The disk for the system: ours already, else the best empty one. Else what was found, for a person. Within its first minutes
+/// (`is_early`) a disk that cannot be read may be this machine's own, and come to itself.
+pub fn choose<'a>(disks: &'a [Seen], rule: &Rule, is_early: bool) -> Result<&'a Seen, NoDisk> {
+    let fitting: Vec<_> = disks.iter().filter(|disk| rule.fits(disk)).collect();
+    let is_usable = |disk: &&Seen| disk.foreign().is_none() && disk.unreadable().is_none();
+    let mut good: Vec<_> = fitting.iter().copied().filter(is_usable).collect();
     // Of two that are equal the first by name: whoever asks again gets the same.
     good.sort_by_key(|disk| (disk.holds != Holds::Ours, rule.rank(disk), disk.size, disk.name.clone()));
-    good.first().copied().ok_or_else(|| NoDisk { found: found(disks, rule), marks: marks(disks, rule) })
+    let best = good
+        .first()
+        .copied()
+        .ok_or_else(|| NoDisk { found: found(disks, rule), marks: marks(disks, rule) })?;
+    let failing = fitting.iter().find_map(|disk| disk.unreadable().map(|why| (&disk.name, why)));
+    match failing.filter(|_| is_early && best.holds != Holds::Ours) {
+        None => Ok(best),
+        Some((name, why)) => Err(NoDisk {
+            found: format!(
+                "{name} cannot be read ({why}), and may be this machine's own: {} is taken if it stays so for five minutes.",
+                best.name
+            ),
+            marks: vec![],
+        }),
+    }
 }
 
 /// The disk of this mark, where the system could be on it.
@@ -142,10 +164,14 @@ mod tests {
             disk("nvme0n1", "nvme", 200, Nothing),
             disk("mmcblk0", "mmc", 100, Nothing),
         ];
-        assert_eq!(choose(&disks, &rule()).unwrap().name, "nvme0n1", "of two equal ones always the same");
-        assert_eq!(choose(&disks[..2], &rule()).unwrap().name, "nvme1n1");
+        assert_eq!(
+            choose(&disks, &rule(), true).unwrap().name,
+            "nvme0n1",
+            "of two equal ones always the same"
+        );
+        assert_eq!(choose(&disks[..2], &rule(), true).unwrap().name, "nvme1n1");
         let with_ours = [disks[2].clone(), disk("sdb", "ata", 100, Ours)];
-        assert_eq!(choose(&with_ours, &rule()).unwrap().name, "sdb");
+        assert_eq!(choose(&with_ours, &rule(), true).unwrap().name, "sdb");
     }
 
     #[test]
@@ -159,7 +185,7 @@ mod tests {
             disk("vda", "virtio", 100, foreign("00000002")),
             disk("sdc", "ata", 100, Holds::Unreadable("Input/output error".into())),
         ];
-        let none = choose(&disks, &rule()).unwrap_err();
+        let none = choose(&disks, &rule(), true).unwrap_err();
         assert_eq!(none.marks, ["1a2b3c4d"], "the others would be of no use");
         let said = none.found;
         for words in [
@@ -172,17 +198,27 @@ mod tests {
         ] {
             assert!(said.contains(words), "{said}");
         }
-        assert!(choose(&[], &rule()).unwrap_err().found.contains("there is none at all"));
+        assert!(choose(&[], &rule(), true).unwrap_err().found.contains("there is none at all"));
     }
 
     #[test]
-    fn a_disk_that_cannot_be_read_does_not_keep_another_one_from_being_taken() {
-        let disks = [
-            disk("sda", "ata", 100, Holds::Unreadable("no medium".into())),
-            disk("sdb", "ata", 100, Holds::Nothing),
-        ];
-        assert_eq!(choose(&disks, &rule()).unwrap().name, "sdb");
-        assert!(choose(&disks[..1], &rule()).unwrap_err().marks.is_empty());
+    fn a_disk_that_cannot_be_read_is_waited_for_a_while_and_does_not_keep_another_one_for_ever() {
+        let bad = disk("sda", "ata", 100, Holds::Unreadable("Input/output error".into()));
+        let disks = [bad.clone(), disk("sdb", "ata", 100, Holds::Nothing)];
+        let waits = choose(&disks, &rule(), true).unwrap_err();
+        assert!(
+            waits.found.starts_with("sda cannot be read (Input/output error)") && waits.marks.is_empty(),
+            "{waits:?}"
+        );
+        assert_eq!(choose(&disks, &rule(), false).unwrap().name, "sdb");
+        let with_ours = [bad.clone(), disk("sdb", "ata", 100, Holds::Ours)];
+        assert_eq!(choose(&with_ours, &rule(), true).unwrap().name, "sdb");
+        let small = Seen { size: 0, ..bad };
+        assert_eq!(
+            choose(&[small, disks[1].clone()], &rule(), true).unwrap().name,
+            "sdb",
+            "a reader without a card"
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub fn flash(banks: &Banks) -> Result<String> {
     let size = (FIRMWARE_SIZE + OS_SIZE) * MIB + banks.kubernetes.kept.size.next_multiple_of(MIB);
     let disks = disks();
     let device = |name: &str| Path::new("/dev").join(name);
-    let chosen = match choose(&disks, &rule()) {
+    let chosen = match choose(&disks, &rule(), false) {
         Ok(disk) if is_done(disk, &device(&disk.name)) => {
             return Ok(format!("{} has a system of ours already, and is left as it is", disk.name));
         }

@@ -10,7 +10,7 @@ use layout::{MARK, MIB};
 use protocol::bytes::{Digest, hex};
 
 use super::choose::{Foreign, Holds, marked};
-use super::device::{discard, open};
+use super::device::{block_of, discard, open};
 use super::{header, install, table, tables, text};
 
 /// How much of a disk's beginning and end tells whether it is empty.
@@ -20,6 +20,9 @@ const NAMES: usize = 6;
 const NAME: usize = 24;
 /// Bytes of a mark.
 const SHORT: usize = 4;
+/// Partitions whose beginnings count for it, and how much of each.
+const PARTS: usize = 16;
+const HEAD: usize = 4096;
 
 /// What file systems and the like put where.
 const SIGNS: &[(usize, &[u8], &str)] = &[
@@ -50,12 +53,27 @@ pub(super) fn holds(device: &Path) -> Result<Holds> {
     if begin.iter().chain(&end).all(|byte| *byte == 0) {
         return Ok(Holds::Nothing);
     }
-    let mark = mark(&identity(device), size, &begin);
-    Ok(Holds::Foreign(Foreign { what: what(&file, &begin), mark }))
+    let parts = tables::read(&file).map(|table| table.parts).unwrap_or_default();
+    let block = block_of(&file)?.as_u64();
+    let starts: Vec<_> =
+        parts.values().take(PARTS).map(|part| part.first_lba.saturating_mul(block)).collect();
+    let mark = mark(&identity(device), size, &[begin.as_slice(), &heads(&file, &starts)].concat());
+    let names: Vec<_> = parts.values().map(|part| shown(&part.name)).collect();
+    Ok(Holds::Foreign(Foreign { what: what(&names, &begin), mark }))
 }
 
-/// What stands for a disk and its beginning: of another disk, or of this one once somebody has used it, it is another one.
-/// The end of a disk does not count, since it is emptied first.
+/// How the partitions of a table begin: there file systems write when they are used.
+fn heads(file: &File, starts: &[u64]) -> Vec<u8> {
+    let mut all = vec![0; starts.len() * HEAD];
+    for (head, at) in all.chunks_mut(HEAD).zip(starts) {
+        // One that lies behind the disk's end has none.
+        let _ = file.read_exact_at(head, *at);
+    }
+    all
+}
+
+/// What stands for a disk and the beginnings of it and of its partitions: of another disk, or of this one once somebody has used
+/// it, it is another one.
 fn mark(identity: &str, size: u64, begin: &[u8]) -> String {
     let all = [identity.as_bytes(), &[0], &size.to_be_bytes(), begin].concat();
     hex(&Digest::of(&all).0[..SHORT])
@@ -69,11 +87,8 @@ fn identity(device: &Path) -> String {
 }
 
 /// What it looks like, for a person who knows what was on it.
-fn what(file: &File, begin: &[u8]) -> String {
-    let is_table = |names: &Vec<String>| !names.is_empty();
-    let parts = tables::read(file).map(|table| table.parts).unwrap_or_default();
-    let names: Vec<_> = parts.values().map(|part| shown(&part.name)).collect();
-    if let Some(names) = Some(names).filter(is_table) {
+fn what(names: &[String], begin: &[u8]) -> String {
+    if !names.is_empty() {
         let more = if names.len() > NAMES { ", …" } else { "" };
         let listed = names.iter().take(NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
         return format!("a partition table ({listed}{more})");
@@ -100,13 +115,13 @@ pub fn overwrite(rule: &Path, mark: &str) -> Result<bool> {
 }
 
 /// Nothing of what was there is taken for ours: neither where our partitions will be, nor at the end. The beginning goes last:
-/// until then the disk has the mark that the yes was for.
+/// until then the disk is somebody's, and a power cut has a person asked again.
 fn empty(device: &Path) -> Result<()> {
     let file = open(device)?;
     let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
+    let parts = table::layout(size)?.into_iter().map(|(_, _, at, _)| (at, header::LENGTH));
     // Not every disk can, and one that can may still show what was there.
     let _ = discard(&file, LOOK, size.saturating_sub(LOOK));
-    let parts = table::layout(size)?.into_iter().map(|(_, _, at, _)| (at, header::LENGTH));
     for (at, length) in parts.chain([(size.saturating_sub(LOOK), LOOK), (0, LOOK)]) {
         file.write_all_at(&vec![0; usize::try_from(length)?], at)?;
         file.sync_all()?;
@@ -173,6 +188,21 @@ mod tests {
         let others =
             [mark("wwn-2", 10, b"letters"), mark("wwn-1", 11, b"letters"), mark("wwn-1", 10, b"more")];
         assert!(!others.contains(&seen));
+    }
+
+    #[test]
+    fn a_partition_that_was_used_meanwhile_changes_the_mark_of_its_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = disk(folder.path(), &[]);
+        table::make(&path).unwrap();
+        let file = open(&path).unwrap();
+        file.write_all_at(&[0; 440], 0).unwrap();
+        let before = foreign(&path);
+        assert_eq!(foreign(&path), before);
+        let start = table::places(&path).unwrap()[&7].start;
+        // When ext4 was written to last (`s_wtime`).
+        file.write_all_at(b"now", start + 1024 + 48).unwrap();
+        assert!(foreign(&path).what == before.what && foreign(&path).mark != before.mark);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::header::Header;
 use super::holds::holds;
 use super::table::{Begun, Names};
 use super::vault::{self, Part, Vault, header_of};
-use super::{boot, is_removable, kit, part, table};
+use super::{boot, is_removable, kit, on_one_stick, part, table};
 use crate::console::say;
 use crate::os::bank::Banks;
 use crate::os::inventory;
@@ -58,7 +58,7 @@ pub fn install(
     hold_still: impl FnOnce(),
 ) -> Result<Option<NoDisk>> {
     let disks = disks();
-    let disk = match choose(&disks, &rule(system.rule)?) {
+    let disk = match choose(&disks, &rule(system.rule)?, is_early()) {
         Ok(disk) => Path::new("/dev").join(&disk.name),
         Err(none) => return Ok(Some(none)),
     };
@@ -73,7 +73,7 @@ pub fn install(
     // First, while the site listens: copying takes longer than it does.
     let [state, volumes] = opened(&disk, system.tpm, site)?;
     let mut copies = Vec::new();
-    for (from, to) in sources(begun, &names, on_stick)? {
+    for (from, to) in sources(begun, &names, on_one_stick)? {
         copies.push((from, part(&disk, to)?));
     }
     say(&format!("Copying the system to {}.", disk.display()));
@@ -93,6 +93,12 @@ pub fn install(
     Ok(None)
 }
 
+/// Whether a disk that cannot be read may still come to itself.
+fn is_early() -> bool {
+    const EARLY: i64 = 300;
+    rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec < EARLY
+}
+
 /// Reads the rule.
 pub(super) fn rule(path: &Path) -> Result<Rule> {
     let reading = || format!("reading {}", path.display());
@@ -104,27 +110,23 @@ fn check_sources(disk: &Path, names: &Names) -> Result<()> {
     if table::has_system(disk, names) {
         return Ok(());
     }
-    [STICK, &names.os, &names.kubernetes].into_iter().try_for_each(|name| on_stick(name).map(drop))
+    on_one_stick(&[STICK, &names.os, &names.kubernetes]).map(drop)
 }
 
 /// What is copied from the stick, and into which partition.
 fn sources(
     begun: Begun,
     names: &Names,
-    on_stick: impl Fn(&str) -> Result<PathBuf>,
+    on_one_stick: impl Fn(&[&str]) -> Result<Vec<PathBuf>>,
 ) -> Result<Vec<(PathBuf, u32)>> {
-    // What the firmware starts is for one system: by that of a stick with another one the disk would start what it has not.
-    let stick = on_stick(&names.os).and_then(|_| on_stick(STICK));
-    let mut found = Vec::new();
-    // A disk that was flashed has its owner's file; a stick may be of another owner than the one before.
-    if begun == Begun::Empty || stick.is_ok() {
-        found.push((stick?, number::FIRMWARE));
-    }
-    if begun == Begun::Empty {
-        found.push((on_stick(&names.os)?, number::OS));
-        found.push((on_stick(&names.kubernetes)?, number::KUBERNETES));
-    }
-    Ok(found)
+    let all = [STICK, &names.os, &names.kubernetes];
+    let found = match begun {
+        Begun::Empty => on_one_stick(&all)?,
+        // A disk that was flashed has its owner's file; a stick may be of another owner than the one before. What the firmware
+        // starts is for one system: by that of a stick with another one the disk would start what it has not.
+        Begun::WithSystem => on_one_stick(&all[..2]).unwrap_or_default().into_iter().take(1).collect(),
+    };
+    Ok(found.into_iter().zip([number::FIRMWARE, number::OS, number::KUBERNETES]).collect())
 }
 
 /// The devices for state and volumes: encrypted where the machine has a TPM. A disk that was encrypted before by this machine
@@ -190,10 +192,6 @@ pub(super) fn disks() -> Vec<Seen> {
         Seen { name: disk.name, transport: disk.transport, size: disk.size, is_guest, holds }
     };
     inventory::disks().into_iter().map(seen).collect()
-}
-
-fn on_stick(name: &str) -> Result<PathBuf> {
-    super::on_stick(name).map(|(device, _)| device)
 }
 
 /// The state's is made anew. What Pods have kept in their volumes outlives the system.
@@ -275,11 +273,11 @@ mod tests {
     fn what_the_firmware_starts_comes_from_a_stick_with_the_same_system_alone() {
         let names = Names { os: "os-0f".to_owned(), kubernetes: "kubernetes-2d".to_owned() };
         let copied = |begun, stick: &[&str]| {
-            let on_stick = |name: &str| {
-                ensure!(stick.contains(&name), "it is not there");
-                Ok(PathBuf::from(name))
+            let on_one_stick = |names: &[&str]| {
+                ensure!(names.iter().all(|name| stick.contains(name)), "it is not there");
+                Ok(names.iter().map(PathBuf::from).collect())
             };
-            let found = sources(begun, &names, on_stick).ok()?;
+            let found = sources(begun, &names, on_one_stick).ok()?;
             Some(found.into_iter().map(|(_, number)| number).collect::<Vec<_>>())
         };
         let (same, newer) = ([STICK, "os-0f", "kubernetes-2d"], [STICK, "os-1e", "kubernetes-2d"]);

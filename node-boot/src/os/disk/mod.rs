@@ -56,6 +56,24 @@ fn on_stick(name: &str) -> Result<(PathBuf, String)> {
     found.with_context(|| format!("no stick has the partition {name}; plug the site's stick in"))
 }
 
+/// Partitions of these names, all of them on the same stick: what two sticks bring does not belong together.
+fn on_one_stick(names: &[&str]) -> Result<Vec<PathBuf>> {
+    let all = names.iter().map(|name| partitions(name)).collect::<Vec<_>>();
+    let mut sticks = all.iter().flatten().map(|(_, disk)| disk).filter(|disk| is_removable(disk));
+    let found = sticks.find_map(|stick| one_of_each(&all, stick));
+    found.with_context(|| {
+        format!("no stick has the partitions {}; plug the site's stick in", names.join(", "))
+    })
+}
+
+/// From each list the device that is on this disk; none where one has none.
+fn one_of_each(all: &[Vec<(PathBuf, String)>], disk: &str) -> Option<Vec<PathBuf>> {
+    let on_it = |list: &Vec<(PathBuf, String)>| {
+        list.iter().find(|(_, on)| on == disk).map(|(device, _)| device.clone())
+    };
+    all.iter().map(on_it).collect()
+}
+
 /// The disk whose state is called so: one that cannot be pulled out, and has our partitions.
 fn partitions_of(state: &str) -> Option<Parts> {
     let mut found = on_disks(state).filter_map(|(state, disk)| {
@@ -191,4 +209,19 @@ fn is_removable(disk: &str) -> bool {
     let folder = Path::new("/sys/block").join(disk);
     let on_usb = fs::canonicalize(&folder).is_ok_and(|path| path.display().to_string().contains("/usb"));
     on_usb || text(&folder.join("removable")) == "1"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_sticks_have_between_them_no_stick_has() {
+        let list = |disks: &[&str]| {
+            disks.iter().map(|disk| (PathBuf::from(format!("/dev/{disk}1")), (*disk).to_owned())).collect()
+        };
+        let all: [Vec<_>; 2] = [list(&["sda", "sdb"]), list(&["sdb", "sdc"])];
+        assert_eq!(["sda", "sdc"].map(|disk| one_of_each(&all, disk)), [None, None]);
+        assert_eq!(one_of_each(&all, "sdb").map(|parts| parts.len()), Some(2));
+    }
 }

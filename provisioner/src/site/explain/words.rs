@@ -218,7 +218,7 @@ fn facts(machine: &Machine, now: Time) -> Vec<(String, String)> {
         ("own state", Some(machine.hw.state.clone()).filter(|state| !state.is_empty())),
         ("its disk", machine.wipe.then(|| "is erased as soon as it speaks".to_owned())),
         ("its disk", machine.waits_for_disk(now).then(|| shut(machine))),
-        ("no disk", machine.no_disk.as_ref().map(|none| no_disk(machine, none))),
+        ("no disk", machine.no_disk.as_ref().map(|none| no_disk(machine, none, now))),
         ("wiped", machine.wiped.map(|at| format!("{} ago", span(now.since(at))))),
     ]
     .into_iter()
@@ -240,18 +240,23 @@ fn shut(machine: &Machine) -> String {
 }
 
 /// Of a machine that may use none of its disks.
-fn no_disk(machine: &Machine, none: &NoDisk) -> String {
+fn no_disk(machine: &Machine, none: &NoDisk, now: Time) -> String {
     let (found, name) = (&none.found, machine.node().unwrap_or_else(|| machine.id.clone()));
-    match (&machine.overwrite, none.marks.first()) {
-        (Some(mark), _) => {
-            format!("{found} A person has said yes to {mark}: it is overwritten when the machine asks next")
-        }
-        (None, None) => found.clone(),
-        (None, Some(mark)) => format!(
-            "{found} Or, where nobody needs what is there any more: `provisioner approve --machine {name} \
-             --overwrite {mark}`"
-        ),
+    if let Some(yes) = machine.yes_to_disk(now) {
+        return format!(
+            "{found} A person has said yes to {}: it is overwritten when the machine asks next",
+            yes.mark
+        );
     }
+    let mark = match none.marks.as_slice() {
+        [] => return found.clone(),
+        [one] => one.as_str(),
+        _ => "DISK",
+    };
+    format!(
+        "{found} Or, where nobody needs what is there any more, for an hour: `provisioner approve --machine {name} --overwrite \
+         {mark}`"
+    )
 }
 
 /// What the machine says of its firmware; nothing of one that does not know Secure Boot.

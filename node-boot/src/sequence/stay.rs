@@ -28,6 +28,8 @@ use crate::trace::{self, Spent};
 const RUNTIME: &str = "containerd";
 /// After something went wrong.
 const AGAIN: Duration = Duration::from_secs(2);
+/// After so long without a word the provisioner may have ended the conversation.
+const SILENT: Duration = Duration::from_secs(10);
 /// Between two looks at what is due.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -176,7 +178,11 @@ impl Awake {
         }
         if services.is_none() {
             say("Starting the cluster's programs on this machine.");
+            let begun = Instant::now();
             *services = Some(self.start_services(&config)?);
+            if begun.elapsed() > SILENT {
+                proved = self.enroll()?;
+            }
         }
         self.offer_disk_key(&mut proved)?;
         let told = agent::status(&mut proved, &self.setup(&self.trust()?), self.health("joined"))?;

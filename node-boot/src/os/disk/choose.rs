@@ -134,7 +134,7 @@ fn found(disks: &[Seen], rule: &Rule) -> String {
     let lines: Vec<_> = disks.iter().map(line).collect();
     let seen = if lines.is_empty() { "there is none at all".to_owned() } else { lines.join("; ") };
     format!(
-        "There is no disk for the system: wanted is an empty one of {wanted}; {seen}. Put such a disk in."
+        "There is no disk for the system: wanted is an empty one of {wanted}; {seen}. Put an empty one in."
     )
 }
 

@@ -93,3 +93,28 @@ impl Site {
         Ok(Heeded { machine: id, running: None })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::messages::Health;
+
+    use super::*;
+
+    #[test]
+    fn a_yes_to_a_disk_is_good_for_its_time_and_for_that_disk() {
+        let until = Time(1_800_000_000);
+        let overwrite = Some(Yes { mark: "1a2b3c4d".into(), until });
+        let machine = Machine { overwrite, ..Machine::default() };
+        let order = |mark: &str, now| {
+            let no_disk = Some(NoDisk { found: String::new(), marks: vec![mark.to_owned()] });
+            let health = Health { no_disk, ..Health::default() };
+            machine.order_to_overwrite(&StatusRequest { health, ..StatusRequest::default() }, now)
+        };
+        assert_eq!(
+            order("1a2b3c4d", until).map(|order| order.act),
+            Some(Act::Overwrite { mark: "1a2b3c4d".into() })
+        );
+        assert_eq!(order("1a2b3c4d", until.plus(1)), None);
+        assert_eq!(order("00000001", until), None);
+    }
+}

@@ -65,6 +65,7 @@ fn in_order(size: u64) -> [Range<u64>; 3] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::holds::holds;
     use super::*;
 
     #[test]
@@ -96,7 +97,7 @@ mod tests {
         let path = folder.path().join("disk");
         let is_done = || {
             let (name, transport) = (String::new(), String::new());
-            let holds = super::super::holds::holds(&path).unwrap();
+            let holds = holds(&path).unwrap();
             super::is_done(&Seen { name, transport, size: 0, is_guest: false, holds }, &path)
         };
         File::create(&path).unwrap().set_len(8 << 30).unwrap();
@@ -126,7 +127,7 @@ mod tests {
                 copy_range(&from, &disk, range).unwrap();
             }
             let wanted = if done < 2 { Holds::Nothing } else { Holds::Ours };
-            assert_eq!(super::super::holds::holds(&path).unwrap(), wanted, "after {done}");
+            assert_eq!(holds(&path).unwrap(), wanted, "after {done}");
             assert!(!table::has_table(&path), "nothing of what is here is one: it is done again");
         }
     }

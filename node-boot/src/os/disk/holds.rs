@@ -182,7 +182,6 @@ mod tests {
 
     #[test]
     fn a_yes_is_for_what_was_seen_and_for_nothing_that_came_later() {
-        let mark = |identity, size, begin: &[u8]| super::mark(identity, size, begin);
         let seen = mark("wwn-1", 10, b"letters");
         assert_eq!((seen.len(), &seen), (8, &mark("wwn-1", 10, b"letters")));
         let others =

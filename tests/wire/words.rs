@@ -36,7 +36,7 @@ fn a_provisioner_is_begun_and_certified_once_for_one_site() {
     fs::write(&reply, &text[..text.len() / 2]).unwrap();
     refused(
         served.elsewhere(&["init", "--dir", &dir, "--reply", &reply]),
-        &["HQ's reply is cut off or damaged"],
+        &["this is no reply of HQ's, or one that is cut off"],
     );
 }
 

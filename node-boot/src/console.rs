@@ -1,6 +1,7 @@
 //! What a person at the machine reads: one plain sentence at every moment, each only once.
 
 mod code; // a code, large
+mod font; // letters, large
 mod screen; // the machine's own screen
 
 use std::fs::File;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 
 use rustix::termios::tcgetwinsize;
 
-use super::code;
+use super::{code, font};
 
 /// A screen that does not say how large it is.
 const USUAL: (usize, usize) = (80, 25);
@@ -99,10 +99,17 @@ impl Screen {
             // Of a code nothing is left once it is over.
             self.past.retain(|before| before.contains(' '));
         }
-        let size = tcgetwinsize(&self.out).map_or(USUAL, |size| (size.ws_col.into(), size.ws_row.into()));
-        let size = if size.0 < 20 || size.1 < 8 { USUAL } else { size };
+        // Each time: a driver that takes the screen over brings small letters again.
+        font::enlarge(&self.out, self.size());
+        let size = self.size();
         // A screen that is not there any more has nobody before it.
         let _ = self.out.write_all(frame(&self.who, &self.past, (mood, text), size).as_bytes());
+    }
+
+    /// Columns and lines.
+    fn size(&self) -> (usize, usize) {
+        let size = tcgetwinsize(&self.out).map_or(USUAL, |size| (size.ws_col.into(), size.ws_row.into()));
+        if size.0 < 20 || size.1 < 8 { USUAL } else { size }
     }
 }
 

@@ -98,11 +98,9 @@ impl Awake {
 /// this owner stays.
 fn clear(awake: &Awake, _: &Depot) -> Result<String> {
     let Some(chip) = &awake.identity.tpm else { return Ok("this machine has none".to_owned()) };
-    if disk::holds_ours()? {
-        return Ok("left as it is: a disk of this machine is sealed to it, or may be".to_owned());
-    }
-    if disk::with_stick(|stick| Ok(is_known(stick, &chip.eks)))? {
-        return Ok("left as it is: the stick has what was made in it before".to_owned());
+    let is_known = disk::with_stick(|stick| Ok(is_known(stick, &chip.eks)))?;
+    if let Some(why) = is_needed(disk::holds_ours()?, is_known) {
+        return Ok(format!("left as it is: {why}"));
     }
     let mut tpm = chip.tpm.lock().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = tpm.clear() {
@@ -115,6 +113,15 @@ fn clear(awake: &Awake, _: &Depot) -> Result<String> {
         "cleared, its endorsement keys are others: start from the stick once more"
     );
     Ok("cleared: nothing that others made in it is good any more".to_owned())
+}
+
+/// Why what is in the TPM has to stay there.
+fn is_needed(holds_ours: bool, is_known: bool) -> Option<&'static str> {
+    match (holds_ours, is_known) {
+        (true, _) => Some("a disk of this machine is sealed to it, or may be"),
+        (false, true) => Some("the stick has what was made in it before"),
+        (false, false) => None,
+    }
 }
 
 /// Whether a stick has the request of a machine's provisioner, or what came of that.
@@ -209,6 +216,15 @@ mod tests {
         "ACMACwADALIAIINxl2dEhLP4GpDMjUal1yT9UtduBlILZPKh2hszFGmqAAYAgABDABAAAwAQACBNAV5f7_",
         "dmiygVOsaCyBnxsivQ2UZ7yAFdomdjwaTUaQAgyoA-ATsp42nnf3IG5ykl_Qokwm-_Gll1HA3xWkuTcTg"
     );
+
+    #[test]
+    fn a_tpm_is_emptied_only_where_neither_a_disk_nor_the_stick_needs_what_is_in_it() {
+        assert_eq!(is_needed(false, false), None);
+        assert!(is_needed(false, true).unwrap().contains("the stick"));
+        for known in [false, true] {
+            assert!(is_needed(true, known).unwrap().contains("a disk of this machine"));
+        }
+    }
 
     fn row(serial: &str, key: &str) -> Vec<(&'static str, String)> {
         vec![("serial", serial.to_owned()), ("ek-p256", key.to_owned()), ("site", "ship-7".to_owned())]

@@ -125,16 +125,11 @@ impl Updates {
             self.news.store(true, Ordering::Relaxed);
         }
         for order in orders {
-            match &order.act {
-                Act::Stage { root } => match allowed.allowed(root) {
-                    Ok(image) => self.stage(image.clone(), reach()?)?,
-                    Err(why) => say(&format!("An image is not taken: {why}.")),
-                },
-                Act::Activate { root } => match allowed.allowed(root) {
-                    Ok(image) => self.activate(&image.clone(), node, services)?,
-                    Err(why) => say(&format!("An image is not tried: {why}.")),
-                },
-                Act::ShowIndex | Act::Wipe | Act::Overwrite { .. } | Act::Unknown => {}
+            match due(order, allowed) {
+                Some(Due::Stage(image)) => self.stage(image.clone(), reach()?)?,
+                Some(Due::Try(image)) => self.activate(image, node, services)?,
+                Some(Due::Refuse(why)) => say(&why),
+                None => {}
             }
         }
         Ok(())
@@ -237,6 +232,25 @@ impl Updates {
     }
 }
 
+/// What an order about images comes to.
+#[derive(Debug, PartialEq, Eq)]
+enum Due<'a> {
+    Stage(&'a Image),
+    Try(&'a Image),
+    Refuse(String),
+}
+
+/// What headquarters does not allow is neither taken nor tried, whoever orders it; none where an order is about no image.
+fn due<'a>(order: &Order, allowed: &'a Images) -> Option<Due<'a>> {
+    let refuse = |verb: &str, why: NotAllowed| Due::Refuse(format!("An image is not {verb}: {why}."));
+    let due = match &order.act {
+        Act::Stage { root } => allowed.allowed(root).map_or_else(|why| refuse("taken", why), Due::Stage),
+        Act::Activate { root } => allowed.allowed(root).map_or_else(|why| refuse("tried", why), Due::Try),
+        Act::ShowIndex | Act::Wipe | Act::Overwrite { .. } | Act::Unknown => return None,
+    };
+    Some(due)
+}
+
 /// Notes of each kind what was ordered and is below headquarters' floor, and forgets what is not any more; whether anything
 /// changed.
 fn note_refused(banks: &mut Banks, orders: &[Order], allowed: &Images) -> bool {
@@ -282,16 +296,38 @@ mod tests {
 
     use super::*;
 
+    fn image(kind: Kind, root: u8) -> Image {
+        let (version, root) = (format!("0.{root}.0"), Digest([root; 32]));
+        Image { kind, version, root, blocks: 1, size: 8192, program: None }
+    }
+
+    #[test]
+    fn what_was_staged_before_the_floor_rose_above_it_is_not_tried_any_more() {
+        let staged = image(Kind::Os, 5);
+        let order = |act| Order { id: "1".into(), act };
+        let stage = order(Act::Stage { root: staged.root });
+        let activate = order(Act::Activate { root: staged.root });
+        let of = |floor: &str| Images {
+            images: vec![staged.clone()],
+            floor: BTreeMap::from([(Kind::Os, floor.to_owned())]),
+        };
+        let (low, high) = (of("0.5.0"), of("0.6.0"));
+        assert_eq!(due(&stage, &low), Some(Due::Stage(&staged)));
+        assert_eq!(due(&activate, &low), Some(Due::Try(&staged)));
+        for (allowed, why) in [(&high, "is older than 0.6.0"), (&Images::default(), "")] {
+            for (order, verb) in [(&stage, "taken"), (&activate, "tried")] {
+                let Some(Due::Refuse(said)) = due(order, allowed) else { panic!("it is {verb}") };
+                assert!(
+                    said.starts_with(&format!("An image is not {verb}: ")) && said.contains(why),
+                    "{said}"
+                );
+            }
+        }
+        assert_eq!(due(&order(Act::Wipe), &low), None);
+    }
+
     #[test]
     fn an_order_below_the_floor_is_told_to_the_site_once_and_no_longer_than_the_floor_stands() {
-        let image = |kind, root: u8| Image {
-            kind,
-            version: format!("0.{root}.0"),
-            root: Digest([root; 32]),
-            blocks: 1,
-            size: 8192,
-            program: None,
-        };
         let images: Vec<_> = Kind::ALL.into_iter().zip(1..).map(|(kind, root)| image(kind, root)).collect();
         let mut banks = Banks::installed(&images).unwrap();
         let allowed = |floor: &str| Images {

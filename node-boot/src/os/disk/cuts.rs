@@ -16,7 +16,9 @@ use protocol::image::Image;
 use super::copy::copy_all;
 use super::found::{BANKS, begins_again, found};
 use super::header;
+use super::start::Parts;
 use super::table::{self, Begun, Names};
+use super::wipe;
 use crate::os::bank::{Source, built, write};
 
 const SIZE: u64 = 8 << 30;
@@ -44,10 +46,8 @@ struct Marks {
     secret: usize,
     /// The state has its name: after each of three installations, and until the next one begins, or the wipe.
     installed: Vec<[usize; 2]>,
-    /// The disk is being wiped.
-    wiping: usize,
-    /// It is forgotten that it was ours.
-    forgetting: usize,
+    /// Nobody can open the disk any more; next it is forgotten that it was ours.
+    wiped: usize,
 }
 
 /// A disk whose story is recorded.
@@ -146,12 +146,10 @@ impl Story {
             table::finish(&disk, &Self::names(2)).unwrap();
             marks.installed.push([self.now(); 2]);
         }
-        table::rename(&disk, &[(part::STATE, WIPING)]).unwrap();
-        marks.wiping = self.now();
-        for place in [part::STATE, part::VOLUMES] {
-            header::erase(self.part(place).path()).unwrap();
-        }
-        marks.forgetting = self.now();
+        let parts = [part::STATE, part::VOLUMES].map(|place| self.part(place));
+        let [state, volumes] = [&parts[0], &parts[1]].map(|part| part.path().to_owned());
+        wipe::begin_on(&Parts { disk: disk.clone(), state, volumes }).unwrap();
+        marks.wiped = self.now();
         table::forget(&disk).unwrap();
         marks
     }
@@ -166,7 +164,7 @@ impl Story {
     /// What the machine finds on the disk that a cut left.
     fn judge(&self, path: &Path, marks: &Marks, cut: Cut) -> Result<()> {
         let Some(found) = found(path)? else {
-            let has_none = cut.flush < marks.table || cut.flush >= marks.forgetting;
+            let has_none = cut.flush < marks.table || cut.flush >= marks.wiped;
             ensure!(has_none, "its table is lost");
             return Ok(());
         };
@@ -175,13 +173,13 @@ impl Story {
             found.check_bank(&disk, number, &self.named)?;
         }
         let starts = self.starts(&disk)?;
-        let kept = cut.flush >= marks.secret && cut.flush < marks.wiping;
+        let kept = cut.flush >= marks.secret && found.name(part::STATE) != WIPING;
         ensure!(found.secret || !kept, "the secret of the disk is lost");
         // What is torn after the last flush may belong to what happens next.
         let lasts =
             |[from, to]: &[usize; 2]| cut.flush >= *from && cut.flush + usize::from(cut.seed > 0) <= *to;
         if found.is_installed()? {
-            ensure!(cut.flush < marks.wiping, "what was wiped is back");
+            ensure!(cut.flush < marks.wiped, "what was wiped is back");
             ensure!(starts, "it is called installed and does not start");
         } else if found.name(part::STATE) == UNFINISHED {
             ensure!(!marks.installed.iter().any(lasts), "what was installed is gone");

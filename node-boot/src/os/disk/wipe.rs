@@ -25,9 +25,13 @@ const LAST_WORDS: Duration = Duration::from_mins(1);
 /// From here on the disk is not used any more: its partition is called so, and nobody can open it. The rest is done when the
 /// machine starts anew.
 pub fn begin() -> Result<()> {
-    let parts = partitions_of(STATE).or_else(|| partitions_of(WIPING)).context("there is no disk of ours")?;
+    begin_on(&partitions_of(STATE).or_else(|| partitions_of(WIPING)).context("there is no disk of ours")?)
+}
+
+/// In this order: a disk without its secret that is not called so would be one that was lost.
+pub(super) fn begin_on(parts: &Parts) -> Result<()> {
     table::rename(&parts.disk, &[(part::STATE, WIPING)])?;
-    forget_secret(&parts)
+    forget_secret(parts)
 }
 
 /// A partition in the clear has no header, and is still to be told from one whose header was erased.

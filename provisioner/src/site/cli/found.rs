@@ -26,20 +26,20 @@ pub(super) async fn found(dir: &Path, kubeconfig: &Path) -> Result<()> {
         return Ok(());
     }
     let attach = Attach::with(kubeconfig).await?;
-    let until = Instant::now() + PATIENCE;
+    let mut wait = Wait { until: Instant::now() + PATIENCE, told: String::new() };
     let seed: BTreeMap<String, String> = ask(dir, &Ask::Seed {})?;
     let mut objects = attach.basics(attach.server())?;
     for (file, text) in &seed {
         objects.extend(found::objects(file, text)?);
     }
     for object in &objects {
-        put(&attach, object, until).await?;
+        wait.put(&attach, object).await?;
     }
     println!("The cluster has what it starts with: {} objects.", objects.len());
     let credential = loop {
         match attached(&attach, &identity).await {
             Ok(credential) => break credential,
-            Err(error) => again(error, until).await?,
+            Err(error) => wait.again(error).await?,
         }
     };
     keys::save(&dir.join(FILE), &protocol::json::to_vec(&credential))?;
@@ -52,24 +52,37 @@ async fn attached(attach: &Attach, identity: &keys::Identity) -> Result<Credenti
     attach.apply(&plan).await
 }
 
-/// A namespace that is on its way, a kind that was defined a moment ago, a server that starts: each is asked again.
-async fn put(attach: &Attach, object: &Value, until: Instant) -> Result<()> {
-    loop {
-        match attach.put(object).await {
-            Ok(()) => return Ok(()),
-            Err(error) => again(error, until).await?,
-        }
-    }
+/// A control plane that is waited for.
+struct Wait {
+    until: Instant,
+    /// What was last said of it: a reason is told once, however often it is met.
+    told: String,
 }
 
-async fn again(error: ClusterError, until: Instant) -> Result<()> {
-    if matches!(error, ClusterError::Unsafe { .. }) {
-        bail!("the new cluster is not safe: {error}");
+impl Wait {
+    /// A namespace that is on its way, a kind that was defined a moment ago, a server that starts: each is asked again.
+    async fn put(&mut self, attach: &Attach, object: &Value) -> Result<()> {
+        loop {
+            match attach.put(object).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.again(error).await?,
+            }
+        }
     }
-    if Instant::now() >= until {
-        return Err(error).context("the new cluster did not come up in time");
+
+    async fn again(&mut self, error: ClusterError) -> Result<()> {
+        if matches!(error, ClusterError::Unsafe { .. }) {
+            bail!("the new cluster is not safe: {error}");
+        }
+        if Instant::now() >= self.until {
+            return Err(error).context("the new cluster did not come up in time");
+        }
+        let reason = error.to_string();
+        if reason != self.told {
+            println!("Not yet: {reason}.");
+            self.told = reason;
+        }
+        tokio::time::sleep(AGAIN).await;
+        Ok(())
     }
-    println!("Not yet: {error}.");
-    tokio::time::sleep(AGAIN).await;
-    Ok(())
 }

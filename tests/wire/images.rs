@@ -290,7 +290,10 @@ fn one_member_after_the_other_tries_an_image_and_what_one_has_dropped_no_other_o
         assert_eq!(acts(machine, &staged), []);
         waits(machine, "held");
     }
-    served.site(&["activate"]).unwrap();
+    let said = served.site(&["activate"]).unwrap();
+    assert!(said.contains("\n2 machines waited for this"), "{said}");
+    let said = served.site(&["activate"]).unwrap();
+    assert!(said.contains("\nNo machine has waited for this"), "{said}");
     assert_eq!((acts(0, &staged), acts(1, &staged)), (activate, vec![]));
     waits(1, "not-its-turn");
     assert_eq!(acts(0, &BankReport { trial: true, ..staged.clone() }), []);

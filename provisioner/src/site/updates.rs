@@ -8,6 +8,7 @@ use protocol::bytes::Digest;
 use protocol::clock::Time;
 use protocol::image::{BankReport, Failed, Image, Kind};
 use protocol::messages::{Act, Order, StatusRequest};
+use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use super::store::{Look, META, StoreError};
@@ -102,6 +103,15 @@ struct Others {
     dropped: Option<String>,
     tried: Option<String>,
     turn: Option<String>,
+}
+
+/// What was staged may be tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activated {
+    /// Until then.
+    pub until: Time,
+    /// How many machines waited for nothing but this.
+    pub held: usize,
 }
 
 impl Site {
@@ -221,12 +231,17 @@ impl Site {
         Ok(self.word().site.system.activate == Activate::Now || until.is_some_and(|until| self.now() < until))
     }
 
-    /// A person at the site lets what was staged be tried; until when.
-    pub async fn activate(&self) -> Result<Time, StoreError> {
+    /// A person at the site lets what was staged be tried.
+    pub async fn activate(&self) -> Result<Activated, StoreError> {
+        let mut held = 0;
+        for machine in self.machines()? {
+            let ways = self.ways(&machine, &machine.banks)?;
+            held += usize::from(ways.iter().any(|way| way.step == Step::Wait(Why::Held)));
+        }
         let until = self.now().plus(seconds(HARBOUR));
         self.store.write(move |tx| tx.put(META, ACTIVATE, &until)).await?;
         self.call_others("")?;
-        Ok(until)
+        Ok(Activated { until, held })
     }
 
     /// A turn that was not used in its time is anybody's.

@@ -52,10 +52,14 @@ fn sentence(said: &str) -> String {
 
 /// Takes a backup of the running provisioner to `file`.
 pub fn back_up(dir: &Path, file: &Path) -> Result<()> {
+    let to = std::path::absolute(file)?;
+    // Asked first: what nobody can write is not made.
+    let folder = to.parent().context("a file has a folder")?;
+    ensure!(folder.is_dir(), "there is no folder {} to write the backup to: make it first", folder.display());
     let made: std::path::PathBuf = ask(dir, &Ask::Backup {})?;
     let bytes = fs::read(&made).with_context(|| format!("reading {}", made.display()))?;
     fs::remove_file(&made)?;
-    keys::save(&std::path::absolute(file)?, &bytes).with_context(|| format!("writing {}", file.display()))?;
+    keys::save(&to, &bytes).with_context(|| format!("writing {}", file.display()))?;
     println!(
         "{} holds everything that cannot be made again, private keys too: keep it like a key.",
         file.display()

@@ -18,7 +18,9 @@ pub use self::args::{Command, EstClient, Where};
 use super::admin::{Ask, Heeded, ask};
 use super::explain::{ClaimRow, Explained, Listed, SlotRow};
 use super::machine::Said;
+use super::updates::Activated;
 use super::{Site, images, keys, serve, system_clock};
+use crate::plain;
 
 /// Runs one command.
 pub fn run(command: Command) -> Result<()> {
@@ -58,11 +60,17 @@ pub fn run(command: Command) -> Result<()> {
             for image in images::add(&at.dir, &folder)? {
                 println!("{} {} is here: {}", image.kind.word(), image.version, image.partition());
             }
+            println!("Machines take it as soon as a bundle of HQ wants it (`provisioner apply BUNDLE`).");
             Ok(())
         }
         Command::Activate { at } => {
-            let until: String = ask(&at.dir, &Ask::Activate {})?;
-            println!("Machines try what was staged, one after the other, until {until}.");
+            let done: Activated = ask(&at.dir, &Ask::Activate {})?;
+            println!("Machines try what was staged, one after the other, until {}.", done.until);
+            let held = match done.held {
+                0 => "No machine has waited for this".to_owned(),
+                held => format!("{} waited for this", plain::count(held, "machine")),
+            };
+            println!("{held}; `provisioner explain MACHINE` says where each stands.");
             Ok(())
         }
         Command::EstClient { what: EstClient::Add { at, name } } => {

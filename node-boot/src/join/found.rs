@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use crate::console::say;
 use crate::os::tool;
 use crate::site::own;
 use crate::state::State;
+use crate::stop::pause;
 
 /// How far this machine has come with its cluster.
 const FILE: &str = "founding.json";
@@ -26,6 +27,9 @@ const ADMIN: &str = "/etc/kubernetes/admin.conf";
 const PHASE: Duration = Duration::from_mins(5);
 /// `provisioner found` gives itself less.
 const FOUNDED: Duration = Duration::from_mins(15);
+/// The API server is waited for so long before all is begun again, and asked again after so long.
+const SERVER: Duration = Duration::from_mins(30);
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// A step that makes files.
 struct Step {
@@ -64,11 +68,14 @@ const STEPS: [Step; 3] = [
         name: MANIFESTS,
         says: "Writing what the control plane is to run.",
         clear: &["/etc/kubernetes/manifests", "/var/lib/etcd"],
-        phases: &[["etcd", "local"], ["control-plane", "all"]],
+        phases: &[["etcd", "local"], ["control-plane", "apiserver"]],
     },
 ];
 /// From here on this machine has a control plane.
 const MANIFESTS: &str = "manifests";
+/// From here on the API server has its controllers: those that start while it does take from it, on a small machine, what it
+/// needs to answer in time.
+const CONTROLLERS: &str = "controllers";
 /// The cluster is made.
 const FINISHED: &str = "finished";
 
@@ -119,14 +126,36 @@ pub fn prepare(state: &State, node: &str) -> Result<()> {
 /// administrator.
 pub fn finish(state: &State) -> Result<()> {
     let mut progress = state.load::<Progress>(FILE)?.context("this machine has begun no cluster")?;
+    if !progress.has(CONTROLLERS) {
+        say("Waiting for the new cluster's API server.");
+        first_word()?;
+        for controllers in ["controller-manager", "scheduler"] {
+            kubeadm(&["control-plane", controllers], &[])?;
+        }
+        note(state, &mut progress, CONTROLLERS)?;
+    }
+    say("Giving the new cluster what it starts with.");
     let mut provisioner = Command::new("provisioner");
     provisioner.args(["found", "--dir", own::FOLDER, SUPER_ADMIN]);
     tool::run(provisioner, "provisioner found", FOUNDED)?;
-    kubeadm(&["upload-config", "all"], &["--kubeconfig", SUPER_ADMIN])?;
     for administrator in [ADMIN, SUPER_ADMIN] {
         clear(Path::new(administrator))?;
     }
     note(state, &mut progress, FINISHED)
+}
+
+/// The new cluster gets kubeadm's own notes of it, as soon as its API server answers.
+fn first_word() -> Result<()> {
+    let until = Instant::now() + SERVER;
+    loop {
+        match kubeadm(&["upload-config", "all"], &["--kubeconfig", SUPER_ADMIN]) {
+            Err(error) if Instant::now() < until => {
+                say(&format!("Not yet: {error:#}."));
+                pause(AGAIN)?;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// What a step has made is on the disk before that it is done.

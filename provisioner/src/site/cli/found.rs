@@ -1,6 +1,6 @@
 //! What a cluster gets that was just made on this machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub(super) async fn found(dir: &Path, kubeconfig: &Path) -> Result<()> {
         return Ok(());
     }
     let attach = Attach::with(kubeconfig).await?;
-    let mut wait = Wait { until: Instant::now() + PATIENCE, told: String::new() };
+    let mut wait = Wait { until: Instant::now() + PATIENCE, told: BTreeSet::new() };
     let seed: BTreeMap<String, String> = ask(dir, &Ask::Seed {})?;
     let mut objects = attach.basics(attach.server())?;
     for (file, text) in &seed {
@@ -55,8 +55,8 @@ async fn attached(attach: &Attach, identity: &keys::Identity) -> Result<Credenti
 /// A control plane that is waited for.
 struct Wait {
     until: Instant,
-    /// What was last said of it: a reason is told once, however often it is met.
-    told: String,
+    /// What was said of it: a reason is told once, however often it is met.
+    told: BTreeSet<String>,
 }
 
 impl Wait {
@@ -78,9 +78,8 @@ impl Wait {
             return Err(error).context("the new cluster did not come up in time");
         }
         let reason = error.to_string();
-        if reason != self.told {
+        if self.told.insert(reason.clone()) {
             println!("Not yet: {reason}.");
-            self.told = reason;
         }
         tokio::time::sleep(AGAIN).await;
         Ok(())

@@ -86,6 +86,7 @@ fn renamed(program: &Path, version: &str, to: PathBuf) -> PathBuf {
 }
 
 #[test]
+#[ignore = "long: cargo xtask test --long runs it; two more images are built and fetched; the unit tier holds what a bank does"]
 fn kubernetes_moves_without_a_restart_and_moves_back_where_its_kubelet_does_not_run() {
     if let Some(missing) = harness::missing_for_machine() {
         return harness::skip(&missing);

@@ -14,6 +14,15 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// Where the machine has the files of the stick.
 const KIT: &str = "/var/log/kit";
 
+/// What no API server takes before its namespace is there, and a controller has given that its service account.
+const GREETER: &str = r"apiVersion: v1
+kind: Pod
+metadata: { name: greeter, namespace: shop }
+spec:
+  containers:
+  - { name: hello, image: localhost/hello:1, imagePullPolicy: Never }
+";
+
 /// A machine whose programs find each other.
 fn machine(lan: &Lan, programs: &Programs, hq: &Hq, name: &str, host: u8) -> Spare {
     let folder = programs.provisioner.parent().unwrap().display().to_string();
@@ -88,6 +97,7 @@ fn the_first_machine_founds_the_site_the_second_joins_it_and_their_pods_talk() {
     hq.edit(&format!("sites/{SITE}/slots.yaml"), SLOTS).unwrap();
     fs::create_dir_all(hq.dir().join("seed")).unwrap();
     hq.edit("seed/shop.yaml", NAMESPACE).unwrap();
+    hq.edit("seed/before-shop.yaml", GREETER).unwrap();
     let mut first = machine(&lan, &programs, &hq, "machine-1", 11);
     let mut second = machine(&lan, &programs, &hq, "machine-2", 12);
     register(&hq, &first, &second);
@@ -128,7 +138,8 @@ fn the_first_machine_founds_the_site_the_second_joins_it_and_their_pods_talk() {
         );
     }
 
-    // The seed made its namespace; what runs in it is reached from the other machine, by address, Service and name.
+    // The seed made its namespace and its Pod, in whatever order they came; what runs in it is reached from the other machine, by address, Service and name.
+    kubectl.run(&["-n", "shop", "get", "pod", "greeter"]).unwrap();
     first.machine.write("/var/log/pods.yaml", PODS).unwrap();
     kubectl.until("the Pods to be accepted", &["apply", "-f", "/var/log/pods.yaml"], |_| true);
     let pods = [
@@ -136,11 +147,13 @@ fn the_first_machine_founds_the_site_the_second_joins_it_and_their_pods_talk() {
         "shop",
         "get",
         "pods",
+        "-l",
+        "app=hello",
         "-o",
         "jsonpath={range .items[*]}{.status.phase} {.status.podIP} {.metadata.name}{'\\n'}{end}",
     ];
     let pods = kubectl.until("two Pods", &pods, |said| said.matches("Running 10.").count() == 2);
-    let pid = first.machine.run("pgrep", &["-x", "hello"]).unwrap();
+    let pid = first.machine.run("pgrep", &["-xo", "hello"]).unwrap();
     let ask = |from: &str| {
         let words = format!("nsenter --net=/proc/{}/ns/net curl -s --max-time 5 http://{from}/", pid.trim());
         let answer = || first.machine.run("sh", &["-c", &words]).map_err(|error| error.to_string());

@@ -25,8 +25,8 @@ const SUPER_ADMIN: &str = "/etc/kubernetes/super-admin.conf";
 const ADMIN: &str = "/etc/kubernetes/admin.conf";
 /// A phase of kubeadm has so long.
 const PHASE: Duration = Duration::from_mins(5);
-/// `provisioner found` gives itself less.
-const FOUNDED: Duration = Duration::from_mins(15);
+/// A half of `provisioner found` gives itself less.
+const FOUNDED: Duration = Duration::from_mins(25);
 /// The API server is waited for so long before all is begun again, and asked again after so long.
 const SERVER: Duration = Duration::from_mins(30);
 const AGAIN: Duration = Duration::from_secs(2);
@@ -73,8 +73,8 @@ const STEPS: [Step; 3] = [
 ];
 /// From here on this machine has a control plane.
 const MANIFESTS: &str = "manifests";
-/// From here on the API server has its controllers: those that start while it does take from it, on a small machine, what it
-/// needs to answer in time.
+/// From here on the API server has what it starts with, and its controllers: those that start while it does take from it, on a
+/// small machine, what it needs to answer in time.
 const CONTROLLERS: &str = "controllers";
 /// The cluster is made.
 const FINISHED: &str = "finished";
@@ -129,15 +129,15 @@ pub fn finish(state: &State) -> Result<()> {
     if !progress.has(CONTROLLERS) {
         say("Waiting for the new cluster's API server.");
         first_word()?;
+        say("Giving the new cluster what it starts with.");
+        provisioner("seed")?;
         for controllers in ["controller-manager", "scheduler"] {
             kubeadm(&["control-plane", controllers], &[])?;
         }
         note(state, &mut progress, CONTROLLERS)?;
     }
-    say("Giving the new cluster what it starts with.");
-    let mut provisioner = Command::new("provisioner");
-    provisioner.args(["found", "--dir", own::FOLDER, SUPER_ADMIN]);
-    tool::run(provisioner, "provisioner found", FOUNDED)?;
+    say("Waiting for the new cluster's controllers.");
+    provisioner("attach")?;
     for administrator in [ADMIN, SUPER_ADMIN] {
         clear(Path::new(administrator))?;
     }
@@ -156,6 +156,12 @@ fn first_word() -> Result<()> {
             done => return done,
         }
     }
+}
+
+fn provisioner(half: &str) -> Result<()> {
+    let mut provisioner = Command::new("provisioner");
+    provisioner.args(["found", "--dir", own::FOLDER, half, SUPER_ADMIN]);
+    tool::run(provisioner, &format!("provisioner found {half}"), FOUNDED)
 }
 
 /// What a step has made is on the disk before that it is done.

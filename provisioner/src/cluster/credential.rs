@@ -48,7 +48,7 @@ pub(crate) async fn client_of(kubeconfig: Kubeconfig) -> Result<Client, ClusterE
     let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| broken(&error))?;
     config.default_retry = false;
-    config.connect_timeout = Some(super::DEADLINE);
+    config.connect_timeout = Some(super::deadline());
     Client::try_from(config).map_err(|error| broken(&error))
 }
 

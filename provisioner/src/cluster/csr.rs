@@ -11,7 +11,7 @@ use protocol::csr::Csr;
 use protocol::refusal::Refusal;
 
 use super::credential::pem_certificates;
-use super::{Cluster, ClusterError, DEADLINE, FIELD_MANAGER, call, has_code};
+use super::{Cluster, ClusterError, FIELD_MANAGER, call, deadline, has_code};
 
 /// Signer of kubelet client certificates (`k8s.io/api/certificates/v1` `KubeAPIServerClientKubeletSignerName`).
 pub const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -118,10 +118,10 @@ async fn collect(
         doing: doing.clone(),
         why: format!(
             "no signer has answered within {} s; kube-controller-manager must run its csrsigning controller",
-            DEADLINE.as_secs()
+            deadline().as_secs()
         ),
     };
-    match tokio::time::timeout(DEADLINE, wait).await {
+    match tokio::time::timeout(deadline(), wait).await {
         Ok(Ok(answer)) => answer.ok_or_else(no_signer)?,
         Ok(Err(error)) => Err(ClusterError::of(doing, &error)),
         Err(_) => Err(no_signer()),
@@ -165,7 +165,7 @@ pub(crate) async fn create(
     wish: &Wish<'_>,
 ) -> Result<CertificateSigningRequest, ClusterError> {
     let doing = format!("creating the certificate request {}", wish.name);
-    let answer = tokio::time::timeout(DEADLINE, api.create(&PostParams::default(), &wish.object())).await;
+    let answer = tokio::time::timeout(deadline(), api.create(&PostParams::default(), &wish.object())).await;
     let answer = answer.map_err(|_| ClusterError::late(&doing))?;
     if !has_code(&answer, 409) {
         return answer.map_err(|error| ClusterError::of(doing, &error));

@@ -1,12 +1,17 @@
 //! A cluster that was just made: what kubeadm's phases leave to others, and what HQ wants in it from the beginning.
 
+use std::collections::HashMap;
+
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use kube::discovery::{Scope, pinned_kind};
+use kube::discovery::{ApiResource, Scope, pinned_kind};
 use serde_json::{Value, json};
 
 use super::attach::Attach;
 use super::{ClusterError, FIELD_MANAGER, call};
+
+/// The kinds that a server was asked for already.
+pub type Kinds = HashMap<GroupVersionKind, (ApiResource, Scope)>;
 
 /// Why a manifest of the seed is not applied, whoever asks again.
 #[derive(Debug, thiserror::Error)]
@@ -71,20 +76,36 @@ impl Attach {
     }
 
     /// Puts an object into the cluster as it is to be; one that is so already stays.
-    pub async fn put(&self, object: &Value) -> Result<(), ClusterError> {
+    pub async fn put(&self, object: &Value, kinds: &mut Kinds) -> Result<(), ClusterError> {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (kind, name) = (text("/kind"), text("/metadata/name"));
         let (group, version) = text("/apiVersion").rsplit_once('/').unwrap_or(("", text("/apiVersion")));
         let doing = format!("applying {kind} {name}");
         let wanted = GroupVersionKind::gvk(group, version, kind);
-        let (resource, can) = call(doing.clone(), pinned_kind(self.admin(), &wanted)).await?;
+        let (resource, scope) = self.kind(&doing, wanted, kinds).await?;
         let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default");
-        let api: Api<DynamicObject> = match can.scope {
+        let api: Api<DynamicObject> = match scope {
             Scope::Cluster => Api::all_with(self.admin().clone(), &resource),
             Scope::Namespaced => Api::namespaced_with(self.admin().clone(), namespace, &resource),
         };
         let apply = PatchParams::apply(FIELD_MANAGER).force();
         call(doing, api.patch(name, &apply, &Patch::Apply(object))).await.map(drop)
+    }
+
+    /// How objects of this kind are asked for; the server is asked once.
+    async fn kind(
+        &self,
+        doing: &str,
+        wanted: GroupVersionKind,
+        kinds: &mut Kinds,
+    ) -> Result<(ApiResource, Scope), ClusterError> {
+        if let Some(known) = kinds.get(&wanted) {
+            return Ok(known.clone());
+        }
+        let (resource, can) = call(doing, pinned_kind(self.admin(), &wanted)).await?;
+        let found = (resource, can.scope);
+        kinds.insert(wanted, found.clone());
+        Ok(found)
     }
 }
 

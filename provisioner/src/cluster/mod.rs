@@ -17,8 +17,23 @@ use self::credential::Credential;
 
 /// Who writes, for server-side apply and events.
 pub const FIELD_MANAGER: &str = "node-boot";
-/// No call to the API server takes longer.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+/// No call to the API server takes longer, unless it is made [`patiently`].
+const DEADLINE: Duration = Duration::from_secs(10);
+
+tokio::task_local! {
+    static PATIENCE: Duration;
+}
+
+/// Gives every call that is made in `work` so long. An API server that starts on a small machine answers late; whoever hangs
+/// up and asks anew makes it begin anew.
+pub async fn patiently<T>(patience: Duration, work: impl Future<Output = T>) -> T {
+    PATIENCE.scope(patience, work).await
+}
+
+/// How long a call that is made here may take.
+fn deadline() -> Duration {
+    PATIENCE.try_with(|patience| *patience).unwrap_or(DEADLINE)
+}
 
 /// Why the cluster did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -67,12 +82,14 @@ impl ClusterError {
                 Self::Refused { doing, why: status.message.clone() }
             }
             kube::Error::Api(status) => Self::Away { doing, why: status.message.clone() },
+            // A kind that nobody has defined yet.
+            kube::Error::Discovery(unknown) => Self::Refused { doing, why: unknown.to_string() },
             other => Self::Away { doing, why: other.to_string() },
         }
     }
 
     fn late(doing: impl Into<String>) -> Self {
-        Self::Away { doing: doing.into(), why: format!("no answer within {} s", DEADLINE.as_secs()) }
+        Self::Away { doing: doing.into(), why: format!("no answer within {} s", deadline().as_secs()) }
     }
 }
 
@@ -81,7 +98,7 @@ pub(crate) async fn call<T>(
     doing: impl Into<String>,
     call: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ClusterError> {
-    match tokio::time::timeout(DEADLINE, call).await {
+    match tokio::time::timeout(deadline(), call).await {
         Ok(answer) => answer.map_err(|error| ClusterError::of(doing, &error)),
         Err(_) => Err(ClusterError::late(doing)),
     }
@@ -118,5 +135,18 @@ impl Cluster {
     /// The user name under which the provisioner acts.
     pub fn user(&self) -> &str {
         &self.user
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_to_a_cluster_that_starts_is_waited_for_longer_than_one_to_a_cluster_that_runs() {
+        assert_eq!(deadline(), DEADLINE);
+        let minute = Duration::from_mins(1);
+        let said = patiently(minute, async { ClusterError::late("asking").to_string() }).await;
+        assert_eq!(said, "the cluster does not answer while asking: no answer within 60 s");
     }
 }

@@ -54,12 +54,14 @@ pub enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Finish a cluster that was just made: gives it what HQ wants in it from the beginning, then attaches. node-boot runs
-    /// this on the machine that founds the cluster; repeating it changes nothing.
+    /// Finish a cluster that was just made. node-boot runs this on the machine that founds the cluster; repeating it changes
+    /// nothing.
     Found {
         /// Where its things are.
         #[command(flatten)]
         at: Where,
+        /// What is done.
+        half: Half,
         /// An administrator's kubeconfig.
         kubeconfig: PathBuf,
     },
@@ -335,4 +337,13 @@ mod tests {
             assert!(!reads(line), "{line}");
         }
     }
+}
+
+/// The two halves of finishing a cluster.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Half {
+    /// Give it what HQ wants in it from the beginning: its API server is enough for that.
+    Seed,
+    /// Attach to it: its controllers must run.
+    Attach,
 }

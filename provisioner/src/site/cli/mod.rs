@@ -39,7 +39,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::Attach { at, kubeconfig, yes } => {
             runtime()?.block_on(setup::attach(&at.dir, &kubeconfig, yes))
         }
-        Command::Found { at, kubeconfig } => runtime()?.block_on(found::found(&at.dir, &kubeconfig)),
+        Command::Found { at, half, kubeconfig } => {
+            runtime()?.block_on(found::found(&at.dir, half, &kubeconfig))
+        }
         Command::Serve { at, listen, est, metrics, patience, log } => {
             logs(&log);
             keys::Identity::load(&at.dir)?;

@@ -58,6 +58,23 @@ fn plug_stick(hq: &Hq, machine: &mut Spare) {
     machine.run_with(&["--kit", KIT]);
 }
 
+/// What headquarters plans, and both machines with the site's stick in them.
+fn plan(lan: &Lan) -> (Spare, Spare) {
+    let programs = Programs::build().unwrap();
+    let hq = Hq::found(&programs, "Example Line").unwrap();
+    hq.edit(&format!("sites/{SITE}/site.yaml"), PLAN).unwrap();
+    hq.edit(&format!("sites/{SITE}/slots.yaml"), SLOTS).unwrap();
+    fs::create_dir_all(hq.dir().join("seed")).unwrap();
+    hq.edit("seed/shop.yaml", NAMESPACE).unwrap();
+    hq.edit("seed/before-shop.yaml", GREETER).unwrap();
+    let mut first = machine(lan, &programs, &hq, "machine-1", 11);
+    let mut second = machine(lan, &programs, &hq, "machine-2", 12);
+    register(&hq, &first, &second);
+    plug_stick(&hq, &mut first);
+    plug_stick(&hq, &mut second);
+    (first, second)
+}
+
 /// Its Linux is somebody else's, and so is its network: that somebody says where the other machine's Pods are.
 fn route(machine: &Spare, pods: &str, via: &str) {
     machine.machine.run("ip", &["route", "add", pods, "via", via]).unwrap();
@@ -91,18 +108,9 @@ fn the_first_machine_founds_the_site_the_second_joins_it_and_their_pods_talk() {
     if let Some(missing) = harness::missing_for_cluster() {
         return harness::skip(&missing);
     }
-    let (lan, programs) = (Lan::new("found").unwrap(), Programs::build().unwrap());
-    let (hq, assets) = (Hq::found(&programs, "Example Line").unwrap(), Assets::find().unwrap());
-    hq.edit(&format!("sites/{SITE}/site.yaml"), PLAN).unwrap();
-    hq.edit(&format!("sites/{SITE}/slots.yaml"), SLOTS).unwrap();
-    fs::create_dir_all(hq.dir().join("seed")).unwrap();
-    hq.edit("seed/shop.yaml", NAMESPACE).unwrap();
-    hq.edit("seed/before-shop.yaml", GREETER).unwrap();
-    let mut first = machine(&lan, &programs, &hq, "machine-1", 11);
-    let mut second = machine(&lan, &programs, &hq, "machine-2", 12);
-    register(&hq, &first, &second);
-    plug_stick(&hq, &mut first);
-    plug_stick(&hq, &mut second);
+    let lan = Lan::new("found").unwrap();
+    let (mut first, mut second) = plan(&lan);
+    let assets = Assets::find().unwrap();
     route(&second, "10.244.1.0/24", "10.77.0.11");
     second.start().unwrap();
 

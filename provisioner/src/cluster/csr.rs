@@ -192,8 +192,7 @@ impl Cluster {
     /// Every request that nobody decided on yet.
     pub async fn pending(&self) -> Result<Vec<CertificateSigningRequest>, ClusterError> {
         let listed =
-            call("listing certificate requests", self.requests().list(&ListParams::default().match_any()))
-                .await?;
+            call("listing certificate requests", self.requests().list(&ListParams::default())).await?;
         Ok(listed.items.into_iter().filter(is_pending).collect())
     }
 

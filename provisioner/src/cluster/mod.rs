@@ -1,6 +1,7 @@
 //! Towards Kubernetes: attach, certificates, Nodes.
 
 pub mod attach; // from an administrator's kubeconfig to rights and a certificate of our own
+pub mod changes; // what the API server says by itself
 pub mod credential; // that certificate, kept in one file
 pub mod csr; // kubelet certificates: create, approve, collect
 pub mod deny; // a Node that must not write any more

@@ -82,8 +82,7 @@ impl Cluster {
     /// where there is one.
     pub async fn look(&self, before: Option<&View>) -> Result<View, ClusterError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        // What the API server has in memory will do: a tick later it shows the rest.
-        let listed = call("listing Nodes", nodes.list(&ListParams::default().match_any())).await?;
+        let listed = call("listing Nodes", nodes.list(&ListParams::default())).await?;
         let named = |node: Node| (node.metadata.name.clone().unwrap_or_default(), node.into());
         let nodes = listed.items.into_iter().map(named).collect();
         if let Some(before) = before {

@@ -14,29 +14,34 @@ use super::rebuild::NOBODY;
 use super::slots::Sight;
 use super::store::{HOLDERS, Look, MACHINES, NAMES};
 use super::{Site, explain, report, slots};
+use crate::cluster::changes::Changes;
 use crate::cluster::credential::{Credential, FILE};
 use crate::cluster::nodes::{MACHINE_LABEL, SLOT_LABEL, View};
 use crate::cluster::serving::{Admitted, asking_node};
 use crate::cluster::{Cluster, ClusterError, csr};
 use crate::model::{Range, Role};
 
-/// Between two looks at the cluster.
+/// Between two ticks.
 const TICK: Duration = Duration::from_millis(500);
-/// Ticks between two checks whether the cluster is still one in which only we approve nodes.
+/// Ticks between two looks at a cluster that says of no change, and between two checks whether it is still one in which only
+/// we approve nodes.
 const SAFETY_EVERY: u32 = 20;
 
 /// Runs until the program ends.
 pub async fn run(site: Arc<Site>) -> Result<()> {
-    let mut attached = None;
+    let mut contact = Contact::default();
     let mut count = 0u32;
+    let mut is_unfinished = false;
     loop {
-        if let Err(error) = connect(&site, &mut attached) {
+        if let Err(error) = contact.renew(&site) {
             tracing::error!(%error, "the credential for the cluster cannot be read");
         }
-        if let Some(cluster) = site.cluster()
-            && let Err(error) = tick(&site, &cluster, count).await
-        {
-            tracing::warn!(%error, "this tick could not be finished; the next one looks again");
+        if let Some(cluster) = site.cluster() {
+            let done = tick(&site, &cluster, contact.has_news() || is_unfinished, count).await;
+            is_unfinished = done.is_err();
+            if let Err(error) = done {
+                tracing::warn!(%error, "this tick could not be finished; the next one looks again");
+            }
         }
         if let Err(error) = site.recall_no_nodes().await {
             tracing::error!(%error, "the store cannot be made again yet");
@@ -55,54 +60,79 @@ pub async fn run(site: Arc<Site>) -> Result<()> {
     }
 }
 
-/// Uses a credential that `attach` has written or renewed since.
-fn connect(site: &Site, attached: &mut Option<std::time::SystemTime>) -> Result<()> {
-    let modified = std::fs::metadata(site.dir.join(FILE)).and_then(|file| file.modified()).ok();
-    if modified == *attached {
-        return Ok(());
-    }
-    *attached = modified;
-    let credential = Credential::load(&site.dir)?;
-    site.set_cluster(credential.as_ref().map(Cluster::connect).transpose()?);
-    Ok(())
+/// With the cluster, by the credential that there is.
+#[derive(Default)]
+struct Contact {
+    attached: Option<std::time::SystemTime>,
+    changes: Option<Changes>,
 }
 
-async fn tick(site: &Arc<Site>, cluster: &Cluster, count: u32) -> Result<()> {
-    let before = site.memory().view.clone().filter(|_| !count.is_multiple_of(SAFETY_EVERY));
-    let view = match cluster.look(before.as_deref()).await {
-        Ok(view) => Some(Arc::new(view)),
-        Err(error) => {
-            let before = std::mem::replace(&mut site.memory().blind_why, error.to_string());
-            if before.is_empty() {
-                tracing::warn!(%error, "the cluster does not answer; nothing is judged until it does");
-            }
-            None
+impl Contact {
+    /// Uses a credential that `attach` has written or renewed since.
+    fn renew(&mut self, site: &Site) -> Result<()> {
+        let modified = std::fs::metadata(site.dir.join(FILE)).and_then(|file| file.modified()).ok();
+        if modified == self.attached {
+            return Ok(());
         }
-    };
-    if let Some(view) = &view {
-        {
-            let mut memory = site.memory();
-            memory.view = Some(Arc::clone(view));
-            if !memory.blind_why.is_empty() {
-                tracing::info!("the cluster answers again");
-            }
-            memory.blind_why.clear();
-        }
+        self.attached = modified;
+        let credential = Credential::load(&site.dir)?;
+        let cluster = credential.as_ref().map(Cluster::connect).transpose()?;
+        self.changes = cluster.as_ref().map(Cluster::changes);
+        site.set_cluster(cluster);
+        Ok(())
+    }
+
+    /// Whether the cluster may be another one than at the last tick.
+    fn has_news(&self) -> bool {
+        self.changes.as_ref().is_some_and(Changes::take)
+    }
+}
+
+async fn tick(site: &Arc<Site>, cluster: &Cluster, news: bool, count: u32) -> Result<()> {
+    let known = site.memory().view.clone();
+    let is_blind = !site.memory().blind_why.is_empty();
+    let all = count.is_multiple_of(SAFETY_EVERY);
+    // The API server of a small site runs on a small machine: one that has nothing to say is asked seldom.
+    let is_due = news || all || is_blind || known.is_none();
+    let view = if is_due { look(site, cluster, known.filter(|_| !all)).await } else { known };
+    if let Some(view) = view.as_ref().filter(|_| is_due) {
         site.recall_nodes(cluster, view).await?;
-        if count.is_multiple_of(SAFETY_EVERY) {
-            check_safety(site, cluster).await;
-            renew(site, cluster).await?;
-            cluster.lift_expired(site.now()).await?;
-        }
+    }
+    if view.is_some() && all {
+        check_safety(site, cluster).await;
+        renew(site, cluster).await?;
+        cluster.lift_expired(site.now()).await?;
     }
     let sight = site.sight();
     for machine in site.machines()? {
         one(site, cluster, machine, &sight, view.as_deref()).await?;
     }
-    if let Some(view) = view {
+    if let Some(view) = view.filter(|_| is_due) {
         requests(site, cluster, &view).await?;
     }
     Ok(())
+}
+
+/// What there is, or why it is not known.
+async fn look(site: &Site, cluster: &Cluster, before: Option<Arc<View>>) -> Option<Arc<View>> {
+    let looked = cluster.look(before.as_deref()).await;
+    let mut memory = site.memory();
+    match looked {
+        Ok(view) => {
+            let view = Arc::new(view);
+            memory.view = Some(Arc::clone(&view));
+            if !std::mem::take(&mut memory.blind_why).is_empty() {
+                tracing::info!("the cluster answers again");
+            }
+            Some(view)
+        }
+        Err(error) => {
+            if std::mem::replace(&mut memory.blind_why, error.to_string()).is_empty() {
+                tracing::warn!(%error, "the cluster does not answer; nothing is judged until it does");
+            }
+            None
+        }
+    }
 }
 
 async fn check_safety(site: &Site, cluster: &Cluster) {

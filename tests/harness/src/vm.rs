@@ -253,8 +253,9 @@ impl Vm {
         let mut parts = vec![
             // Software emulation: what says that it can do better may still fail to start a kernel. One processor: between
             // two emulated ones a kernel that patches itself has been seen to lock up. Without the promise that copying
-            // bytes is as quick as copying words, which an emulator does not keep: a kernel copies 3 to 6 times as fast.
-            "-machine q35,smm=on -accel tcg -cpu max,-erms,-fsrm -smp 1 -display none -vga std -nodefaults"
+            // bytes is as quick as copying words, which an emulator does not keep: a kernel copies 3 to 6 times as fast. With
+            // room for all that a control plane is translated to: what does not fit is translated anew.
+            "-machine q35,smm=on -accel tcg,tb-size=2048 -cpu max,-erms,-fsrm -smp 1 -display none -vga std -nodefaults"
                 .to_owned(),
             format!(
                 "-serial stdio -device qemu-xhci -qmp unix:{},server=on,wait=off",

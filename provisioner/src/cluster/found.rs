@@ -69,10 +69,30 @@ pub fn basics(server: &str, ca_pem: &str) -> Result<Vec<Value>, serde_json::Erro
     ])
 }
 
+/// What is not there yet, out of what `/readyz?verbose` says; anything else as it is.
+fn unready(said: &str) -> String {
+    let missing = said.lines().filter_map(|line| line.strip_prefix("[-]")?.split(' ').next());
+    let missing: Vec<_> = missing.collect();
+    if missing.is_empty() { said.to_owned() } else { format!("{} is not done", missing.join(", ")) }
+}
+
 impl Attach {
     /// The basics of this cluster.
     pub fn basics(&self, server: &str) -> Result<Vec<Value>, serde_json::Error> {
         basics(server, self.ca_pem())
+    }
+
+    /// Whether the API server has made what it makes by itself, such as the roles of its controllers: those that start before
+    /// that are refused, end, and start again.
+    pub async fn is_ready(&self) -> Result<(), ClusterError> {
+        let ask = hyper::Request::get("/readyz?verbose").body(Vec::new()).map_err(|error| {
+            ClusterError::Away { doing: "asking the API server".to_owned(), why: error.to_string() }
+        })?;
+        let doing = "starting the API server";
+        match call(doing, self.admin().request_text(ask)).await {
+            Err(ClusterError::Away { doing, why }) => Err(ClusterError::Away { doing, why: unready(&why) }),
+            done => done.map(drop),
+        }
     }
 
     /// Puts an object into the cluster as it is to be; one that is so already stays.
@@ -120,6 +140,15 @@ mod tests {
         assert_eq!(error.to_string(), "x.yaml: object 2 has no metadata.name");
         assert!(objects("x.yaml", "{ [").is_err());
         assert!(objects("x.yaml", "# nothing\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_api_server_that_is_not_ready_says_in_one_line_what_it_waits_for() {
+        let hook = "poststarthook/rbac/bootstrap-roles";
+        let said =
+            format!("[+]ping ok\n[-]{hook} failed: reason withheld\n[+]etcd ok\nreadyz check failed\n");
+        assert_eq!(unready(&said), format!("{hook} is not done"));
+        assert_eq!(unready("connection refused"), "connection refused");
     }
 
     #[test]

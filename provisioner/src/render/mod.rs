@@ -124,8 +124,10 @@ const FILES: [(&str, &str, &str, Syntax); 7] = [
 ];
 
 /// The same for what the machine that founds the cluster gets beside.
-const FOUNDING: (&str, &str, &str, Syntax) =
-    ("kubeadm.yaml", "/etc/kubernetes/kubeadm.yaml", "0600", Syntax::Yaml);
+const FOUNDING: [(&str, &str, &str, Syntax); 2] = [
+    ("kubeadm.yaml", "/etc/kubernetes/kubeadm.yaml", "0600", Syntax::Yaml),
+    ("kube-apiserver.yaml", "/etc/kubernetes/patches/kube-apiserver+strategic.yaml", "0644", Syntax::Yaml),
+];
 /// What runs in every cluster that was founded here.
 const ADD_ONS: &str = "add-ons.yaml";
 
@@ -185,7 +187,7 @@ pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, Ren
         balancer_port: BALANCER_PORT,
     };
     let ca = order.cluster_ca.map(|ca| file("/etc/kubernetes/pki/ca.crt", "0644", ca.as_bytes()));
-    let founding = order.cluster_ca.is_none().then_some(FOUNDING);
+    let founding = order.cluster_ca.is_none().then_some(FOUNDING).into_iter().flatten();
     let mut files: Vec<_> = ca.into_iter().collect();
     for (name, path, mode, syntax) in FILES.into_iter().chain(founding) {
         let text = templates.render(&plan.distribution, name, syntax, &context)?;

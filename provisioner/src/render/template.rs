@@ -52,6 +52,7 @@ impl Templates {
             "kubeadm/network.json",
             "kubeadm/services.json",
             "kubeadm/kubeadm.yaml",
+            "kubeadm/kube-apiserver.yaml",
             "kubeadm/add-ons.yaml"
         ))
     }

@@ -130,10 +130,15 @@ fn over(folder: &str, system: System) -> Result<()> {
     put("overlay", folder, &options)
 }
 
-/// Control groups are given to Pods from the top; a process in the top one would be in the way.
+/// Control groups are given to Pods from the top; a process in the top one would be in the way. Where there is not enough of
+/// the processor, all of the system together gets half of what the kubelet gives the Pods of a single one (39): with the
+/// same as everybody, a kubelet that asks takes it from the API server that is to answer.
 fn into_a_leaf() -> Result<()> {
-    fs::create_dir_all("/sys/fs/cgroup/init")?;
-    fs::write("/sys/fs/cgroup/init/cgroup.procs", "0").context("moving to a control group of its own")
+    let top = Path::new("/sys/fs/cgroup");
+    fs::create_dir_all(top.join("init"))?;
+    fs::write(top.join("init/cgroup.procs"), "0").context("moving to a control group of its own")?;
+    fs::write(top.join("cgroup.subtree_control"), "+cpu").context("sharing the processor out")?;
+    fs::write(top.join("init/cpu.weight"), "20").context("sharing the processor out")
 }
 
 /// Names that programs ask for: the same at every start of the same machine.

@@ -53,6 +53,9 @@ fn seed(dir: &Path, attach: &Attach) -> Result<Vec<Value>> {
 /// Everything that an API server takes alone. It refuses a Pod, say, until a controller has made its service account.
 async fn sow(dir: &Path, attach: &Attach, mut wait: Wait) -> Result<()> {
     let objects = seed(dir, attach)?;
+    while let Err(error) = attach.is_ready().await {
+        wait.again(error).await?;
+    }
     let left = wait.put(attach, objects.iter().collect()).await?.len();
     println!(
         "The cluster has {} of the {} objects that it starts with.",

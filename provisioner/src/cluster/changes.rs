@@ -12,8 +12,11 @@ use tokio::task::JoinSet;
 
 use super::Cluster;
 
-/// Between the end of one watch and the next.
+/// Between the end of one watch and the next, and after one that was refused.
 const AGAIN: Duration = Duration::from_secs(1);
+const REFUSED: Duration = Duration::from_secs(10);
+/// One watch: longer than an API server lets it last (`timeoutSeconds`, 290 s unless told otherwise).
+const ROUND: Duration = Duration::from_mins(5);
 
 /// What is followed until this is dropped.
 pub struct Changes {
@@ -44,17 +47,29 @@ async fn follow<K>(api: Api<K>, seen: Arc<AtomicBool>)
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + kube::Resource,
 {
+    let mut is_told = false;
     loop {
-        // Whatever the API server has in memory, and then what changes.
-        if let Ok(events) = api.watch_metadata(&WatchParams::default(), "0").await {
-            let mut events = std::pin::pin!(events);
-            while let Ok(Some(event)) = events.try_next().await {
+        let round = async {
+            // Whatever the API server has in memory, and then what changes.
+            let mut events = std::pin::pin!(api.watch_metadata(&WatchParams::default(), "0").await?);
+            while let Some(event) = events.try_next().await? {
                 if !matches!(event, WatchEvent::Bookmark(_)) {
                     seen.store(true, Ordering::Release);
                 }
             }
+            Ok(())
+        };
+        // A server whose power was cut says nothing of its end.
+        let ended = tokio::time::timeout(ROUND, round).await;
+        let refused = matches!(ended, Ok(Err(kube::Error::Api(_))));
+        if let Ok(Err(error)) = &ended
+            && refused
+            && !std::mem::replace(&mut is_told, true)
+        {
+            tracing::warn!(%error, "the cluster does not say what changes in it; it is looked at now and then");
         }
-        seen.store(true, Ordering::Release);
-        tokio::time::sleep(AGAIN).await;
+        // What is refused tells nothing.
+        seen.fetch_or(!refused, Ordering::AcqRel);
+        tokio::time::sleep(if refused { REFUSED } else { AGAIN }).await;
     }
 }

@@ -191,6 +191,7 @@ impl Cluster {
 
     /// Every request that nobody decided on yet.
     pub async fn pending(&self) -> Result<Vec<CertificateSigningRequest>, ClusterError> {
+        // As with Nodes: not what the API server has in memory.
         let listed =
             call("listing certificate requests", self.requests().list(&ListParams::default())).await?;
         Ok(listed.items.into_iter().filter(is_pending).collect())

@@ -82,6 +82,7 @@ impl Cluster {
     /// where there is one.
     pub async fn look(&self, before: Option<&View>) -> Result<View, ClusterError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
+        // Not what the API server has in memory: this may be the only look after a change.
         let listed = call("listing Nodes", nodes.list(&ListParams::default())).await?;
         let named = |node: Node| (node.metadata.name.clone().unwrap_or_default(), node.into());
         let nodes = listed.items.into_iter().map(named).collect();
@@ -104,6 +105,16 @@ impl Cluster {
         call(format!("labelling Node {node}"), nodes.patch(node, &PatchParams::default(), &patch))
             .await
             .map(drop)
+    }
+
+    /// Deletes the Node of this name, whether or not a look has shown it yet.
+    pub async fn delete_named(&self, node: &str) -> Result<(), ClusterError> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let found = call(format!("looking for Node {node}"), nodes.get_metadata_opt(node)).await?;
+        match found.and_then(|found| found.metadata.uid) {
+            Some(uid) => self.delete_node(node, &uid).await,
+            None => Ok(()),
+        }
     }
 
     /// Deletes exactly the Node that was seen with this UID; one that is gone already is fine.

@@ -59,6 +59,8 @@ struct KubeletConfiguration {
     #[serde(default)]
     max_pods: Option<u32>,
     node_status_update_frequency: String,
+    #[serde(default)]
+    node_status_report_frequency: Option<String>,
     register_with_taints: Vec<BTreeMap<String, String>>,
     resolv_conf: String,
     rotate_certificates: bool,

@@ -124,10 +124,11 @@ const FILES: [(&str, &str, &str, Syntax); 7] = [
 ];
 
 /// The same for what the machine that founds the cluster gets beside.
-const FOUNDING: [(&str, &str, &str, Syntax); 2] = [
-    ("kubeadm.yaml", "/etc/kubernetes/kubeadm.yaml", "0600", Syntax::Yaml),
-    ("kube-apiserver.yaml", "/etc/kubernetes/patches/kube-apiserver+strategic.yaml", "0644", Syntax::Yaml),
-];
+const FOUNDING: (&str, &str, &str, Syntax) =
+    ("kubeadm.yaml", "/etc/kubernetes/kubeadm.yaml", "0600", Syntax::Yaml);
+/// What it changes in the API server's static Pod, where the distribution says so.
+const PATCH: (&str, &str, &str, Syntax) =
+    ("kube-apiserver.yaml", "/etc/kubernetes/patches/kube-apiserver+strategic.yaml", "0644", Syntax::Yaml);
 /// What runs in every cluster that was founded here.
 const ADD_ONS: &str = "add-ons.yaml";
 
@@ -187,7 +188,9 @@ pub fn render(templates: &Templates, order: &Order<'_>) -> Result<Vec<File>, Ren
         balancer_port: BALANCER_PORT,
     };
     let ca = order.cluster_ca.map(|ca| file("/etc/kubernetes/pki/ca.crt", "0644", ca.as_bytes()));
-    let founding = order.cluster_ca.is_none().then_some(FOUNDING).into_iter().flatten();
+    let has_patch = templates.has_one(&plan.distribution, PATCH.0);
+    let founding = std::iter::once(FOUNDING).chain(has_patch.then_some(PATCH));
+    let founding = founding.filter(|_| order.cluster_ca.is_none());
     let mut files: Vec<_> = ca.into_iter().collect();
     for (name, path, mode, syntax) in FILES.into_iter().chain(founding) {
         let text = templates.render(&plan.distribution, name, syntax, &context)?;

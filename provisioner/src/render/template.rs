@@ -62,6 +62,11 @@ impl Templates {
         self.0.keys().any(|name| name.split('/').next() == Some(distribution))
     }
 
+    /// Whether a distribution has this one.
+    pub fn has_one(&self, distribution: &str, name: &str) -> bool {
+        self.0.contains_key(&format!("{distribution}/{name}"))
+    }
+
     /// Puts HQ's template in the place of the built-in one of that name.
     pub fn set(&mut self, name: &str, text: &str) {
         self.0.insert(name.to_owned(), text.to_owned());

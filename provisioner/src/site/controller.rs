@@ -197,9 +197,11 @@ async fn one(
 
 /// Nodes of former installations of a machine: denied, deleted, forgotten.
 async fn former(site: &Site, cluster: &Cluster, machine: &Machine, view: Option<&View>) -> Result<()> {
-    let Some(view) = view else { return Ok(()) };
+    if view.is_none() {
+        return Ok(());
+    }
     for node in &machine.former {
-        leave(site, cluster, node, machine.kubelet_until, view).await?;
+        leave(site, cluster, node, machine.kubelet_until).await?;
         let (id, node) = (machine.id.clone(), node.clone());
         site.store
             .write(move |tx| {
@@ -221,12 +223,9 @@ async fn deny(site: &Site, cluster: &Cluster, node: &str, until: Option<Time>) -
     Ok(cluster.deny(node, until.unwrap_or(site.now().plus(YEAR))).await?)
 }
 
-async fn leave(site: &Site, cluster: &Cluster, node: &str, until: Option<Time>, view: &View) -> Result<()> {
+async fn leave(site: &Site, cluster: &Cluster, node: &str, until: Option<Time>) -> Result<()> {
     deny(site, cluster, node, until).await?;
-    if let Some(seen) = view.nodes.get(node) {
-        cluster.delete_node(node, &seen.uid).await?;
-    }
-    Ok(())
+    Ok(cluster.delete_named(node).await?)
 }
 
 async fn act(
@@ -242,7 +241,13 @@ async fn act(
             site.alarm(Alarm::Reason(code), &machine.id).await;
             return Ok(());
         }
-        Act::ReleaseSlot => return release(site, machine).await,
+        Act::ReleaseSlot => {
+            // The last look may be older than the Node.
+            if let Some(node) = machine.node().filter(|_| machine.kubelet == KubeletState::Issued) {
+                cluster.delete_named(&node).await?;
+            }
+            return release(site, machine).await;
+        }
         Act::HoldSlot => return hold(site, machine, slot).await,
         // Keys are refused where machines are admitted (M4); requests are signed where they come in (M8).
         Act::SignKubelet | Act::RefuseKey => return Ok(()),

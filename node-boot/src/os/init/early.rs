@@ -137,8 +137,12 @@ fn into_a_leaf() -> Result<()> {
     let top = Path::new("/sys/fs/cgroup");
     fs::create_dir_all(top.join("init"))?;
     fs::write(top.join("init/cgroup.procs"), "0").context("moving to a control group of its own")?;
-    fs::write(top.join("cgroup.subtree_control"), "+cpu").context("sharing the processor out")?;
-    fs::write(top.join("init/cpu.weight"), "20").context("sharing the processor out")
+    let shared = fs::write(top.join("cgroup.subtree_control"), "+cpu")
+        .and_then(|()| fs::write(top.join("init/cpu.weight"), "20"));
+    if let Err(error) = shared {
+        say(&format!("The processor is not shared out: {error}."));
+    }
+    Ok(())
 }
 
 /// Names that programs ask for: the same at every start of the same machine.

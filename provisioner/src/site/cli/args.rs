@@ -277,6 +277,15 @@ pub enum EstClient {
     },
 }
 
+/// The two halves of finishing a cluster.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Half {
+    /// Give it what HQ wants in it from the beginning: its API server is enough for that.
+    Seed,
+    /// Attach to it: its controllers must run.
+    Attach,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -337,13 +346,4 @@ mod tests {
             assert!(!reads(line), "{line}");
         }
     }
-}
-
-/// The two halves of finishing a cluster.
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub enum Half {
-    /// Give it what HQ wants in it from the beginning: its API server is enough for that.
-    Seed,
-    /// Attach to it: its controllers must run.
-    Attach,
 }

@@ -29,7 +29,7 @@ pub(super) async fn found(dir: &Path, half: Half, kubeconfig: &Path) -> Result<(
         println!("The cluster is founded and attached already.");
         return Ok(());
     }
-    let half = async {
+    let work = async {
         let attach = Attach::with(kubeconfig).await?;
         let wait = Wait { until: Instant::now() + PATIENCE, told: BTreeSet::new(), kinds: Kinds::default() };
         match half {
@@ -37,7 +37,7 @@ pub(super) async fn found(dir: &Path, half: Half, kubeconfig: &Path) -> Result<(
             Half::Attach => join(dir, &attach, &identity, wait).await,
         }
     };
-    patiently(CALL, half).await
+    patiently(CALL, work).await
 }
 
 /// The basics and the seed.
@@ -73,9 +73,10 @@ async fn join(dir: &Path, attach: &Attach, identity: &keys::Identity, mut wait: 
         left = wait.put(attach, left).await?;
     }
     let credential = loop {
-        match attached(attach, identity).await {
-            Ok(credential) => break credential,
-            Err(error) => wait.again(error).await?,
+        match tokio::time::timeout_at(wait.until.into(), attached(attach, identity)).await {
+            Ok(Ok(credential)) => break credential,
+            Ok(Err(error)) => wait.again(error).await?,
+            Err(_) => bail!("the new cluster's controllers did not come up in time"),
         }
     };
     keys::save(&dir.join(FILE), &protocol::json::to_vec(&credential))?;

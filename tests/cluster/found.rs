@@ -146,7 +146,8 @@ fn the_first_machine_founds_the_site_the_second_joins_it_and_their_pods_talk() {
         );
     }
 
-    // The seed made its namespace and its Pod, in whatever order they came; what runs in it is reached from the other machine, by address, Service and name.
+    // The seed made its namespace and its Pod, in whatever order they came; what runs in it is reached from the other
+    // machine, by address, Service and name.
     kubectl.run(&["-n", "shop", "get", "pod", "greeter"]).unwrap();
     first.machine.write("/var/log/pods.yaml", PODS).unwrap();
     kubectl.until("the Pods to be accepted", &["apply", "-f", "/var/log/pods.yaml"], |_| true);
